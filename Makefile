@@ -1,0 +1,32 @@
+# make train   set up, train on the built-in demo faces, show the results
+# make test    set up, run the tests
+# make lint    check style and formatting
+# make clean   remove what these made: .venv, demo faces, caches (not your runs)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: train test lint clean
+
+train: $(INSTALLED)
+	$(BIN)/python Train.py --recipe demo $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(INSTALLED): requirements.txt build-constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.3"
+	$(BIN)/python -m pip install --quiet --build-constraint build-constraints.txt -r requirements.txt
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) Datasets/Demo .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

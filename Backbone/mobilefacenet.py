@@ -1,0 +1,109 @@
+"""MobileFaceNet: an efficient network for face verification on mobile devices.
+
+Chen, Liu, Gao, Han: "MobileFaceNets", https://arxiv.org/abs/1804.07573, table 1. The stem halves
+the image, bottlenecks of inverted residuals (MobileNetV2) with PReLU follow, and a global
+depthwise convolution takes the place of average pooling, so that each position of the last map
+has its own weight.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from Backbone.preprocessing import Preprocessing
+
+# Expansion t, output channels c, repeats n, stride s of the first: table 1 of the paper.
+BOTTLENECKS = (
+    (2, 64, 5, 2),
+    (4, 128, 1, 2),
+    (2, 128, 6, 1),
+    (4, 128, 1, 2),
+    (2, 128, 2, 1),
+)
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, BatchNorm and, unless `linear`, PReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.prelu = nn.Identity() if linear else nn.PReLU(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.prelu(self.bn(self.conv(x)))
+
+
+class Bottleneck(nn.Module):
+    """Inverted residual: 1×1 expansion, 3×3 depthwise, 1×1 linear projection."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.residual = stride == 1 and in_channels == out_channels
+        self.conv = nn.Sequential(
+            ConvBlock(in_channels, hidden, 1),
+            ConvBlock(hidden, hidden, 3, stride, 1, groups=hidden),
+            ConvBlock(hidden, out_channels, 1, linear=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileFaceNet(nn.Module):
+    """MobileFaceNet for any input size divisible by 16.
+
+    feature_dim: size D of the embedding; the paper's is 128.
+    input_size: (height, width) in pixels.
+
+    Weights start as in MobileNetV2's reference code: He initialisation over fan-out with gain
+    sqrt(2), taken over the kernel's area and output channels whatever the groups.
+    """
+
+    def __init__(self, feature_dim: int = 128, input_size: tuple[int, int] = (112, 112)) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing(input_size=input_size)
+        self.feature_dim = feature_dim
+        self.conv1 = ConvBlock(3, 64, 3, stride=2, padding=1)
+        self.dw_conv1 = ConvBlock(64, 64, 3, padding=1, groups=64)
+        self.blocks = nn.Sequential(*_bottlenecks(64))
+        self.conv2 = ConvBlock(128, 512, 1)
+        last_map = (input_size[0] // 16, input_size[1] // 16)
+        self.linear7 = ConvBlock(512, 512, last_map, groups=512, linear=True)
+        self.linear1 = ConvBlock(512, feature_dim, 1, linear=True)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float N×3×H×W to N×feature_dim embeddings, not normalised."""
+        x = self.dw_conv1(self.conv1(x))  # N×64×H/2×W/2
+        x = self.conv2(self.blocks(x))  # N×512×H/16×W/16
+        x = self.linear1(self.linear7(x))  # N×D×1×1
+        return x.flatten(1)
+
+
+def _bottlenecks(channels: int) -> list[Bottleneck]:
+    layers = []
+    for expansion, out_channels, repeats, stride in BOTTLENECKS:
+        for i in range(repeats):
+            layers.append(Bottleneck(channels, out_channels, stride if i == 0 else 1, expansion))
+            channels = out_channels
+    return layers
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

@@ -1,0 +1,50 @@
+"""What a backbone expects of its input, and the one function that makes it so.
+
+A model owns this description; data code only asks for it. Images travel as uint8 N×H×W×3 in RGB
+up to the device and become float N×3×H×W there, once per batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHANNEL_ORDERS = ("RGB", "BGR")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Input description of a backbone: value = (pixel - mean) / scale.
+
+    channel_order: "RGB" or "BGR", the order in which the network was trained to read channels.
+    mean, scale: in units of pixel values, 0..255; the default maps to -1..1.
+    input_size: (height, width) in pixels.
+    """
+
+    channel_order: str = "RGB"
+    mean: float = 127.5
+    scale: float = 127.5
+    input_size: tuple[int, int] = (112, 112)
+
+    def __post_init__(self) -> None:
+        if self.channel_order not in CHANNEL_ORDERS:
+            raise ValueError(f"channel_order is {self.channel_order!r}; it must be RGB or BGR")
+        if not self.scale > 0:
+            raise ValueError(f"scale is {self.scale}; it must be above 0")
+
+    def __call__(self, images: Tensor, flip: Tensor | None = None) -> Tensor:
+        """Turn uint8 N×H×W×3 RGB images into the network's float32 N×3×H×W input.
+
+        flip: bool N; where true the image is mirrored left to right. The result has the
+        channels_last memory layout, which is how the pixels already lie in memory.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}; expected uint8 N×H×W×3"
+            )
+        if flip is not None:
+            images = torch.where(flip[:, None, None, None], images.flip(2), images)
+        if self.channel_order == "BGR":
+            images = images.flip(3)
+        pixels = images.permute(0, 3, 1, 2)  # N×H×W×3 seen as N×3×H×W: no copy
+        return pixels.to(torch.float32).sub_(self.mean).div_(self.scale)

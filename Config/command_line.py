@@ -1,0 +1,114 @@
+"""Flags of the same names as the settings, made from the dataclass itself."""
+
+import argparse
+import dataclasses
+import difflib
+import typing
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn
+
+from Config.config import Config
+from Config.recipes import RECIPES
+from Config.validation import ConfigError
+
+SavedSettings = Callable[[str, str], dict[str, Any]]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse with the nearest known flag in the error for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()
+        if message.startswith("unrecognized") and unknown:
+            flag = next((word for word in unknown if word.startswith("--")), None)
+            near = difflib.get_close_matches(flag or "", self._option_string_actions, n=1)
+            if near:
+                message += f". Did you mean {near[0]}?"
+            elif {word.lower() for word in unknown} & {"true", "false"}:
+                message += ". A switch is turned on with --use_amp and off with --no-use_amp."
+        super().error(message)
+
+
+def read_config(
+    description: str,
+    only: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    argv: Sequence[str] | None = None,
+    saved_settings: SavedSettings | None = None,
+) -> Config:
+    """Build the config of a script from `Config/config.py`, a recipe and the command line.
+
+    description: what --help says first.
+    only, exclude: the settings that the script takes as flags; without `only`, all.
+    argv: the arguments; None takes the process's own.
+    saved_settings: called as (resume, save_dir) when `resume` is set; gives the settings of the
+    run to continue, which then hold instead of the defaults. Explicit flags always win.
+
+    Ends the process with argparse's message, exit status 2, for a flag that can't be read.
+    """
+    names = [f.name for f in dataclasses.fields(Config)]
+    names = [n for n in names if (only is None or n in only) and n not in exclude]
+    parser = _flags(description, names)
+    given = vars(parser.parse_args(argv))
+    recipe = given.pop("recipe", None)
+    base = dataclasses.replace(Config(), **RECIPES[recipe]) if recipe else Config()
+    config = dataclasses.replace(base, **given)
+    if not (config.resume and saved_settings):
+        return config
+    if recipe:
+        raise ConfigError("resume", config.resume, "the run's settings hold; leave --recipe out.")
+    saved = Config.from_dict(saved_settings(config.resume, config.save_dir))
+    return dataclasses.replace(saved, **{**given, "resume": config.resume})
+
+
+def _flags(description: str, names: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=description,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--recipe", choices=sorted(RECIPES), help="start from these settings (Config/recipes.py)"
+    )
+    types = typing.get_type_hints(Config)
+    fields = {f.name: f for f in dataclasses.fields(Config)}
+    for name in names:
+        _add_flag(parser, fields[name], types[name])
+    return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, f: dataclasses.Field, kind: Any) -> None:
+    default = ",".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
+    shown = "" if default in ("", None) else f" (default: {default})"
+    text = (f.metadata["help"] + shown).replace("%", "%%")
+    if kind is bool:
+        parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, help=text)
+        return
+    parser.add_argument(f"--{f.name}", type=_READERS[kind], help=text, metavar=_METAVARS[kind])
+
+
+def _read_integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers like 22,31") from None
+
+
+def _read_optional_float(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
+
+
+_READERS = {
+    int: int,
+    float: float,
+    str: str,
+    tuple[int, ...]: _read_integers,
+    float | None: _read_optional_float,
+}
+_METAVARS = {int: "N", float: "X", str: "TEXT", tuple[int, ...]: "N,N", float | None: "X"}

@@ -1,0 +1,117 @@
+"""Every setting of a run: the one file to edit. Flags of the same names override it.
+
+    python Train.py --backbone ResNet50_IR --batch_size 128 --use_amp
+
+The text behind each setting is also its help text (`python Train.py --help`). The values here are
+those of the demo, which needs no data; `Config/recipes.py` holds the published experiments.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(default: Any, text: str) -> Any:
+    """A dataclass field with its help text."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of training and judging. `Config.validation.validate` checks them."""
+
+    # Modes
+    para_adj_mode: bool = setting(
+        False, "parameter adjustment: try settings out, write nothing, not even a folder"
+    )
+    use_visdom: bool = setting(True, "draw live curves in Visdom (start: python -m visdom.server)")
+    visdom_server: str = setting("http://localhost", "address of the Visdom server")
+    visdom_port: int = setting(8097, "port of the Visdom server")
+
+    # Devices
+    device: str = setting("auto", "auto (CUDA where there is any), cpu, cuda or cuda:N")
+    use_amp: bool = setting(False, "automatic mixed precision in the backbone")
+    amp_dtype: str = setting(
+        "auto", "fp16 (with gradient scaler), bf16, or auto: bf16 where the device has it, or fp16"
+    )
+    use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
+    gpus: tuple[int, ...] = setting((), "CUDA devices for use_multi_gpus, as in 0,1; empty: all")
+
+    # Training data
+    train_dataset: str = setting(
+        "Demo", "Demo, CASIA_WebFace, MS_Celeb_1M, or a name of your own with train_dataset_path"
+    )
+    train_dataset_path: str = setting("", "folder of your own training images")
+    train_file_list: str = setting(
+        "", "list of your own training images, 'path  label' a line; empty: a folder a class"
+    )
+    webface_dataset_path: str = setting("", "folder of CASIA-WebFace, aligned to 112×112")
+    webface_file_list: str = setting("", "list of CASIA-WebFace; empty: a folder a class")
+    ms1m_dataset_path: str = setting("", "folder of MS-Celeb-1M, aligned to 112×112")
+    ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: a folder a class")
+    demo_dataset_path: str = setting("Datasets/Demo", "where the demo faces are drawn, once")
+    batch_size: int = setting(32, "images a step, over all devices together")
+    num_workers: int = setting(2, "processes that decode images; 0: the main process does it")
+    seed: int = setting(42, "seed of initial weights, image order and flips")
+
+    # Test data
+    lfw_dataset_path: str = setting("", "folder of LFW; empty: the demo's")
+    lfw_file_list: str = setting("", "pairs.txt of LFW")
+    agedb_dataset_path: str = setting("", "folder of AgeDB-30; empty: the demo's")
+    agedb_file_list: str = setting("", "pairs of AgeDB-30, 'left right 1|-1' a line")
+    cfp_dataset_path: str = setting("", "folder of CFP-FP; empty: the demo's")
+    cfp_file_list: str = setting("", "pairs of CFP-FP, 'left right 1|-1' a line")
+
+    # Network
+    backbone: str = setting(
+        "MobileFaceNet",
+        "MobileFaceNet, ResNet{18,34,50,100,152,200}_IR or SEResNet{18,34,50,100,152,200}_IR",
+    )
+    feature_dim: int = setting(128, "size of the embedding; usual: 128 (MobileFaceNet) or 512")
+    input_size: tuple[int, ...] = setting(
+        (112, 112), "height,width of the input in pixels, each divisible by 16"
+    )
+    margin: str = setting("ArcFace", "ArcFace, CosFace or Softmax")
+    margin_size: float | None = setting(
+        None, "margin m; none: the published one (ArcFace 0.5 radians, CosFace 0.35)"
+    )
+    easy_margin: bool = setting(False, "ArcFace: apply the margin only where the cosine is above 0")
+    scale_size: float = setting(32.0, "scale s of the logits")
+
+    # Optimisation
+    initial_lr: float = setting(0.1, "learning rate at the start")
+    momentum: float = setting(0.9, "Nesterov momentum of SGD")
+    weight_decay: float = setting(5e-4, "weight decay, on all weights")
+    total_epoch: int = setting(6, "epochs to train")
+    milestones: tuple[int, ...] = setting(
+        (4, 5), "finished epochs after which the learning rate is divided by 10, as in 22,31"
+    )
+
+    # Watching and saving
+    log_freq: int = setting(20, "iterations between two lines of the log")
+    test_freq: int = setting(100, "iterations between two rounds of the verification sets")
+    save_freq: int = setting(
+        200, "iterations between two checkpoints; each epoch's end has one too"
+    )
+    save_dir: str = setting("Trained_Models", "folder that gets one folder a run")
+    resume: str = setting(
+        "", "checkpoint to continue from, or last: the newest run's last one; its settings hold"
+    )
+
+    # Judging
+    checkpoint: str = setting("", "checkpoint of the network to judge")
+    protocol: str = setting("both", "10-fold rule: cosine, insightface or both")
+    eval_batch_size: int = setting(64, "images embedded at once")
+    output: str = setting("", "folder for figures and pictures; empty: Results/<run>_<checkpoint>")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values that JSON and a checkpoint can hold."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """The inverse of `to_dict`; names that are no setting (any more) are left out."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**{k: v for k, v in values.items() if k in known})

@@ -1,0 +1,32 @@
+"""Millions of paths in two arrays, instead of a Python string each."""
+
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+
+
+class PathTable:
+    """A read-only sequence of paths, held as one block of bytes and the places where each ends.
+
+    Four million paths of 30 characters take 150 MB; as Python strings they take 350 MB, which
+    moreover every worker process comes to copy, because counting references writes to them.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        text, ends = bytearray(), array("q", [0])
+        for path in paths:
+            text += path.encode("utf-8", "surrogateescape")
+            ends.append(len(text))
+        self._text = np.frombuffer(bytes(text), np.uint8)
+        self._ends = np.frombuffer(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"path {index} of {len(self)}")
+        index %= len(self)
+        chars = self._text[self._ends[index] : self._ends[index + 1]]
+        return chars.tobytes().decode("utf-8", "surrogateescape")

@@ -1,0 +1,114 @@
+"""Verification sets: unique images, and pairs of them in folds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from Utils.Datasets_Utils.images import read_image
+from Utils.Datasets_Utils.pairs import Pairs, read_pairs
+
+# What is added to a name that has no extension, in this order.
+IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".JPG", ".PNG", ".JPEG", ".BMP")
+
+_MISSING_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class VerificationSet:
+    """P pairs of unique images.
+
+    images: a sequence; images[i] is uint8 H×W×3, RGB. It can be pickled, so that loader processes
+        may read from it.
+    names: what to call each image, in the same order.
+    left, right: P ints, indices into images. same: P bools. folds: P ints, from 0.
+
+    Raises ValueError when these do not fit together.
+    """
+
+    images: Sequence[np.ndarray]
+    names: list[str]
+    left: np.ndarray
+    right: np.ndarray
+    same: np.ndarray
+    folds: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.images):
+            raise ValueError(
+                f"verification set: {len(self.names)} names for {len(self.images)} images; "
+                "expected one for each"
+            )
+        sizes = {name: len(getattr(self, name)) for name in ("left", "right", "same", "folds")}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"verification set: expected one entry per pair in each of {sizes}")
+        for name in ("left", "right"):
+            rows = np.asarray(getattr(self, name))
+            if rows.size and not 0 <= rows.min() <= rows.max() < len(self.images):
+                raise ValueError(
+                    f"verification set: {name} refers to images {rows.min()} to {rows.max()}, but "
+                    f"there are {len(self.images)}, numbered from 0"
+                )
+
+
+class ImageFiles(Sequence[np.ndarray]):
+    """A sequence of images in files, each read when asked for: uint8 H×W×3, RGB.
+
+    Indexing raises ImageError, naming the file, where one cannot be decoded.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_image(self.paths[index])
+
+
+def load_pairs_set(
+    path: str | os.PathLike[str], file_list: str | os.PathLike[str]
+) -> VerificationSet:
+    """The verification set of a folder of images and a pairs file (see `pairs.read_pairs`).
+
+    All images are looked for now, rather than in the middle of an evaluation; none is read yet.
+    Raises FileNotFoundError naming the folder and the first missing images, PairsError for a
+    pairs file that cannot be understood.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: is not a folder; expected the images of {file_list}")
+    pairs = read_pairs(file_list)
+    return VerificationSet(
+        images=ImageFiles(_locate_all(folder, pairs)),
+        names=pairs.names,
+        left=pairs.left,
+        right=pairs.right,
+        same=pairs.same,
+        folds=pairs.folds,
+    )
+
+
+def _locate_all(folder: Path, pairs: Pairs) -> list[str]:
+    found = [_locate(folder, name) for name in pairs.names]
+    missing = [name for name, file in zip(pairs.names, found, strict=True) if file is None]
+    if missing:
+        named = ", ".join(missing[:_MISSING_NAMED]) + (", ..." * (len(missing) > _MISSING_NAMED))
+        raise FileNotFoundError(
+            f"{folder}: {len(missing)} of the {len(found)} images named in {pairs.source} are not "
+            f"there: {named}; names are taken relative to the folder, as they are or with one of "
+            f"{', '.join(IMAGE_SUFFIXES[:4])} added: check the data set's path"
+        )
+    return [file for file in found if file is not None]
+
+
+def _locate(folder: Path, name: str) -> str | None:
+    """The image's file, or None. Suffixes are added, never replaced: names may hold dots."""
+    stem = os.path.join(folder, name)
+    candidates = (stem, *(stem + suffix for suffix in IMAGE_SUFFIXES))
+    return next((file for file in candidates if os.path.isfile(file)), None)

@@ -1,0 +1,43 @@
+"""Errors that are the user's to mend, and how a script reports them."""
+
+import sys
+import textwrap
+from collections.abc import Callable
+
+import torch
+
+
+class DataError(ValueError):
+    """A data set, list or image that can't be used; the text names the file and the place in it."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be read, or that does not fit the run."""
+
+
+class RunError(RuntimeError):
+    """A run that can't start or go on: the folder can't be written, the loss is not finite."""
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main and exit: with one paragraph instead of a traceback for a user's mistake.
+
+    Exit status: 0; 1 for an error of data, settings or machine; 130 after Ctrl-C.
+    """
+    try:
+        main()
+    except (ValueError, RunError, OSError) as error:
+        _fail(str(error))
+    except torch.OutOfMemoryError as error:
+        _fail(f"The device ran out of memory; a smaller batch_size needs less. ({error})")
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    paragraph = textwrap.fill(
+        f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False
+    )
+    print(paragraph, file=sys.stderr)
+    sys.exit(1)

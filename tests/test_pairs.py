@@ -1,0 +1,204 @@
+"""pairs.py on files written here by hand, and on the real one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from Utils.Datasets_Utils.pairs import PairsError, consecutive_folds, read_pairs
+
+LFW = """2\t2
+Ann\t1\t2
+Bob Ray\t3\t12
+Ann\t1\tBob Ray\t3
+Cy\t1\tAnn\t10
+Cy\t1\t2
+Dee\t1\t2
+Ann\t2\tDee\t1
+Cy\t2\tDee\t12345
+"""
+
+
+def write(tmp_path, text, name="pairs.txt"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def named(pairs):
+    return [(pairs.names[a], pairs.names[b]) for a, b in zip(pairs.left, pairs.right, strict=True)]
+
+
+def test_lfw_format(tmp_path):
+    pairs = read_pairs(write(tmp_path, LFW))
+    assert named(pairs)[:4] == [
+        ("Ann/Ann_0001", "Ann/Ann_0002"),
+        ("Bob Ray/Bob Ray_0003", "Bob Ray/Bob Ray_0012"),
+        ("Ann/Ann_0001", "Bob Ray/Bob Ray_0003"),
+        ("Cy/Cy_0001", "Ann/Ann_0010"),
+    ]
+    assert named(pairs)[-1] == ("Cy/Cy_0002", "Dee/Dee_12345")
+    assert pairs.same.tolist() == [True, True, False, False] * 2
+    assert pairs.same.dtype == bool
+    assert pairs.folds.tolist() == [0] * 4 + [1] * 4
+    assert pairs.source == tmp_path / "pairs.txt"
+
+
+def test_names_are_unique_and_in_the_order_of_the_file(tmp_path):
+    names = read_pairs(write(tmp_path, LFW)).names
+    assert names[:5] == [
+        "Ann/Ann_0001",
+        "Ann/Ann_0002",
+        "Bob Ray/Bob Ray_0003",
+        "Bob Ray/Bob Ray_0012",
+        "Cy/Cy_0001",
+    ]
+    assert len(names) == len(set(names)) == 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LFW.replace("\n", "\r\n"),
+        LFW + "\n",
+        LFW + "\r\n \t\r\n",
+        "\ufeff" + LFW,
+        LFW.rstrip("\n"),
+        LFW.replace("\nCy\t1\t2", "\n\nCy\t1\t2"),
+    ],
+    ids=["crlf", "blank", "blanks", "bom", "no end", "blank inside"],
+)
+def test_line_ends_and_blank_lines_do_not_matter(tmp_path, text):
+    plain, other = read_pairs(write(tmp_path, LFW)), read_pairs(write(tmp_path, text, "other.txt"))
+    assert named(plain) == named(other)
+    assert plain.same.tolist() == other.same.tolist()
+    assert plain.folds.tolist() == other.folds.tolist()
+
+
+def test_lfw_names_without_blanks_may_be_separated_by_them(tmp_path):
+    spaced = LFW.replace("Bob Ray", "Bob").replace("\t", "  ")
+    assert named(read_pairs(write(tmp_path, spaced)))[1] == ("Bob/Bob_0003", "Bob/Bob_0012")
+
+
+@pytest.mark.parametrize(("header", "folds"), [("10\t2", [0] * 4 + [1] * 4), ("1\t1", None)])
+def test_whole_folds_of_another_number_than_the_header_says(tmp_path, header, folds):
+    text = LFW.replace("2\t2\n", header + "\n", 1)
+    if folds is None:  # with one pair of each kind a fold, the second line is out of place
+        with pytest.raises(PairsError, match=r"line 3: 'Bob Ray\\t3\\t12'.*mismatched"):
+            read_pairs(write(tmp_path, text))
+    else:
+        assert read_pairs(write(tmp_path, text)).folds.tolist() == folds
+
+
+@pytest.mark.parametrize("header", ["10\t300", "10\t3", "2\t0"])
+def test_lines_that_do_not_fill_folds_are_refused_with_the_numbers(tmp_path, header):
+    folds, per_class = header.split("\t")
+    with pytest.raises(PairsError) as caught:
+        read_pairs(write(tmp_path, LFW.replace("2\t2\n", header + "\n", 1)))
+    assert f"{folds} folds of {per_class} matched" in str(caught.value)
+    assert f"{int(folds) * int(per_class) * 2} lines, but 8 follow" in str(caught.value)
+    assert "pairs.txt" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "bad", "expected"),
+    [
+        (2, "Ann\t1", "a matched pair"),
+        (2, "Ann\t1\tx", "a matched pair"),
+        (2, "Ann\t1\t-2", "a matched pair"),
+        (3, "Ann\t1\tBob\t2", "a matched pair"),
+        (4, "Ann\t1\t2", "a mismatched pair"),
+        (9, "Ann\tBob\t1\t2", "a mismatched pair"),
+        (9, "Ann Lee 1 Bob 2", "a mismatched pair"),
+        (9, "Ann/1.jpg Bob/2.jpg -1", "a mismatched pair"),
+    ],
+)
+def test_a_malformed_lfw_line_is_named(tmp_path, line, bad, expected):
+    lines = LFW.splitlines()
+    lines[line - 1] = bad
+    with pytest.raises(PairsError) as caught:
+        read_pairs(write(tmp_path, "\n".join(lines)))
+    message = str(caught.value)
+    assert f"pairs.txt, line {line}: {bad!r}" in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a/1.jpg b/2.jpg 1\n", ("a/1.jpg", "b/2.jpg", True)),
+        ("a/1.jpg  b/2.jpg   -1\r\n", ("a/1.jpg", "b/2.jpg", False)),
+        ("a b.jpg\tc d.jpg\t-1\n", ("a b.jpg", "c d.jpg", False)),
+        ("a b.jpg\tc d.jpg 1\n", ("a b.jpg", "c d.jpg", True)),
+        ("a.jpg b.jpg\t1\n", ("a.jpg", "b.jpg", True)),
+        ("ä.jpg 名.jpg 1\n", ("ä.jpg", "名.jpg", True)),
+    ],
+)
+def test_list_format(tmp_path, text, expected):
+    pairs = read_pairs(write(tmp_path, text))
+    assert (*named(pairs)[0], bool(pairs.same[0])) == expected
+
+
+@pytest.mark.parametrize("count", [1, 7, 10, 23, 60])
+def test_a_list_has_ten_consecutive_folds_nearly_equal(tmp_path, count):
+    lines = (f"a{i % 5}.jpg b{i}.jpg {1 - 2 * (i % 2)}" for i in range(count))
+    pairs = read_pairs(write(tmp_path, "\n".join(lines)))
+    parts = np.array_split(np.arange(count), 10)
+    expected = [fold for fold, part in enumerate(parts) for _ in part]
+    assert pairs.folds.tolist() == expected
+    assert consecutive_folds(count).tolist() == expected
+    assert len(pairs.names) == min(count, 5) + count
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "a.jpg b.jpg 0",
+        "a.jpg b.jpg +1",
+        "a.jpg b.jpg",
+        "a.jpg 1",
+        "1",
+        "a.jpg b.jpg c.jpg 1",
+        "a b.jpg c.jpg -1",
+    ],
+)
+def test_a_malformed_list_line_is_named(tmp_path, bad):
+    with pytest.raises(PairsError) as caught:
+        read_pairs(write(tmp_path, f"x.jpg y.jpg 1\n\n{bad}\n"))
+    assert f"pairs.txt, line 3: {bad!r}" in str(caught.value)
+    assert "`left right 1`" in str(caught.value)
+
+
+def test_a_long_line_is_shortened_in_the_message(tmp_path):
+    with pytest.raises(PairsError) as caught:
+        read_pairs(write(tmp_path, "x.jpg y.jpg 1\n" + "long " * 1000))
+    assert "long long" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\r\n \n", "is empty"),
+        ("2\t2\n", "but 0 follow"),
+        ("hello world\n", "line 1: 'hello world'.*LFW's header"),
+        ("300\nAnn\t1\t2\n", "line 1: '300'"),
+        (b"a.jpg \xff\xfe.jpg 1\n", "byte 6 is not UTF-8"),
+    ],
+)
+def test_another_kind_of_file_is_refused(tmp_path, text, message):
+    with pytest.raises(PairsError, match=message) as caught:
+        read_pairs(write(tmp_path, text))
+    assert str(tmp_path / "pairs.txt") in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_the_real_lfw_file(shared_data):
+    pairs = read_pairs(shared_data / "lfw_half" / "pairs.txt")
+    assert len(pairs.names) == 1227
+    assert np.array_equal(pairs.folds, np.arange(1000) // 100)
+    assert np.array_equal(pairs.same, np.arange(1000) % 100 < 50)
+    assert named(pairs)[0] == ("Abel_Pacheco/Abel_Pacheco_0001", "Abel_Pacheco/Abel_Pacheco_0004")
+    people = [(a.split("/")[0], b.split("/")[0]) for a, b in named(pairs)]
+    assert [a == b for a, b in people] == pairs.same.tolist()

@@ -1,0 +1,192 @@
+"""Judging a checkpoint on a verification benchmark: table, results file and pictures."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from Config import Config, validate
+from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.devices import choose_device
+from Utils.errors import CheckpointError, RunError
+from Utils.Evaluation_Utils.benchmark import (
+    Benchmark,
+    find_benchmark,
+    judge,
+    open_benchmark,
+    protocols_of,
+)
+from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
+from Utils.Evaluation_Utils.verification import VerificationResult
+from Utils.files import atomic_path
+from Utils.Pretrained_Utils import load_backbone
+from Utils.Training_Utils.run_folder import run_of
+
+WORST_SHOWN = 10
+
+# What an evaluation script takes as flags, besides the paths of its own data set.
+SETTINGS = (
+    "checkpoint",
+    "output",
+    "protocol",
+    "device",
+    "eval_batch_size",
+    "num_workers",
+    "demo_dataset_path",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The printable table, and the folder of the files that go with it."""
+
+    table: str
+    folder: Path
+
+
+def settings_of(prefix: str) -> set[str]:
+    """The flags of the evaluation script of a benchmark."""
+    return {*SETTINGS, f"{prefix}_dataset_path", f"{prefix}_file_list"}
+
+
+def evaluate_checkpoint(config: Config, prefix: str) -> Report:
+    """Judge `config.checkpoint` on the benchmark with that settings prefix.
+
+    Writes <output>/<benchmark>.json with every number of the table, and beside it ROC curve,
+    score histograms and a sheet of the worst errors as PNG. Raises ConfigError, DataError,
+    CheckpointError or RunError.
+    """
+    validate(config, torch.cuda.device_count())
+    if not config.checkpoint:
+        raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
+    benchmark = find_benchmark(prefix)
+    device = choose_device(config)
+    backbone = load_backbone(config.checkpoint).to(device, memory_format=torch.channels_last)
+    folder = _make_output(config)
+    data, source = open_benchmark(config, benchmark)
+    results = judge(
+        backbone,
+        data,
+        protocols_of(config),
+        device,
+        config.eval_batch_size,
+        config.num_workers,
+        progress=f"Embedding {benchmark.title}",
+    )
+    about = _about(config, benchmark, data, source)
+    _write_json(folder / f"{benchmark.file_name}.json", about, results)
+    _draw(folder, benchmark, data, results)
+    return Report(_table(about, results), folder)
+
+
+def _make_output(config: Config) -> Path:
+    folder = Path(config.output) if config.output else default_output(Path(config.checkpoint))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the output folder {folder} can't be made ({error.strerror}); give another --output."
+        ) from None
+    return folder
+
+
+def default_output(checkpoint: Path) -> Path:
+    """Results/<run>_<checkpoint>; the checkpoint's own folder may be read-only."""
+    run = run_of(checkpoint)
+    return Path("Results") / (f"{run.name}_{checkpoint.stem}" if run else checkpoint.stem)
+
+
+def _about(
+    config: Config, benchmark: Benchmark, data: VerificationSet, source: str
+) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark.title,
+        "checkpoint": config.checkpoint,
+        "data": source,
+        "images": len(data.images),
+        "pairs": len(data.same),
+        "folds": len(np.unique(data.folds)),
+    }
+
+
+def _write_json(path: Path, about: dict[str, Any], results: dict[str, VerificationResult]) -> None:
+    values = {**about, "results": {name: r.to_dict() for name, r in results.items()}}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _draw(
+    folder: Path,
+    benchmark: Benchmark,
+    data: VerificationSet,
+    results: dict[str, VerificationResult],
+) -> None:
+    name, title = benchmark.file_name, benchmark.title
+    plot_roc({p: r.roc for p, r in results.items()}, folder / f"{name}_roc.png", title)
+    for protocol, result in results.items():
+        path = folder / f"{name}_scores_{protocol}.png"
+        heading = f"{title}, {protocol}: {100 * result.accuracy:.2f} %"
+        plot_scores(result.fold_scores, result.same, result.score_threshold, path, heading)
+    protocol, result = next(iter(results.items()))
+    sections = {
+        "Worst false matches: different people, judged the same": _worst(data, result, False),
+        "Worst false non-matches: one person, judged different": _worst(data, result, True),
+    }
+    contact_sheet(sections, folder / f"{name}_worst.png", f"{title}, {protocol}")
+
+
+def _worst(
+    data: VerificationSet, result: VerificationResult, same: bool
+) -> list[tuple[np.ndarray, np.ndarray, str]]:
+    """The misjudged pairs of one kind, furthest on the wrong side first."""
+    pairs = np.flatnonzero(result.wrong & (result.same == same))
+    order = np.argsort(result.fold_scores[pairs] * (1 if same else -1), kind="stable")
+    rows = []
+    for pair in pairs[order[:WORST_SHOWN]]:
+        left, right = data.left[pair], data.right[pair]
+        names = f"{Path(data.names[left]).name}\n{Path(data.names[right]).name}"
+        caption = f"score {result.fold_scores[pair]:.3f}\n{names}"
+        rows.append((data.images[left], data.images[right], caption))
+    return rows
+
+
+def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str:
+    head = (
+        f"{about['benchmark']}: {about['images']:,} images, {about['pairs']:,} pairs, "
+        f"{about['folds']} folds\n  pairs       {about['data']}\n"
+        f"  checkpoint  {about['checkpoint']}\n"
+    )
+    lines = [head, _row("fold", [f"{p:>11} {'threshold':>10}" for p in results])]
+    for fold in range(about["folds"]):
+        lines.append(
+            _row(
+                str(fold + 1),
+                [
+                    f"{100 * r.fold_accuracies[fold]:>9.2f} % {r.fold_thresholds[fold]:>10.4f}"
+                    for r in results.values()
+                ],
+            )
+        )
+    lines.append("")
+    for label, text in _summary_rows():
+        lines.append(_row(label, [text(r) for r in results.values()]))
+    return "\n".join(lines)
+
+
+def _summary_rows():
+    """(label, what to show of a result) of the rows below the folds."""
+    rows = [("accuracy", lambda r: f"{100 * r.accuracy:>9.2f} % ± {100 * r.std:<8.2f}")]
+    for far in (0.1, 0.01, 0.001):
+        rows.append(
+            (f"TAR@FAR={far:g}", lambda r, far=far: f"{100 * r.tar_at_far[far]:>9.2f} %{'':<11}")
+        )
+    rows.append(("AUC", lambda r: f"{r.auc:>11.5f}{'':<11}"))
+    rows.append(("EER", lambda r: f"{100 * r.eer:>9.2f} %{'':<11}"))
+    return rows
+
+
+def _row(label: str, cells: list[str]) -> str:
+    return f"{label:<14}" + "   ".join(cells).rstrip()

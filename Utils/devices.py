@@ -1,0 +1,50 @@
+"""Choosing devices and number formats from the settings."""
+
+import torch
+from torch import nn
+
+from Config import Config
+
+
+def choose_device(config: Config) -> torch.device:
+    """The device that `device` and, when several GPUs share the work, `gpus` name."""
+    if config.device == "auto":
+        config_device = "cuda" if torch.cuda.is_available() else "cpu"
+    else:
+        config_device = config.device
+    device = torch.device(config_device)
+    if device.type == "cuda" and device.index is None:
+        first = config.gpus[0] if config.use_multi_gpus and config.gpus else 0
+        device = torch.device("cuda", first)
+    return device
+
+
+def choose_amp_dtype(config: Config, device: torch.device) -> torch.dtype | None:
+    """The number format of mixed precision; None where it is off."""
+    if not config.use_amp:
+        return None
+    if config.amp_dtype != "auto":
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}[config.amp_dtype]
+    # Older GPUs emulate bf16, slowly; their tensor cores do fp16 only.
+    native = device.type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if native else torch.float16
+
+
+def spread_over_gpus(
+    backbone: nn.Module, config: Config, device: torch.device
+) -> tuple[nn.Module, str]:
+    """Wrap the backbone in DataParallel where `use_multi_gpus` asks for it and it can be done.
+
+    Returns the module to call and a line that says what runs where.
+    """
+    found = torch.cuda.device_count() if device.type == "cuda" else 0
+    gpus = list(config.gpus) or list(range(found))
+    if not config.use_multi_gpus:
+        return backbone, f"training on {device}"
+    if found < 2 or len(gpus) < 2:
+        reason = f"{found} CUDA devices" if found < 2 else f"gpus = {gpus}"
+        return backbone, f"training on {device}: use_multi_gpus is on, but there is {reason}"
+    if device.index != gpus[0]:
+        gpus = [device.index, *(gpu for gpu in gpus if gpu != device.index)]
+    parallel = nn.DataParallel(backbone, device_ids=gpus, output_device=device)
+    return parallel, f"training on CUDA devices {', '.join(map(str, gpus))}"

@@ -1,0 +1,25 @@
+"""Train a face-recognition network.
+
+    python Train.py                                     the demo, on built-in faces
+    python Train.py --recipe casia_webface --webface_dataset_path P --webface_file_list L
+    python Train.py --resume last                       continue the newest run
+
+Settings are in Config/config.py; every one of them is also a flag.
+"""
+
+from Config import read_config
+from Utils.errors import run_script
+from Utils.Training_Utils.summary import training_table
+from Utils.Training_Utils.trainer import Trainer, saved_settings
+
+JUDGING_ONLY = {"checkpoint", "output"}
+
+
+def main() -> None:
+    """Read the settings, train, print the table of results."""
+    config = read_config(__doc__, exclude=JUDGING_ONLY, saved_settings=saved_settings)
+    print(training_table(Trainer(config).run()))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,109 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one file.
+
+Written to a temporary name and renamed, so that a kill in the middle leaves the older ones whole;
+read with `weights_only`, so that no code in a file is ever run.
+"""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from Config import Config
+from Utils.errors import CheckpointError
+from Utils.files import atomic_path, link_or_copy
+from Utils.Training_Utils.run_folder import BEST, LAST, RunFolder
+
+FORMAT = "face-training-checkpoint-1"
+
+
+def save(run: RunFolder, state: dict[str, Any], iteration: int) -> Path:
+    """Write checkpoints/iteration_<n>.pt and let last.pt be the same file."""
+    path = run.checkpoints / f"iteration_{iteration:08d}.pt"
+    _write(path, state)
+    link_or_copy(path, run.checkpoints / LAST)
+    return path
+
+
+def save_best(run: RunFolder, state: dict[str, Any]) -> None:
+    """Write checkpoints/best.pt."""
+    _write(run.checkpoints / BEST, state)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read any file of tensors and plain values on the CPU.
+
+    Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is not a file.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "it needs code to be read, or is not a checkpoint; nothing in it was run"
+        raise CheckpointError(
+            f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = "it is truncated or not a checkpoint"
+        raise CheckpointError(
+            f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
+        ) from None
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that `save` wrote. Raises CheckpointError for any other file."""
+    state = read(path)
+    if not (isinstance(state, dict) and state.get("format") == FORMAT):
+        raise CheckpointError(
+            f"checkpoint {path} was not written by Train.py, so a run can't go on from it."
+        )
+    return state
+
+
+def check_fits(state: dict[str, Any], path: Path, config: Config, num_classes: int) -> None:
+    """Raise CheckpointError where a checkpoint is of another network or other classes."""
+    saved = Config.from_dict(state["settings"])
+    for name in ("backbone", "feature_dim", "input_size", "margin"):
+        ours, theirs = getattr(config, name), getattr(saved, name)
+        if ours != theirs:
+            raise CheckpointError(
+                f"checkpoint {path} has {name} {theirs}, the settings say {ours}; "
+                f"resume with {theirs}, or start a new run."
+            )
+    if state["num_classes"] != num_classes:
+        raise CheckpointError(
+            f"checkpoint {path} has a head for {state['num_classes']} classes, the training set "
+            f"{config.train_dataset} has {num_classes}; resume with the run's own training set."
+        )
+
+
+def random_state(generator: torch.Generator) -> dict[str, Any]:
+    """States of all random generators that training draws from."""
+    return {
+        "flip": generator.get_state(),
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any], generator: torch.Generator) -> None:
+    """The inverse of `random_state`, as far as this machine has the same devices."""
+    torch.set_rng_state(state["cpu"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["flip"].shape == generator.get_state().shape:  # else: another kind of device
+        generator.set_state(state["flip"])
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

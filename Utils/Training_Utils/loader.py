@@ -1,0 +1,107 @@
+"""Batches for training: decoded in worker processes, in an order that a seed and an epoch fix."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from Utils.Datasets_Utils.images import ImageError, fit_image
+
+
+@dataclass
+class Batch:
+    """images: uint8 N×H×W×3 RGB; labels: int64 N; unreadable: why images were left out."""
+
+    images: Tensor
+    labels: Tensor
+    unreadable: list[str]
+
+    def pin_memory(self) -> "Batch":
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
+
+
+class EpochSampler(Sampler[list[int]]):
+    """Batches of one epoch's permutation, from any batch on.
+
+    The permutation depends on (seed, epoch) alone, so that a resumed run goes through the rest of
+    an epoch in the order in which it began. A last batch that is not full is left out.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.first_batch = 0
+
+    def __len__(self) -> int:
+        return self.length // self.batch_size - self.first_batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        for batch in range(self.first_batch, self.length // self.batch_size):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+
+class TrainingLoader:
+    """Gives the batches of an epoch, from any batch on.
+
+    dataset: yields (uint8 H×W×3 RGB, label). input_size: (height, width) that images are fitted to.
+    pin_memory: page-locked batches, for transfers that do not wait.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        input_size: tuple[int, int],
+        seed: int,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.batches_per_epoch = len(dataset) // batch_size
+        self._sampler = EpochSampler(len(dataset), batch_size, seed)
+        self._loader = DataLoader(
+            _Fitted(dataset, input_size),
+            batch_sampler=self._sampler,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            # Its own generator: the loader seeds its workers from it, and must not draw from the
+            # global one, whose state a resumed run restores.
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch; both count from 0."""
+        self._sampler.epoch = epoch
+        self._sampler.first_batch = first_batch
+        return iter(self._loader)
+
+
+class _Fitted(Dataset):
+    """Images cut to one size; an image that can't be read becomes the reason why."""
+
+    def __init__(self, dataset: Dataset, input_size: tuple[int, int]) -> None:
+        self.dataset = dataset
+        self.input_size = input_size
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | str:
+        try:
+            image, label = self.dataset[index]
+        except ImageError as error:
+            return str(error)
+        return fit_image(image, self.input_size), label
+
+
+def collate(samples: list[tuple[np.ndarray, int] | str]) -> Batch:
+    """Stack what could be read."""
+    read = [sample for sample in samples if not isinstance(sample, str)]
+    images = np.stack([image for image, _ in read]) if read else np.empty((0, 0, 0, 3), np.uint8)
+    labels = torch.tensor([label for _, label in read], dtype=torch.int64)
+    unreadable = [sample for sample in samples if isinstance(sample, str)]
+    return Batch(torch.from_numpy(images), labels, unreadable)

@@ -1,0 +1,34 @@
+"""The log of a run: lines on the screen, between the progress bar's redraws, and in train.log."""
+
+import logging
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class _Screen(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(record.getMessage())
+
+
+def open_log(path: Path | None) -> logging.Logger:
+    """A logger to the screen and, unless path is None, to the end of a file.
+
+    `info` goes to both, `debug` to the file alone. Each run has its own, outside logging's global
+    registry: two runs in one process do not write into each other's file.
+    """
+    log = logging.Logger("training", logging.DEBUG)
+    screen = _Screen(logging.INFO)
+    log.addHandler(screen)
+    if path is not None:
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(file)
+    return log
+
+
+def close_log(log: logging.Logger) -> None:
+    """Close the log's file."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,98 @@
+"""The folder of a run: its name, its files, and where to find the last one.
+
+<save_dir>/<run>/settings.json  train.log  metrics.csv  curves.png  results.json
+<save_dir>/<run>/checkpoints/iteration_00000100.pt ... last.pt  best.pt
+"""
+
+import json
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+from Config import Config
+from Utils.errors import RunError
+from Utils.files import atomic_path
+
+CHECKPOINTS = "checkpoints"
+LAST = "last.pt"
+BEST = "best.pt"
+
+
+class RunFolder:
+    """Paths inside one run's folder. Making the object writes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.name = self.path.name
+        self.checkpoints = self.path / CHECKPOINTS
+        self.log = self.path / "train.log"
+        self.metrics = self.path / "metrics.csv"
+        self.curves = self.path / "curves.png"
+        self.results = self.path / "results.json"
+        self.settings = self.path / "settings.json"
+
+    def create(self, config: Config) -> None:
+        """Make the folders and save the settings. Raises RunError where that can't be done."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.settings) as temporary:
+                temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"the run's folder {self.path} can't be written ({error.strerror}); "
+                f"give another save_dir."
+            ) from None
+
+
+def new_run(config: Config) -> RunFolder:
+    """A folder name not yet taken: backbone, head, data set and time, without blanks or colons."""
+    words = (
+        config.backbone,
+        config.margin,
+        config.train_dataset,
+        f"{datetime.now():%Y%m%d-%H%M%S}",
+    )
+    name = re.sub(r"[^\w.-]+", "-", "_".join(words))
+    path = Path(config.save_dir) / name
+    number = 2
+    while path.exists():
+        path = Path(config.save_dir) / f"{name}_{number}"
+        number += 1
+    return RunFolder(path)
+
+
+def run_of(checkpoint: Path) -> RunFolder | None:
+    """The run whose folder a checkpoint lies in; None where it lies elsewhere."""
+    folder = Path(checkpoint).resolve().parent
+    is_run = folder.name == CHECKPOINTS and (folder.parent / "settings.json").exists()
+    return RunFolder(folder.parent) if is_run else None
+
+
+def find_checkpoint(resume: str, save_dir: str) -> Path:
+    """The path that the `resume` setting means; `last` is the newest last.pt under save_dir.
+
+    Raises RunError where there is none.
+    """
+    if resume != "last":
+        path = Path(resume)
+        if not path.is_file():
+            raise RunError(f"resume names {path}, which is not a file.")
+        return path
+    found = sorted(Path(save_dir).glob(f"*/{CHECKPOINTS}/{LAST}"), key=os.path.getmtime)
+    if not found:
+        raise RunError(
+            f"resume is 'last', but no run in {save_dir} has a checkpoint; "
+            f"name a checkpoint or another save_dir."
+        )
+    return found[-1]
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise RunError unless a folder could be made there; makes nothing itself."""
+    path = Path(folder).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        raise RunError(f"{path} can't be a folder: {existing} is a file. Give another save_dir.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"{existing} is not writable, so {path} can't be made there.")

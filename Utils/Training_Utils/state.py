@@ -1,0 +1,106 @@
+"""Everything that changes while a run trains: built from the settings, saved, and put back."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from Backbone import build_backbone
+from Config import Config
+from Head import build_head
+from Utils.Training_Utils.checkpoint import FORMAT, random_state, set_random_state
+
+
+@dataclass
+class Best:
+    """The best accuracy of a test set, and the iteration in which it was reached."""
+
+    accuracy: float = 0.0
+    iteration: int = 0
+
+
+@dataclass
+class TrainingState:
+    """Networks, optimiser and position of a run.
+
+    epoch: finished epochs. batch: finished batches of the epoch under way. iteration: finished
+    iterations of the whole run. best: by test set, and "mean" over the sets.
+    flip_generator: on the device; decides which images are mirrored.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    scaler: torch.amp.GradScaler
+    flip_generator: torch.Generator
+    epoch: int = 0
+    batch: int = 0
+    iteration: int = 0
+    best: dict[str, Best] = field(default_factory=dict)
+
+    def checkpoint(self, config: Config) -> dict[str, Any]:
+        """Everything as tensors and plain values, for `torch.save`."""
+        return {
+            "format": FORMAT,
+            "settings": config.to_dict(),
+            "num_classes": self.head.weight.shape[0],
+            "backbone": self.backbone.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random_state(self.flip_generator),
+            "position": {"epoch": self.epoch, "batch": self.batch, "iteration": self.iteration},
+            "best": {name: vars(best).copy() for name, best in self.best.items()},
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """The inverse of `checkpoint`, for the same network and number of classes."""
+        self.backbone.load_state_dict(checkpoint["backbone"])
+        self.head.load_state_dict(checkpoint["head"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.scheduler.load_state_dict(checkpoint["scheduler"])
+        if self.scaler.is_enabled() and checkpoint["scaler"]:
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        set_random_state(checkpoint["random"], self.flip_generator)
+        self.epoch = checkpoint["position"]["epoch"]
+        self.batch = checkpoint["position"]["batch"]
+        self.iteration = checkpoint["position"]["iteration"]
+        self.best = {name: Best(**best) for name, best in checkpoint["best"].items()}
+
+
+def build_state(
+    config: Config, num_classes: int, device: torch.device, amp_dtype: torch.dtype | None
+) -> TrainingState:
+    """Fresh networks, seeded, on the device, with their optimiser."""
+    torch.manual_seed(config.seed)
+    backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
+    head = build_head(
+        config.margin,
+        config.feature_dim,
+        num_classes,
+        config.scale_size,
+        config.margin_size,
+        config.easy_margin,
+    )
+    backbone = backbone.to(device, memory_format=torch.channels_last)
+    head = head.to(device)
+    optimizer = torch.optim.SGD(
+        [*backbone.parameters(), *head.parameters()],
+        lr=config.initial_lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=True,
+    )
+    return TrainingState(
+        backbone=backbone,
+        head=head,
+        optimizer=optimizer,
+        scheduler=MultiStepLR(optimizer, list(config.milestones), gamma=0.1),
+        # fp16 gradients underflow without scaling; bf16 has float32's range and needs none.
+        scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
+        flip_generator=torch.Generator(device).manual_seed(config.seed),
+    )

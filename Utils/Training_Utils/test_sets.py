@@ -1,0 +1,53 @@
+"""Judging on the verification sets in the middle of training."""
+
+import logging
+
+import torch
+from torch import nn
+
+from Config import Config
+from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.Evaluation_Utils.benchmark import BENCHMARKS, benchmark_paths, judge, open_benchmark
+
+
+class TestSets:
+    """The verification sets of the settings; for demo training, the demo's where none is named."""
+
+    __test__ = False  # the name begins like a test's
+
+    def __init__(self, config: Config, device: torch.device, log: logging.Logger) -> None:
+        self._config = config
+        self._device = device
+        self._protocol = "cosine" if config.protocol == "both" else config.protocol
+        self._sets: dict[str, VerificationSet] = {}
+        for benchmark in BENCHMARKS:
+            path, _ = benchmark_paths(config, benchmark)
+            if not path and config.train_dataset != "Demo":
+                log.info(f"{benchmark.title}: no {benchmark.prefix}_dataset_path, not judged")
+                continue
+            data, source = open_benchmark(config, benchmark)
+            self._sets[benchmark.title] = data
+            log.info(
+                f"{benchmark.title}: {len(data.images):,} images, {len(data.same):,} pairs, {source}"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Titles of the sets that are judged."""
+        return list(self._sets)
+
+    def judge(self, backbone: nn.Module) -> dict[str, float]:
+        """Mean 10-fold accuracy, 0..1, of each set."""
+        config = self._config
+        accuracies = {}
+        for name, data in self._sets.items():
+            results = judge(
+                backbone,
+                data,
+                [self._protocol],
+                self._device,
+                config.eval_batch_size,
+                config.num_workers,
+            )
+            accuracies[name] = results[self._protocol].accuracy
+        return accuracies

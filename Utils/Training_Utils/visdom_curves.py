@@ -1,0 +1,105 @@
+"""Live curves in a Visdom server, which may be away: training never waits for it.
+
+A thread sends the curves. When the server can't be reached the figures are kept, the log says once
+how to start it, and as soon as it answers everything is drawn.
+"""
+
+import logging
+import queue
+import threading
+from typing import Any
+
+from Utils.Training_Utils.metrics import TRAINING_COLUMNS, Metrics
+
+SECONDS_TO_FINISH = 5.0
+
+
+class VisdomCurves:
+    """Curves of one run, in an environment of its own.
+
+    environment: its name in Visdom. metrics: the figures, with those of earlier work on the run.
+    """
+
+    def __init__(
+        self, server: str, port: int, environment: str, metrics: Metrics, log: logging.Logger
+    ) -> None:
+        self._address = {"server": server, "port": port}
+        # Visdom takes an underscore for the border between an environment's group and its name.
+        self._environment = environment.replace("_", "-")
+        self._metrics = metrics
+        self._log = log
+        self._client: Any = None
+        self._told = False
+        self._wake: queue.Queue[bool] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="visdom", daemon=True)
+        self._thread.start()
+
+    def update(self) -> None:
+        """Have the curves drawn as the figures are now; returns at once."""
+        self._wake.put(True)
+
+    def close(self) -> None:
+        """Draw what is left, but give a server that does not answer no more than some seconds."""
+        self._wake.put(False)
+        self._thread.join(SECONDS_TO_FINISH)
+
+    def _work(self) -> None:
+        go_on = True
+        while go_on:
+            go_on = self._wake.get()
+            while not self._wake.empty():  # one drawing serves all that was asked meanwhile
+                go_on = self._wake.get() and go_on
+            try:
+                self._draw()
+            except Exception as error:  # a broken server must not end the run
+                self._client = None
+                self._tell(error)
+
+    def _draw(self) -> None:
+        if self._client is None:
+            self._client = _connect(self._environment, self._address)
+        tests = [name for name in self._metrics.columns if name not in TRAINING_COLUMNS]
+        for window, columns in (
+            ("loss", ["loss"]),
+            ("accuracy", ["accuracy"]),
+            ("learning_rate", ["learning_rate"]),
+            ("test_accuracy", tests),
+        ):
+            self._draw_window(window, columns)
+
+    def _draw_window(self, window: str, columns: list[str]) -> None:
+        curves = {name: self._metrics.series(name) for name in columns}
+        opts = {
+            "title": window.replace("_", " "),
+            "xlabel": "iteration",
+            "legend": columns,
+            "showlegend": len(columns) > 1,
+        }
+        update = None
+        for name, (iterations, values) in curves.items():
+            if iterations:
+                self._client.line(
+                    Y=values, X=iterations, win=window, name=name, update=update, opts=opts
+                )
+                update = "append" if update is None else update
+
+    def _tell(self, error: Exception) -> None:
+        if self._told:
+            return
+        self._told = True
+        where = f"{self._address['server']}:{self._address['port']}"
+        self._log.info(
+            f"Visdom at {where} can't be reached; training goes on without live curves. They "
+            f"appear once it runs: python -m visdom.server -port {self._address['port']}"
+        )
+        self._log.debug(f"Visdom: {type(error).__name__}: {error}")
+
+
+def _connect(environment: str, address: dict[str, Any]) -> Any:
+    # Imported here: it takes a second, and only runs that draw live curves need it.
+    import visdom
+
+    logging.getLogger("visdom").setLevel(logging.ERROR)
+    return visdom.Visdom(
+        env=environment, raise_exceptions=True, use_incoming_socket=False, **address
+    )

@@ -1,10 +1,13 @@
 """What several test files need."""
 
-from __future__ import annotations
-
 import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,3 +20,75 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real test data: {folder} is not there (name its folder: FACE_TEST_DATA)")
     return folder
+
+
+@dataclass(frozen=True)
+class TinyFaces:
+    """A training set and a verification set small enough for a network to train in seconds."""
+
+    root: Path
+    train: Path
+    train_list: Path
+    lfw: Path
+    lfw_pairs: Path
+
+    @property
+    def flags(self) -> list[str]:
+        """What makes Train.py train on them: 24 images of 6 people, 32×32, batches of 8."""
+        return [
+            *("--train_dataset", "Tiny", "--train_dataset_path", str(self.train)),
+            *("--train_file_list", str(self.train_list)),
+            *("--lfw_dataset_path", str(self.lfw), "--lfw_file_list", str(self.lfw_pairs)),
+            *("--input_size", "32,32", "--feature_dim", "16", "--batch_size", "8"),
+            *("--total_epoch", "3", "--milestones", "2", "--log_freq", "2", "--test_freq", "4"),
+            *("--save_freq", "2", "--num_workers", "0", "--no-use_visdom", "--device", "cpu"),
+        ]
+
+
+@pytest.fixture(scope="session")
+def tiny_faces(tmp_path_factory: pytest.TempPathFactory) -> TinyFaces:
+    """Blurred noise: a pattern for each person, varied for each photo."""
+    root = tmp_path_factory.mktemp("tiny faces")  # a blank in the path, as users have
+    rng = np.random.default_rng(0)
+    lines = []
+    for person in range(6):
+        pattern = rng.integers(0, 256, (4, 4, 3))
+        for photo in range(4):
+            name = f"person {person}/{photo}.png"
+            _write_face(root / "train" / name, pattern, rng)
+            lines.append(f"{name}  {person}\n")
+    (root / "train.txt").write_text("".join(lines))
+    pairs = ["2\t3\n"]
+    for fold in range(2):
+        people = [f"Person_{fold}_{i}" for i in range(3)]
+        for name in people:
+            pattern = rng.integers(0, 256, (4, 4, 3))
+            for photo in (1, 2):
+                _write_face(root / "lfw" / name / f"{name}_{photo:04d}.jpg", pattern, rng)
+        pairs += [f"{name}\t1\t2\n" for name in people]
+        pairs += [f"{people[i]}\t1\t{people[(i + 1) % 3]}\t2\n" for i in range(3)]
+    (root / "pairs.txt").write_text("".join(pairs))
+    return TinyFaces(root, root / "train", root / "train.txt", root / "lfw", root / "pairs.txt")
+
+
+def _write_face(path: Path, pattern: np.ndarray, rng: np.random.Generator) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = cv2.resize((pattern + rng.normal(0, 25, pattern.shape)).clip(0, 255), (32, 32))
+    cv2.imwrite(str(path), image.astype(np.uint8))
+
+
+def run_script(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess:
+    """Run a script of the repository as a user would, and return what it printed."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **kwargs)
+
+
+def assert_one_paragraph(run: subprocess.CompletedProcess, *said: str) -> None:
+    """The script failed with one paragraph that says these things, and no traceback."""
+    assert run.returncode not in (0, None), run.stdout
+    assert "Traceback" not in run.stderr
+    error = run.stderr[run.stderr.rindex("Error: ") :]
+    assert "\n\n" not in error.strip()
+    words = " ".join(error.split())
+    for text in said:
+        assert text in words

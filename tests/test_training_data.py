@@ -1,0 +1,163 @@
+"""Image lists, class folders and the list maker; batches in an order that can be gone back to."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import assert_one_paragraph, run_script
+from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.generate_dataset_list import write_list
+from Utils.Datasets_Utils.images import fit_image
+from Utils.Datasets_Utils.path_table import PathTable
+from Utils.errors import DataError
+from Utils.Training_Utils.loader import TrainingLoader
+
+LIST_MAKER = "Utils.Datasets_Utils.generate_dataset_list"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three people with 2, 1 and 3 photos, an empty folder, and files that are no photos."""
+    root = tmp_path / "faces"
+    for name, photos in (("b", 2), ("a person", 1), ("c", 3)):
+        (root / name).mkdir(parents=True)
+        for photo in range(photos):
+            cv2.imwrite(str(root / name / f"{photo}.jpg"), np.full((8, 8, 3), 40 * photo, np.uint8))
+    (root / "empty").mkdir()
+    (root / "c" / "notes.txt").write_text("no image")
+    (root / "stray.jpg").write_bytes(b"in no class")
+    return root
+
+
+def test_the_list_maker_sorts_numbers_and_reports(tree, tmp_path):
+    out = tmp_path / "list.txt"
+    run = run_script("-m", LIST_MAKER, tree, out, check=True)
+    assert out.read_text().splitlines() == [
+        "a person/0.jpg  0",
+        "b/0.jpg  1",
+        "b/1.jpg  1",
+        "c/0.jpg  2",
+        "c/1.jpg  2",
+        "c/2.jpg  2",
+    ]
+    assert "6 images, 3 identities" in run.stdout
+    assert "1 folders without images: empty" in run.stdout
+    assert "stray.jpg, c/notes.txt" in run.stdout
+
+
+def test_identities_with_few_images_can_be_left_out(tree, tmp_path):
+    report = write_list(tree, tmp_path / "list.txt", min_images=2)
+    assert "5 images, 2 identities" in report
+    dataset = open_training_set(tree, tmp_path / "list.txt")
+    assert dataset.num_classes == 2
+    assert [dataset[i][1] for i in range(5)] == [0, 0, 1, 1, 1]
+
+
+def test_a_list_and_its_tree_are_the_same_set(tree, tmp_path):
+    write_list(tree, tmp_path / "list.txt")
+    listed, folders = open_training_set(tree, tmp_path / "list.txt"), open_training_set(tree)
+    assert len(listed) == len(folders) == 6
+    assert listed.num_classes == folders.num_classes == 3
+    for (a, label_a), (b, label_b) in zip(listed, folders, strict=True):
+        assert a.dtype == np.uint8
+        assert a.shape == (8, 8, 3)
+        assert label_a == label_b
+        np.testing.assert_array_equal(a, b)
+
+
+def test_real_photos_are_read_as_rgb_and_counted(shared_data, tmp_path):
+    images = shared_data / "lfw_half" / "images"
+    report = write_list(images, tmp_path / "list.txt")
+    assert "3381 images, 1839 identities" in report
+    dataset = open_training_set(images, tmp_path / "list.txt")
+    bgr = cv2.imread(str(images / dataset.paths[100]))
+    np.testing.assert_array_equal(dataset[100][0], bgr[..., ::-1])
+
+
+def test_absolute_paths_blanks_and_single_spaces_are_read(tree, tmp_path):
+    file_list = tmp_path / "list.txt"
+    file_list.write_text(f"{tree}/a person/0.jpg 0\n\nb/0.jpg\t1\n")
+    dataset = open_training_set(tree, file_list)
+    assert len(dataset) == 2
+    assert dataset[1][0].shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "names no images"),
+        ("b/0.jpg  0\nb/9.jpg  0\nd/0.jpg  1\n", "2 of 3 files are missing"),
+        ("b/0.jpg  0\nb/1.jpg  2\n", "not 0..C-1"),
+        ("b/0.jpg  0\nb/1.jpg  -1\n", "line 2"),
+        ("b/0.jpg  0\nb/1.jpg\n", "line 2"),
+        ("b/0.jpg  0\nb/1.jpg  one\n", "line 2"),
+    ],
+)
+def test_a_bad_list_is_named_with_what_is_wrong(tree, tmp_path, content, said):
+    file_list = tmp_path / "list.txt"
+    file_list.write_text(content)
+    with pytest.raises(DataError, match=said) as error:
+        open_training_set(tree, file_list)
+    assert str(file_list) in str(error.value)
+
+
+def test_a_missing_file_is_found_in_a_list_of_any_order(tree, tmp_path):
+    file_list = tmp_path / "list.txt"
+    file_list.write_text("b/0.jpg  0\nc/0.jpg  1\nb/1.jpg  0\nc/1.jpg  1\nb/7.jpg  0\n")
+    with pytest.raises(DataError, match=r"1 of 5 files are missing.*b/7\.jpg"):
+        open_training_set(tree, file_list)
+
+
+def test_folders_that_cannot_be_a_data_set(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="names no images"):
+        open_training_set(tmp_path / "empty")
+    with pytest.raises(DataError, match="does not exist"):
+        open_training_set(tmp_path / "absent")
+    run = run_script("-m", LIST_MAKER, tmp_path / "empty", tmp_path / "list.txt")
+    assert_one_paragraph(run, "nothing to list")
+
+
+def test_path_table_holds_any_file_name():
+    names = ["a/b.jpg", "", "ü/雪.png", os.fsdecode(b"caf\xe9.jpg")]
+    table = PathTable(names)
+    assert list(table) == names
+    assert table[-1] == names[-1]
+    with pytest.raises(IndexError):
+        table[4]
+
+
+def test_images_are_cut_or_scaled_to_the_networks_size():
+    image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
+    assert fit_image(image, (112, 112)) is image
+    np.testing.assert_array_equal(fit_image(image, (112, 96)), image[:, 8:104])
+    halves = fit_image(np.repeat(np.repeat(image, 2, 0), 2, 1), (112, 112))
+    np.testing.assert_array_equal(halves, image)
+    assert fit_image(image[:40, :30], (112, 112)).shape == (112, 112, 3)
+
+
+def numbered_set(count):
+    return [(np.full((4, 4, 3), i, np.uint8), i) for i in range(count)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_one_permutation_and_can_be_entered_anywhere(workers):
+    loader = TrainingLoader(numbered_set(23), 4, (4, 4), seed=1, num_workers=workers)
+    epochs = [[b.labels.tolist() for b in loader.epoch(e)] for e in (0, 1, 0)]
+    assert loader.batches_per_epoch == 5  # the 3 left over are not a full batch
+    assert epochs[0] == epochs[2]
+    assert epochs[0] != epochs[1]
+    assert len({label for batch in epochs[0] for label in batch}) == 20
+    assert [b.labels.tolist() for b in loader.epoch(1, first_batch=3)] == epochs[1][3:]
+    batch = next(loader.epoch(0))
+    assert (batch.images[:, 0, 0, 0] == batch.labels).all()
+
+
+def test_reading_does_not_move_the_global_random_state():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(TrainingLoader(numbered_set(8), 4, (4, 4), seed=1).epoch(0))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -64,6 +64,11 @@ def find_images(path: Path) -> tuple[ImageStore, np.ndarray, np.ndarray]:
     return _recognise(path, TRAINING_FORMATS, "training set").find(path)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a training set is a folder of images, and of no other format."""
+    return path.is_dir() and _recognise(path, TRAINING_FORMATS, "training set") is FOLDER
+
+
 def open_training(path: Path, file_list: Path | None) -> TrainingSet:
     """The training set at a path; of a list's images, where one is given."""
     chosen = _recognise(path, TRAINING_FORMATS, "training set")
@@ -140,17 +145,22 @@ def _open_archive_pairs(path: Path, file_list: Path | None, _: str) -> Verificat
 
 
 def _open_store_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
-    if file_list is None:
-        raise DataError(f"{path} holds images but no pairs; name a pairs file too.")
     store, _, _ = find_images(path)
-    return load_stored_pairs(store, read_pairs(file_list))
+    return load_stored_pairs(store, read_pairs(_pairs_file(path, file_list)))
 
 
 def _open_folder_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
-    file_list = file_list or path / PAIRS_NAME
+    return load_pairs_set(path, _pairs_file(path, file_list))
+
+
+def _pairs_file(path: Path, file_list: Path | None) -> Path:
+    """The pairs file that is named, or else the one that lies with the images."""
+    file_list = file_list or (path if path.is_dir() else path.parent) / PAIRS_NAME
     if not file_list.is_file():
-        raise DataError(f"the pairs file {file_list} does not exist; {path} holds images alone.")
-    return load_pairs_set(path, file_list)
+        raise DataError(
+            f"the pairs file {file_list} does not exist; {path} holds images but no pairs."
+        )
+    return file_list
 
 
 def _open_bin(path: Path, _: Path | None, __: str) -> VerificationSet:

@@ -126,6 +126,18 @@ def _walk(file: MappedFile) -> Iterator[int]:
         raise DataError(f"{file.path}, byte {begun}: the rest of the record there is missing.")
 
 
+def whole_records(file: MappedFile) -> tuple[list[int], int]:
+    """(offsets of the whole records, where the last of them ends) of a file cut short anywhere."""
+    offsets = []
+    try:
+        for offset in _walk(file):
+            offsets.append(offset)
+    except DataError:
+        # The last record found may be the one that is cut short.
+        return offsets[:-1], offsets[-1] if offsets else 0
+    return offsets, file.size
+
+
 def pack_record(record: Record) -> bytes:
     """A record as it stands in a file. The inverse of `read_record`, byte for byte."""
     labels = np.asarray(record.labels, "<f4")

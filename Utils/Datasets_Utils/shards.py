@@ -96,7 +96,8 @@ class ShardImages(ImageStore):
 def find_shards(path: Path) -> list[Path]:
     """The tar files of a folder of shards, or a single one; empty where there are none."""
     if path.is_dir():
-        return sorted(path.glob("*.tar"))
+        # Names with a dot in front are shards that are still being written.
+        return sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
     return [path] if path.suffix == ".tar" and path.is_file() and _has_labels(path) else []
 
 
@@ -114,7 +115,7 @@ def open_shards(path: Path, buffer: int = BUFFER) -> tuple[ShardImages, np.ndarr
     return ShardImages(path, shards, index, buffer), index["labels"].astype(np.int64)
 
 
-def write_index(folder: Path) -> None:
+def write_shard_index(folder: Path) -> None:
     """Index the shards of a folder now, and write the index beside them."""
     shards = find_shards(folder)
     store_arrays(index_path(folder), shards, _index(shards))

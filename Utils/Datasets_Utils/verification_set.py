@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.images import read_image
+from Utils.Datasets_Utils.images import read_encoded, read_image
 from Utils.Datasets_Utils.pairs import Pairs, read_pairs
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import DataError
@@ -75,6 +75,10 @@ class ImageFiles(Sequence[np.ndarray]):
     def __getitem__(self, index: int) -> np.ndarray:
         return read_image(self.paths[index])
 
+    def encoded(self, index: int) -> np.ndarray:
+        """The bytes of the image file."""
+        return read_encoded(self.paths[index])
+
 
 class StoredImages(Sequence[np.ndarray]):
     """Some rows of a store (an archive, a record file, shards) as uint8 H×W×3 RGB images."""
@@ -88,6 +92,10 @@ class StoredImages(Sequence[np.ndarray]):
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.store.decode(int(self.rows[index]))
+
+    def encoded(self, index: int) -> bytes | np.ndarray:
+        """The bytes of the image file."""
+        return self.store.encoded(int(self.rows[index]))
 
 
 def load_stored_pairs(store: ImageStore, pairs: Pairs, top: str = "") -> VerificationSet:

@@ -117,18 +117,24 @@ def open_archive(path: Path) -> Archive:
 
 def tree_images(archive: Archive) -> tuple[np.ndarray, np.ndarray]:
     """(rows, labels) of the images of a class-per-folder tree, as `image_list.scan_tree` numbers
-    them: a folder that holds images is a class, images under the root are in none."""
-    rows, labels, classes = [], [], -1
-    last = None
+    them: a folder that holds images is a class, images under the root are in none. The root is the
+    folder that holds everything, if there is one with folders of images in it."""
+    rows, folders = _images_below(archive, archive.top)
+    if not rows:
+        rows, folders = _images_below(archive, "")
+    changes = [folder != before for folder, before in zip(folders, [None, *folders], strict=False)]
+    return np.array(rows, np.int64), np.cumsum(changes, dtype=np.int64) - 1
+
+
+def _images_below(archive: Archive, root: str) -> tuple[list[int], list[str]]:
+    """(rows, folders) of the images that lie in a folder below root."""
+    rows, folders = [], []
     for row in range(len(archive)):
-        folder, _, file = archive.name(row).rpartition("/")
-        if not folder or not is_image_name(file):
-            continue
-        if folder != last:
-            last, classes = folder, classes + 1
-        rows.append(row)
-        labels.append(classes)
-    return np.array(rows, np.int64), np.array(labels, np.int64)
+        folder, _, file = archive.name(row).removeprefix(root).rpartition("/")
+        if folder and is_image_name(file):
+            rows.append(row)
+            folders.append(folder)
+    return rows, folders
 
 
 def is_image_name(name: str) -> bool:
@@ -161,7 +167,7 @@ def _open_zip(path: Path) -> Archive:
             )
     return Archive(
         MappedFile(path),
-        [m.filename for m in members],
+        [m.filename.removeprefix("./") for m in members],
         np.array([m.header_offset for m in members], np.int64),
         np.array([m.compress_size for m in members], np.int64),
         np.array([m.file_size for m in members], np.int64),

@@ -185,11 +185,13 @@ def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bad_line(text: str) -> str:
+    if not text.strip():
+        return "line 1: the index is empty."
     for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if len(words) != 2 or not all(word.isdecimal() for word in words):
             return f"line {number}: {line[:80]!r} is not 'key<TAB>offset'."
-    return "line 1: the index is empty."
+    return "which is not 'key<TAB>offset' a line."
 
 
 def _split(payload: bytes) -> list[bytes]:

@@ -153,8 +153,10 @@ def test_targets_that_cannot_be_written_are_told(ms1m, shared_data, tmp_path):
         convert(ms1m, tmp_path / "x.rec")
     with pytest.raises(RunError, match=r"can't be written as \.zip"):
         convert(ms1m, tmp_path / "x.zip")
-    with pytest.raises(RunError, match="no pattern of shards"):
-        convert(ms1m, tmp_path / "%s.tar")
+    for pattern in ("%s.tar", "%d.tar", "%01d.tar"):
+        with pytest.raises(RunError, match="no pattern of names for 347 images"):
+            convert(ms1m, tmp_path / pattern, shard_size=30)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.rec"]
     with pytest.raises(DataError, match="holds pixels"):
         convert(shared_data / "formats/lfw", tmp_path / "x.bin")
     run = run_script("-m", CONVERT, ms1m, tmp_path / "x.rec")

@@ -32,7 +32,13 @@ from Utils.Datasets_Utils.bin_set import is_bin, write_bin
 from Utils.Datasets_Utils.formats import PAIRS_NAME
 from Utils.Datasets_Utils.pairs import consecutive_folds
 from Utils.Datasets_Utils.verification_set import VerificationSet
-from Utils.Datasets_Utils.writers import SHARD_SIZE, Writer, choose_writer, discard_parts
+from Utils.Datasets_Utils.writers import (
+    SHARD_SIZE,
+    Writer,
+    check_target,
+    choose_writer,
+    discard_parts,
+)
 from Utils.errors import DataError, RunError, run_script
 from Utils.files import atomic_path
 
@@ -71,11 +77,11 @@ def convert(
         raise RunError("a verification set can't be shuffled: its pairs are in an order.")
     if shuffle is not None:
         images = _shuffled(images, shuffle)
+    check_target(target, len(images.labels), shard_size)
     marker = target.with_name(f".{target.name.replace('%', '_')}.converting")
-    _begin(target, marker, _fingerprint(source, images, shard_size))
+    made = [target, *([target.parent / PAIRS_NAME] if verification else [])]
+    _begin(made, marker, _fingerprint(source, images, shard_size))
     writer = choose_writer(target, images.labels, shard_size)
-    if verification and writer.done == 0 and (writer.folder / PAIRS_NAME).exists():
-        raise RunError(f"{writer.folder / PAIRS_NAME} exists already; write to another folder.")
     _copy(images, writer)
     if verification:
         _write_pairs(writer, verification, images)
@@ -155,8 +161,12 @@ def _fingerprint(source: Path, images: Source, shard_size: int) -> dict[str, Any
     }
 
 
-def _begin(target: Path, marker: Path, fingerprint: dict[str, Any]) -> None:
-    """Leave a note of what is being converted; raise RunError where something else is there."""
+def _begin(made: list[Path], marker: Path, fingerprint: dict[str, Any]) -> None:
+    """Leave a note of what is being converted; raise RunError where something else is there.
+
+    made: the target, and what is written beside it.
+    """
+    target = made[0]
     if marker.exists():
         if json.loads(marker.read_text()) == fingerprint:
             return
@@ -164,9 +174,11 @@ def _begin(target: Path, marker: Path, fingerprint: dict[str, Any]) -> None:
             f"{target}: another conversion to it was begun and not finished. Remove its files and "
             f"{marker}, or write elsewhere."
         )
-    shards = "%" in target.name and any(target.parent.glob("*.tar"))
-    if shards or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise RunError(f"{target} exists already; remove it, or write elsewhere.")
+    if "%" in target.name:
+        made = [*made, *target.parent.glob("*.tar")]
+    for path in made:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise RunError(f"{path} exists already; remove it, or write elsewhere.")
     discard_parts(target)
     with atomic_path(marker) as temporary:
         temporary.write_text(json.dumps(fingerprint))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -218,23 +219,27 @@ class FolderWriter(Writer):
 
 
 def choose_writer(target: Path, labels: np.ndarray, shard_size: int) -> Writer:
-    """The writer that a target's name asks for. Raises RunError for names of other formats."""
+    """The writer that a target's name, one that `check_target` lets pass, asks for."""
     if "%" in target.name:
-        try:
-            valid = target.suffix == ".tar" and target.name % 0 != target.name % 1
-        except (TypeError, ValueError):
-            valid = False
-        if not valid:
-            raise RunError(f"{target} is no pattern of shards; expected one like %06d.tar.")
         return ShardWriter(target, labels, shard_size)
-    if target.suffix == ".rec":
-        return RecordWriter(target, labels)
-    if target.suffix in (".zip", ".tar", ".bin", ".blp", ".lst", ".txt"):
+    return RecordWriter(target, labels) if target.suffix == ".rec" else FolderWriter(target, labels)
+
+
+def check_target(target: Path, images: int, shard_size: int) -> None:
+    """Raise RunError for a name that no writer takes."""
+    if "%" in target.name:
+        pattern = re.fullmatch(r"[^%]*%0(\d)d[^%]*\.tar", target.name)
+        # Without the zeros, or with too few, shards would not sort in their order.
+        if not pattern or images > shard_size * 10 ** int(pattern[1]):
+            raise RunError(
+                f"{target} is no pattern of names for {images:,} images in shards of "
+                f"{shard_size:,}; expected one like {target.parent / '%06d.tar'}."
+            )
+    elif target.suffix in (".zip", ".tar", ".bin", ".blp", ".lst", ".txt"):
         raise RunError(
             f"{target}: training images can't be written as {target.suffix}; expected a folder, "
             f"a name in .rec, or a pattern of shards like {target.parent / '%06d.tar'}."
         )
-    return FolderWriter(target, labels)
 
 
 def discard_parts(target: Path) -> None:

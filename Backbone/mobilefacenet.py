@@ -10,6 +10,7 @@ import math
 
 from torch import Tensor, nn
 
+from Backbone.prelu import PReLU
 from Backbone.preprocessing import Preprocessing
 
 # Expansion t, output channels c, repeats n, stride s of the first: table 1 of the paper.
@@ -40,7 +41,7 @@ class ConvBlock(nn.Module):
             in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False
         )
         self.bn = nn.BatchNorm2d(out_channels)
-        self.prelu = nn.Identity() if linear else nn.PReLU(out_channels)
+        self.prelu = nn.Identity() if linear else PReLU(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.prelu(self.bn(self.conv(x)))

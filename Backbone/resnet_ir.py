@@ -10,6 +10,7 @@ Hu, Shen, Sun: https://arxiv.org/abs/1709.01507, with reduction 16 and no biases
 
 from torch import Tensor, nn
 
+from Backbone.prelu import PReLU
 from Backbone.preprocessing import Preprocessing
 
 # Units in the four stages, for each depth.
@@ -50,7 +51,7 @@ class IRUnit(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.prelu = nn.PReLU(channels)
+        self.prelu = PReLU(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
         self.se = SqueezeExcitation(channels) if se else nn.Identity()
@@ -87,7 +88,7 @@ class ResNetIR(nn.Module):
         self.feature_dim = feature_dim
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.prelu = nn.PReLU(64)
+        self.prelu = PReLU(64)
         self.layer1 = _stage(64, CHANNELS[0], UNITS[depth][0], se)
         self.layer2 = _stage(CHANNELS[0], CHANNELS[1], UNITS[depth][1], se)
         self.layer3 = _stage(CHANNELS[1], CHANNELS[2], UNITS[depth][2], se)

@@ -244,6 +244,12 @@ def test_samples_without_a_class_are_named(tmp_path):
         open_training_set(tmp_path / "shards")
 
 
+def test_a_tree_beside_its_own_archive_is_a_tree(tree):
+    wanted = open_training_set(tree)
+    pack(tree, "x.tar").rename(tree / "x.tar")
+    assert_same_set(open_training_set(tree), wanted)
+
+
 def test_something_unknown_is_told_what_is_known(tmp_path):
     (tmp_path / "faces.tar.gz").write_bytes(b"\x1f\x8b compressed")
     with pytest.raises(DataError, match=r"faces\.tar\.gz is of no known format.*a record file"):

@@ -34,6 +34,7 @@ from Utils.Datasets_Utils.verification_set import (
 )
 from Utils.errors import DataError
 
+Found = tuple[ImageStore, np.ndarray, np.ndarray | None]
 Format = TypeVar("Format", "TrainingFormat", "VerificationFormat")
 
 PAIRS_NAME = "pairs.txt"  # looked for in a folder or an archive where no pairs file is named
@@ -42,11 +43,12 @@ PAIRS_NAME = "pairs.txt"  # looked for in a folder or an archive where no pairs 
 @dataclass(frozen=True)
 class TrainingFormat:
     """name: for people. recognise: whether a path is of this format. find: (store, labels int64,
-    rows of the store that they belong to), as they are in it, before labels are checked."""
+    rows of the store that they belong to; None: all), as they are in it, before labels are checked.
+    """
 
     name: str
     recognise: Callable[[Path], bool]
-    find: Callable[[Path], tuple[ImageStore, np.ndarray, np.ndarray]]
+    find: Callable[[Path], Found]
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class VerificationFormat:
     open: Callable[[Path, Path | None, str], VerificationSet]
 
 
-def find_images(path: Path) -> tuple[ImageStore, np.ndarray, np.ndarray]:
-    """The images and labels (int64) at a path, and the images' rows, before labels are checked."""
+def find_images(path: Path) -> Found:
+    """The images and labels (int64) at a path, and the images' rows (None: all), before labels are
+    checked."""
     return _recognise(path, TRAINING_FORMATS, "training set").find(path)
 
 
@@ -96,25 +99,23 @@ def _recognise(path: Path, formats: Sequence[Format], what: str) -> Format:
     raise DataError(f"the {what} {path} {problem}. Expected one of: {names}.")
 
 
-def _find_records(path: Path) -> tuple[ImageStore, np.ndarray, np.ndarray]:
-    store, labels = open_records(find_record_file(path))
-    return store, labels, np.arange(len(labels))
+def _find_records(path: Path) -> Found:
+    return *open_records(find_record_file(path)), None
 
 
-def _find_shards(path: Path) -> tuple[ImageStore, np.ndarray, np.ndarray]:
-    store, labels = open_shards(path)
-    return store, labels, np.arange(len(labels))
+def _find_shards(path: Path) -> Found:
+    return *open_shards(path), None
 
 
-def _find_in_archive(path: Path) -> tuple[ImageStore, np.ndarray, np.ndarray]:
+def _find_in_archive(path: Path) -> Found:
     archive = open_archive(path)
     rows, labels = tree_images(archive)
     return archive, labels, rows
 
 
-def _find_in_folders(path: Path) -> tuple[ImageStore, np.ndarray, np.ndarray]:
+def _find_in_folders(path: Path) -> Found:
     found = read_class_folders(path)
-    return found.images, found.labels, np.arange(len(found))
+    return found.images, found.labels, None
 
 
 def _read_list(store: ImageStore, file_list: Path) -> tuple[PathTable, np.ndarray]:

@@ -61,7 +61,8 @@ def _images(source: Path) -> tuple[PathTable, np.ndarray]:
     if source.suffix == ".lst":
         return _read_lst(source)
     store, labels, rows = find_images(source)
-    return PathTable(store.name(row) for row in rows.tolist()), labels
+    rows = range(len(store)) if rows is None else rows.tolist()
+    return PathTable(store.name(row) for row in rows), labels
 
 
 def _read_lst(path: Path) -> tuple[PathTable, np.ndarray]:

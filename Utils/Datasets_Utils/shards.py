@@ -97,7 +97,10 @@ def find_shards(path: Path) -> list[Path]:
     """The tar files of a folder of shards, or a single one; empty where there are none."""
     if path.is_dir():
         # Names with a dot in front are shards that are still being written.
-        return sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
+        shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
+        # A folder tree may still have the archive that it was unpacked from beside its folders.
+        tree = shards and any(p.is_dir() for p in path.iterdir()) and not _has_labels(shards[0])
+        return [] if tree else shards
     return [path] if path.suffix == ".tar" and path.is_file() and _has_labels(path) else []
 
 

@@ -313,10 +313,10 @@ def test_wrong_metadata_is_named(blp):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    config = Config(input_size=(48, 48), feature_dim=16, save_dir=str(tmp_path_factory.mktemp("x")))
+    config = Config(input_size=(48, 48), feature_dim=16)
     state = build_state(config, 2, torch.device("cpu"), None)
     path = tmp_path_factory.mktemp("checkpoint") / "net.pt"
-    torch.save(state.checkpoint(config), path)
+    torch.save(state.checkpoint(config, 10), path)
     return path
 
 

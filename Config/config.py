@@ -42,26 +42,36 @@ class Config:
     train_dataset: str = setting(
         "Demo", "Demo, CASIA_WebFace, MS_Celeb_1M, or a name of your own with train_dataset_path"
     )
-    train_dataset_path: str = setting("", "folder of your own training images")
-    train_file_list: str = setting(
-        "", "list of your own training images, 'path  label' a line; empty: a folder a class"
+    train_dataset_path: str = setting(
+        "", "your own training images: folder, .rec, tar shards, .zip, .tar"
     )
-    webface_dataset_path: str = setting("", "folder of CASIA-WebFace, aligned to 112×112")
-    webface_file_list: str = setting("", "list of CASIA-WebFace; empty: a folder a class")
-    ms1m_dataset_path: str = setting("", "folder of MS-Celeb-1M, aligned to 112×112")
-    ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: a folder a class")
+    train_file_list: str = setting(
+        "",
+        "list of your own training images, 'path  label' a line; empty: labels as they lie there",
+    )
+    webface_dataset_path: str = setting(
+        "", "CASIA-WebFace, 112×112: folder, .rec, tar shards, .zip"
+    )
+    webface_file_list: str = setting("", "list of CASIA-WebFace; empty: labels as they lie there")
+    ms1m_dataset_path: str = setting("", "MS-Celeb-1M, 112×112: folder, .rec, tar shards, .zip")
+    ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: labels as they lie there")
     demo_dataset_path: str = setting("Datasets/Demo", "where the demo faces are drawn, once")
     batch_size: int = setting(16, "images a step, over all devices together")
     num_workers: int = setting(2, "processes that decode images; 0: the main process does it")
     seed: int = setting(42, "seed of initial weights, image order and flips")
 
     # Test data
-    lfw_dataset_path: str = setting("", "folder of LFW; empty: the demo's")
-    lfw_file_list: str = setting("", "pairs.txt of LFW")
-    agedb_dataset_path: str = setting("", "folder of AgeDB-30; empty: the demo's")
-    agedb_file_list: str = setting("", "pairs of AgeDB-30, 'left right 1|-1' a line")
-    cfp_dataset_path: str = setting("", "folder of CFP-FP; empty: the demo's")
-    cfp_file_list: str = setting("", "pairs of CFP-FP, 'left right 1|-1' a line")
+    lfw_dataset_path: str = setting("", "LFW: .bin, .blp folder, or images; empty: the demo's")
+    lfw_file_list: str = setting("", "pairs.txt of LFW; none for .bin and .blp")
+    agedb_dataset_path: str = setting(
+        "", "AgeDB-30: .bin, .blp folder, or images; empty: the demo's"
+    )
+    agedb_file_list: str = setting(
+        "", "its pairs, 'left right 1|-1' a line; none for .bin and .blp"
+    )
+    cfp_dataset_path: str = setting("", "CFP-FP: .bin, .blp folder, or images; empty: the demo's")
+    cfp_file_list: str = setting("", "its pairs, 'left right 1|-1' a line; none for .bin and .blp")
+    blp_channel_order: str = setting("BGR", "channel order of the values in .blp sets, BGR or RGB")
 
     # Network
     backbone: str = setting(
@@ -101,6 +111,8 @@ class Config:
 
     # Judging
     checkpoint: str = setting("", "checkpoint of the network to judge")
+    data: str = setting("", "any other verification set: .bin, .blp folder, or images with pairs")
+    pairs: str = setting("", "its pairs file; none for .bin and .blp")
     protocol: str = setting("both", "10-fold rule: cosine, insightface or both")
     eval_batch_size: int = setting(64, "images embedded at once")
     output: str = setting("", "folder for figures and pictures; empty: Results/<run>_<checkpoint>")

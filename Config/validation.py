@@ -12,6 +12,7 @@ from Config.config import Config
 from Head import HEADS
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
+CHANNEL_ORDERS = ("BGR", "RGB")
 PROTOCOLS = ("cosine", "insightface", "both")
 
 # The prefix of each known training set's `<prefix>_dataset_path` and `<prefix>_file_list`.
@@ -79,6 +80,7 @@ def _check_names(config: Config) -> None:
     require("margin", config.margin, HEADS)
     require("amp_dtype", config.amp_dtype, AMP_DTYPES)
     require("protocol", config.protocol, PROTOCOLS)
+    require("blp_channel_order", config.blp_channel_order, CHANNEL_ORDERS)
 
 
 def _check_numbers(config: Config) -> None:
@@ -129,7 +131,7 @@ def _check_data(config: Config) -> None:
     raise ConfigError(
         "train_dataset",
         config.train_dataset,
-        f"it needs {prefix}_dataset_path, the folder of its images, which is empty. "
+        f"it needs {prefix}_dataset_path, the folder or file of its images, which is empty. "
         f"Known: {known}; any other name is a set of your own.",
     )
 

@@ -73,7 +73,7 @@ def test_real_photos_are_read_as_rgb_and_counted(shared_data, tmp_path):
     report = write_list(images, tmp_path / "list.txt")
     assert "3381 images, 1839 identities" in report
     dataset = open_training_set(images, tmp_path / "list.txt")
-    bgr = cv2.imread(str(images / dataset.paths[100]))
+    bgr = cv2.imread(str(images / dataset.name(100)))
     np.testing.assert_array_equal(dataset[100][0], bgr[..., ::-1])
 
 

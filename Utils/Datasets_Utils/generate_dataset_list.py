@@ -1,61 +1,128 @@
-"""Write the image list of a class-per-folder tree.
+"""Write the image list of a training set.
 
-    python -m Utils.Datasets_Utils.generate_dataset_list FOLDER LIST [--min_images N]
+    python -m Utils.Datasets_Utils.generate_dataset_list SOURCE LIST [--min_images N]
 
-Images and classes are sorted and the labels contiguous from 0, so that the same tree gives the
-same list on every machine. Folders without images and other files are left out and reported.
+SOURCE is a class-per-folder tree, or anything else that training opens: a record file, tar shards,
+an archive; or an .lst file, MXNet's `index<TAB>label<TAB>path` or insightface's
+`1<TAB>path<TAB>label`. Labels are numbered from 0 without gaps, in their order; images and classes
+of a tree are sorted, so that the same tree gives the same list on every machine. Folders without
+images and other files are left out and reported.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
+from Utils.Datasets_Utils.formats import find_images, is_folder
 from Utils.Datasets_Utils.image_list import SHOWN, Tree, scan_tree
+from Utils.Datasets_Utils.path_table import PathTable
 from Utils.errors import DataError, run_script
 from Utils.files import atomic_path
 
 
-def write_list(root: str | Path, file_list: str | Path, min_images: int = 1) -> str:
-    """Write `path  label` lines for the tree under root, and return a report of what was found.
+def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -> str:
+    """Write `name  label` lines for the images of source, and return a report of what was found.
 
     min_images: classes with fewer images are left out, and the labels numbered without them.
-    Raises DataError where no class is left.
+    Raises DataError where no class is left, and for a source that can't be read.
     """
-    tree = scan_tree(root)
-    images = _large_classes(tree, min_images)
-    if not images:
+    source, file_list = Path(source), Path(file_list)
+    tree = scan_tree(source) if is_folder(source) else None
+    names, labels = _tree_images(tree) if tree else _images(source)
+    kept, labels, left_out = _renumber(labels, min_images)
+    if len(labels) == 0:
+        what = "folder" if tree else "class"
         raise DataError(
-            f"{root} has no folder with {min_images} or more images, so there is nothing to list."
+            f"{source} has no {what} with {min_images} or more images, so there is nothing to list."
         )
-    file_list = Path(file_list)
+    write_lines(file_list, (names[row] for row in kept.tolist()), labels)
+    return _report(file_list, labels, left_out, min_images, tree)
+
+
+def write_lines(file_list: Path, names: Iterable[str], labels: np.ndarray) -> None:
+    """Write an image list."""
     file_list.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_path(file_list) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape") as f,
     ):
-        f.writelines(f"{path}  {label}\n" for path, label in images)
-    return _report(tree, images, file_list, min_images)
+        f.writelines(f"{n}  {label}\n" for n, label in zip(names, labels.tolist(), strict=True))
 
 
-def _large_classes(tree: Tree, min_images: int) -> list[tuple[str, int]]:
-    counts = [0] * len(tree.classes)
-    for _, label in tree.images:
-        counts[label] += 1
-    kept = (label for label, count in enumerate(counts) if count >= min_images)
-    new_label = {label: number for number, label in enumerate(kept)}
-    return [(path, new_label[label]) for path, label in tree.images if label in new_label]
+def _tree_images(tree: Tree) -> tuple[PathTable, np.ndarray]:
+    labels = np.array([label for _, label in tree.images], np.int64)
+    return PathTable(path for path, _ in tree.images), labels
 
 
-def _report(tree: Tree, images: list[tuple[str, int]], file_list: Path, min_images: int) -> str:
-    classes = images[-1][1] + 1
-    lines = [f"{file_list}: {len(images)} images, {classes} identities"]
-    if classes < len(tree.classes):
-        lines.append(
-            f"  left out: {len(tree.classes) - classes} identities with fewer than "
-            f"{min_images} images"
-        )
+def _images(source: Path) -> tuple[PathTable, np.ndarray]:
+    """(names, labels) of an .lst, or of any other format."""
+    if source.suffix == ".lst":
+        return _read_lst(source)
+    store, labels, rows = find_images(source)
+    rows = range(len(store)) if rows is None else rows.tolist()
+    return PathTable(store.name(row) for row in rows), labels
+
+
+def _read_lst(path: Path) -> tuple[PathTable, np.ndarray]:
+    """(paths, labels) of an .lst. Raises DataError naming file and line."""
+    names, labels = [], []
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}.") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        fields = [field.strip() for field in line.split("\t")]
+        if not line.strip():
+            continue
+        name, label = _parse_lst(fields)
+        if label is None:
+            raise DataError(
+                f"{path}, line {number}: {line[:80]!r} is neither 'index<TAB>label<TAB>path' nor "
+                f"'1<TAB>path<TAB>label'."
+            )
+        names.append(name)
+        labels.append(label)
+    return PathTable(names), np.array(labels, np.int64)
+
+
+def _parse_lst(fields: list[str]) -> tuple[str, int | None]:
+    """(path, label) of a line of either kind; no label where it is neither."""
+    if len(fields) < 3:
+        return "", None
+    # MXNet's line has the (first) label as second field, insightface's the path.
+    if (label := _label(fields[1])) is not None:
+        return fields[-1], label
+    return fields[1], _label(fields[2])
+
+
+def _label(text: str) -> int | None:
+    """A class number, which some tools write as 3.000000; None for other texts."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if value >= 0 and value.is_integer() else None
+
+
+def _renumber(labels: np.ndarray, min_images: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """(rows to keep, their new labels, number of classes left out)."""
+    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    large = counts >= min_images
+    rows = np.flatnonzero(large[numbers])
+    return rows, (np.cumsum(large) - 1)[numbers[rows]], int((~large).sum())
+
+
+def _report(
+    file_list: Path, labels: np.ndarray, left_out: int, min_images: int, tree: Tree | None
+) -> str:
+    lines = [f"{file_list}: {len(labels)} images, {labels.max() + 1} identities"]
+    if left_out:
+        lines.append(f"  left out: {left_out} identities with fewer than {min_images} images")
     for what, names in (
-        ("folders without images", tree.empty_folders),
-        ("files that are no images of a class", tree.other_files),
+        ("folders without images", tree.empty_folders if tree else []),
+        ("files that are no images of a class", tree.other_files if tree else []),
     ):
         if names:
             more = ", ..." if len(names) > SHOWN else ""
@@ -66,11 +133,11 @@ def _report(tree: Tree, images: list[tuple[str, int]], file_list: Path, min_imag
 def main() -> None:
     """Read the command line, write the list, print the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="the tree: a folder for each identity")
+    parser.add_argument("source", help="a folder for each identity, .rec, .lst, shards, .zip, .tar")
     parser.add_argument("list", help="the list file to write")
     parser.add_argument("--min_images", type=int, default=1, help="leave smaller identities out")
     arguments = parser.parse_args()
-    print(write_list(arguments.folder, arguments.list, arguments.min_images))
+    print(write_list(arguments.source, arguments.list, arguments.min_images))
 
 
 if __name__ == "__main__":

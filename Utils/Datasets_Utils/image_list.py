@@ -11,64 +11,81 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from Utils.Datasets_Utils.images import read_image
+from Utils.Datasets_Utils.images import read_encoded
 from Utils.Datasets_Utils.path_table import PathTable
+from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, TrainingSet
 from Utils.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-SHOWN = 3  # examples that an error names
 
 
-class ImageListSet(Dataset):
-    """Images of a folder with their labels.
+class FileImages(ImageStore):
+    """Single image files.
 
     root: the data set's folder. paths: the images, relative to it or absolute.
-    labels: int64, 0..C-1, each at least once.
-    source: what the labels came from, for messages.
+    source: what they are named by, for messages.
 
-    Raises DataError, when it is made, for no images at all, labels that are not 0..C-1, and
-    missing files.
+    Raises DataError, when it is made, for missing files.
     """
 
-    def __init__(self, root: Path, paths: PathTable, labels: np.ndarray, source: Path) -> None:
-        if len(paths) == 0:
-            raise DataError(f"{source} names no images.")
+    def __init__(self, root: Path, paths: PathTable, source: Path) -> None:
         self.root = Path(root)
         self.paths = paths
-        self.labels = labels
-        self.num_classes = _count_classes(labels, source)
+        self.source = source
         _check_files(self.root, paths, source)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """(uint8 H×W×3 RGB, label). Raises ImageError, naming the file, where it can't be read."""
-        return read_image(self.root / self.paths[index]), int(self.labels[index])
+    def encoded(self, row: int) -> np.ndarray:
+        return read_encoded(self.root / self.paths[row])
+
+    def name(self, row: int) -> str:
+        return self.paths[row]
+
+    def place(self, row: int) -> str:
+        return str(self.root / self.paths[row])
 
 
-def read_image_list(root: str | Path, file_list: str | Path) -> ImageListSet:
-    """Open the images that a list names. Raises DataError as `ImageListSet` does, and for a line
-    that is not `path  label`."""
+def read_image_list(root: str | Path, file_list: str | Path) -> TrainingSet:
+    """Open the images that a list names. Raises DataError as `TrainingSet` does, for missing
+    files, and for a line that is not `path  label`."""
     root, file_list = Path(root), Path(file_list)
     if not root.is_dir():
         raise DataError(f"the data set's folder {root} does not exist or is no folder.")
+    paths, labels = parse_list(file_list)
+    return TrainingSet(FileImages(root, paths, file_list), labels, file_list)
+
+
+def parse_list(file_list: str | Path) -> tuple[PathTable, np.ndarray]:
+    """The names and labels (int64) of an image list.
+
+    Raises DataError for a list that can't be read, and for a line that is not `path  label`.
+    """
     labels = array("q")
     try:
         with open(file_list, encoding="utf-8", errors="surrogateescape") as lines:
-            paths = PathTable(_parse(lines, file_list, labels))
+            paths = PathTable(_parse(lines, Path(file_list), labels))
     except OSError as error:
         raise DataError(f"the image list {file_list} can't be read: {error.strerror}.") from None
-    return ImageListSet(root, paths, np.array(labels, np.int64), file_list)
+    return paths, np.array(labels, np.int64)
 
 
-def read_class_folders(root: str | Path) -> ImageListSet:
+def parse_list_text(content: bytes, file_list: Path) -> tuple[PathTable, np.ndarray]:
+    """The names and labels of an image list's bytes; file_list is where they come from."""
+    labels = array("q")
+    lines = content.decode("utf-8", "surrogateescape").splitlines()
+    paths = PathTable(_parse(iter(lines), file_list, labels))
+    return paths, np.array(labels, np.int64)
+
+
+def read_class_folders(root: str | Path) -> TrainingSet:
     """Open a tree in which each folder with images is a class, numbered in sorted order."""
     tree = scan_tree(root)
     labels = np.array([label for _, label in tree.images], np.int64)
-    return ImageListSet(Path(root), PathTable(p for p, _ in tree.images), labels, Path(root))
+    images = FileImages(Path(root), PathTable(p for p, _ in tree.images), Path(root))
+    return TrainingSet(images, labels, Path(root))
 
 
 class Tree:
@@ -121,17 +138,6 @@ def _parse(lines: Iterator[str], file_list: Path, labels: array) -> Iterator[str
             )
         labels.append(int(words[1]))
         yield words[0]
-
-
-def _count_classes(labels: np.ndarray, source: Path) -> int:
-    present = np.unique(labels)
-    if len(present) == present[-1] + 1:
-        return len(present)
-    missing = np.setdiff1d(np.arange(min(present[-1], len(present) + SHOWN)), present)[:SHOWN]
-    raise DataError(
-        f"{source}: the labels are not 0..C-1: {len(present)} different ones up to {present[-1]}, "
-        f"without {', '.join(map(str, missing))}. generate_dataset_list.py numbers them anew."
-    )
 
 
 def _check_files(root: Path, paths: PathTable, source: Path) -> None:

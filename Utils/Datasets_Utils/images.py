@@ -17,22 +17,44 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises ImageError naming the file when it cannot be opened or is not an image.
     """
+    return decode_image(read_encoded(path), os.fspath(path))
+
+
+def read_encoded(path: str | os.PathLike[str]) -> np.ndarray:
+    """The bytes of a file as uint8. Raises ImageError naming it when it cannot be opened."""
     path = os.fspath(path)
     try:
         # cv2.imread goes through the system's code page and fails on some non-ASCII paths.
-        encoded = np.fromfile(path, dtype=np.uint8)
+        return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be opened ({error.strerror or error}); check the path and its "
             "permissions"
         ) from error
+
+
+def decode_image(encoded: bytes | np.ndarray, place: str) -> np.ndarray:
+    """The image in the bytes of a file as uint8 H×W×3, RGB.
+
+    place: where they come from, for the error. Raises ImageError where they are no image.
+    """
+    encoded = np.frombuffer(encoded, np.uint8)
     image = _decode(encoded)
     if image is None:
         raise ImageError(
-            f"{path}: {encoded.size} bytes that are not an image OpenCV can decode; expected a "
+            f"{place}: {encoded.size} bytes that are not an image OpenCV can decode; expected a "
             "whole JPEG, PNG or BMP file, copy it again or take it off the list"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def image_suffix(encoded: bytes | np.ndarray) -> str:
+    """The suffix that a file of these bytes should have, from its first ones; .jpg if unknown."""
+    head = bytes(encoded[:12])
+    for magic, suffix in ((b"\x89PNG", ".png"), (b"BM", ".bmp"), (b"II*\0", ".tif")):
+        if head.startswith(magic):
+            return suffix
+    return ".webp" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else ".jpg"
 
 
 def _decode(encoded: np.ndarray) -> np.ndarray | None:

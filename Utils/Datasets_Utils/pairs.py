@@ -70,7 +70,12 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
     when the lines do not fill whole folds; OSError when the file cannot be opened.
     """
     path = Path(path)
-    lines = _read_lines(path)
+    return parse_pairs(path, path.read_bytes())
+
+
+def parse_pairs(path: Path, content: bytes) -> Pairs:
+    """The pairs in the bytes of a pairs file; path is where they come from. As `read_pairs`."""
+    lines = _read_lines(path, content)
     if not lines:
         raise PairsError(f"{path}: is empty, expected LFW's pairs format or lines {_LIST_FORM}")
     header = lines[0].text.split()
@@ -91,9 +96,9 @@ def consecutive_folds(count: int, folds: int = LIST_FOLDS) -> np.ndarray:
     return np.repeat(np.arange(folds), [len(part) for part in parts])
 
 
-def _read_lines(path: Path) -> list[_Line]:
+def _read_lines(path: Path, content: bytes) -> list[_Line]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise PairsError(
             f"{path}: byte {error.start} is not UTF-8 text; expected a pairs file, save it as UTF-8"

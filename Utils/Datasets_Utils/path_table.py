@@ -21,6 +21,17 @@ class PathTable:
         self._text = np.frombuffer(bytes(text), np.uint8)
         self._ends = np.frombuffer(ends, np.int64)
 
+    @classmethod
+    def from_arrays(cls, text: np.ndarray, ends: np.ndarray) -> "PathTable":
+        """The inverse of `arrays`."""
+        table = cls(())
+        table._text, table._ends = text, ends
+        return table
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The text as uint8, and as int64 0 and where each path ends in it; for storing."""
+        return self._text, self._ends
+
     def __len__(self) -> int:
         return len(self._ends) - 1
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.images import read_image
+from Utils.Datasets_Utils.images import read_encoded, read_image
 from Utils.Datasets_Utils.pairs import Pairs, read_pairs
+from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.errors import DataError
 
 # What is added to a name that has no extension, in this order.
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".JPG", ".PNG", ".JPEG", ".BMP")
@@ -26,6 +28,8 @@ class VerificationSet:
         may read from it.
     names: what to call each image, in the same order.
     left, right: P ints, indices into images. same: P bools. folds: P ints, from 0.
+    sizes: how many images have which (height, width), None for unreadable ones; where the format
+        lets it be told without reading every image.
 
     Raises ValueError when these do not fit together.
     """
@@ -36,6 +40,7 @@ class VerificationSet:
     right: np.ndarray
     same: np.ndarray
     folds: np.ndarray
+    sizes: dict[tuple[int, int] | None, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.images):
@@ -69,6 +74,55 @@ class ImageFiles(Sequence[np.ndarray]):
 
     def __getitem__(self, index: int) -> np.ndarray:
         return read_image(self.paths[index])
+
+    def encoded(self, index: int) -> np.ndarray:
+        """The bytes of the image file."""
+        return read_encoded(self.paths[index])
+
+
+class StoredImages(Sequence[np.ndarray]):
+    """Some rows of a store (an archive, a record file, shards) as uint8 H×W×3 RGB images."""
+
+    def __init__(self, store: ImageStore, rows: np.ndarray):
+        self.store = store
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.store.decode(int(self.rows[index]))
+
+    def encoded(self, index: int) -> bytes | np.ndarray:
+        """The bytes of the image file."""
+        return self.store.encoded(int(self.rows[index]))
+
+
+def load_stored_pairs(store: ImageStore, pairs: Pairs, top: str = "") -> VerificationSet:
+    """The verification set of a store's images and the pairs of their names.
+
+    top: a folder, with its slash, that names may leave out.
+    Raises DataError naming the first missing images.
+    """
+    known = {store.name(row): row for row in range(len(store))}
+    suffixes = ("", *IMAGE_SUFFIXES)
+    candidates = ([p + name + s for p in ("", top) for s in suffixes] for name in pairs.names)
+    found = [next((known[c] for c in names if c in known), None) for names in candidates]
+    missing = [name for name, row in zip(pairs.names, found, strict=True) if row is None]
+    if missing:
+        named = ", ".join(missing[:_MISSING_NAMED]) + (", ..." * (len(missing) > _MISSING_NAMED))
+        raise DataError(
+            f"{store.source}: {len(missing)} of the {len(found)} images named in {pairs.source} "
+            f"are not in it: {named}."
+        )
+    return VerificationSet(
+        images=StoredImages(store, np.array(found, np.int64)),
+        names=pairs.names,
+        left=pairs.left,
+        right=pairs.right,
+        same=pairs.same,
+        folds=pairs.folds,
+    )
 
 
 def load_pairs_set(

@@ -43,7 +43,8 @@ def find_benchmark(prefix: str) -> Benchmark:
 
 
 def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
-    """(images, pairs file) as the settings say; both empty where they name no data set.
+    """(images, pairs file) as the settings say; both empty where they name no data set, the second
+    also for formats that hold their pairs.
 
     Raises DataError where only the pairs file is given.
     """
@@ -52,12 +53,7 @@ def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
     if file_list and not path:
         raise DataError(
             f"{benchmark.prefix}_file_list is {file_list}, but {benchmark.prefix}_dataset_path, "
-            f"the folder of its images, is empty."
-        )
-    if path and not file_list:
-        raise DataError(
-            f"{benchmark.prefix}_dataset_path is {path}, but {benchmark.prefix}_file_list, "
-            f"its pairs file, is empty."
+            f"where its images are, is empty."
         )
     return path, file_list
 
@@ -76,7 +72,8 @@ def open_benchmark(config: Config, benchmark: Benchmark) -> tuple[VerificationSe
     path, file_list = benchmark_paths(config, benchmark)
     if not path:
         path, file_list = demo_paths(config, benchmark)
-    return open_verification_set(path, file_list), file_list
+    data = open_verification_set(path, file_list, config.blp_channel_order)
+    return data, file_list or path
 
 
 def protocols_of(config: Config) -> list[str]:

@@ -1,6 +1,7 @@
 """Judging a checkpoint on a verification benchmark: table, results file and pictures."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 
 from Config import Config, validate
+from Utils.Datasets_Utils import open_verification_set
+from Utils.Datasets_Utils.image_size import describe_sizes
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.devices import choose_device
-from Utils.errors import CheckpointError, RunError
+from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.benchmark import (
     Benchmark,
     find_benchmark,
@@ -35,7 +38,7 @@ SETTINGS = (
     "device",
     "eval_batch_size",
     "num_workers",
-    "demo_dataset_path",
+    "blp_channel_order",
 )
 
 
@@ -49,7 +52,7 @@ class Report:
 
 def settings_of(prefix: str) -> set[str]:
     """The flags of the evaluation script of a benchmark."""
-    return {*SETTINGS, f"{prefix}_dataset_path", f"{prefix}_file_list"}
+    return {*SETTINGS, "demo_dataset_path", f"{prefix}_dataset_path", f"{prefix}_file_list"}
 
 
 def evaluate_checkpoint(config: Config, prefix: str) -> Report:
@@ -59,14 +62,37 @@ def evaluate_checkpoint(config: Config, prefix: str) -> Report:
     score histograms and a sheet of the worst errors as PNG. Raises ConfigError, DataError,
     CheckpointError or RunError.
     """
+    benchmark = find_benchmark(prefix)
+    return _evaluate(config, benchmark, lambda: open_benchmark(config, benchmark))
+
+
+def evaluate_set(config: Config) -> Report:
+    """Judge `config.checkpoint` on the verification set that `data` (and `pairs`) name.
+
+    Writes what `evaluate_checkpoint` writes, named after the set, and raises what it raises.
+    """
+    if not config.data:
+        raise DataError("there is nothing to judge on: give --data PATH.")
+    path = Path(config.data).absolute()
+    name = path.name if path.is_dir() else path.stem
+    return _evaluate(config, Benchmark(name, "", name), lambda: _open_set(config))
+
+
+def _open_set(config: Config) -> tuple[VerificationSet, str]:
+    data = open_verification_set(config.data, config.pairs, config.blp_channel_order)
+    return data, config.pairs or config.data
+
+
+def _evaluate(
+    config: Config, benchmark: Benchmark, open_data: Callable[[], tuple[VerificationSet, str]]
+) -> Report:
     validate(config, torch.cuda.device_count())
     if not config.checkpoint:
         raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
-    benchmark = find_benchmark(prefix)
     device = choose_device(config)
     backbone = load_backbone(config.checkpoint).to(device, memory_format=torch.channels_last)
     folder = _make_output(config)
-    data, source = open_benchmark(config, benchmark)
+    data, source = open_data()
     results = judge(
         backbone,
         data,
@@ -109,6 +135,7 @@ def _about(
         "images": len(data.images),
         "pairs": len(data.same),
         "folds": len(np.unique(data.folds)),
+        "sizes": describe_sizes(data.sizes),
     }
 
 
@@ -159,6 +186,8 @@ def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str
         f"{about['folds']} folds\n  pairs       {about['data']}\n"
         f"  checkpoint  {about['checkpoint']}\n"
     )
+    if about["sizes"]:
+        head += f"  sizes       {about['sizes']}\n"
     lines = [head, _row("fold", [f"{p:>11} {'threshold':>10}" for p in results])]
     for fold in range(about["folds"]):
         lines.append(

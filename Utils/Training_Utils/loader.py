@@ -28,10 +28,13 @@ class EpochSampler(Sampler[list[int]]):
 
     The permutation depends on (seed, epoch) alone, so that a resumed run goes through the rest of
     an epoch in the order in which it began. A last batch that is not full is left out.
+
+    dataset: has a length, and may have its own `epoch_order(generator)`, as `TrainingSet` does.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
-        self.length = length
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int) -> None:
+        self.length = len(dataset)
+        self.order = getattr(dataset, "epoch_order", self._any_order)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -41,9 +44,12 @@ class EpochSampler(Sampler[list[int]]):
         return self.length // self.batch_size - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        order = self.order(np.random.default_rng((self.seed, self.epoch)))
         for batch in range(self.first_batch, self.length // self.batch_size):
             yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+    def _any_order(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.permutation(self.length)
 
 
 class TrainingLoader:
@@ -63,7 +69,7 @@ class TrainingLoader:
         pin_memory: bool = False,
     ) -> None:
         self.batches_per_epoch = len(dataset) // batch_size
-        self._sampler = EpochSampler(len(dataset), batch_size, seed)
+        self._sampler = EpochSampler(dataset, batch_size, seed)
         self._loader = DataLoader(
             _Fitted(dataset, input_size),
             batch_sampler=self._sampler,

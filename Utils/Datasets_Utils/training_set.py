@@ -1,0 +1,120 @@
+"""Training sets: encoded images as some file format stores them, and a label for each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from Utils.Datasets_Utils.images import decode_image
+from Utils.errors import DataError
+
+SHOWN = 3  # examples that an error names
+
+
+class ImageStore(ABC):
+    """Encoded images in files of one format, by row from 0. A subclass is a format.
+
+    It can be pickled, opens its files in each process that reads, and holds arrays, not a Python
+    object for each image.
+
+    source: the file or folder, for messages.
+    """
+
+    source: Path
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def encoded(self, row: int) -> bytes | np.ndarray:
+        """The bytes of an image file, as stored. Raises ImageError, saying where, if damaged."""
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """What a list calls the image."""
+
+    def place(self, row: int) -> str:
+        """Where the image lies, for messages."""
+        return f"{self.source}, image {self.name(row)}"
+
+    def decode(self, row: int) -> np.ndarray:
+        """The image as uint8 H×W×3 RGB. Raises ImageError, saying where, if it can't be read."""
+        return decode_image(self.encoded(row), self.place(row))
+
+    def rows(self, names: Sequence[str], file_list: Path) -> np.ndarray:
+        """The rows (int64) of the images that a list names. Raises DataError for unknown ones."""
+        known = {self.name(row): row for row in range(len(self))}
+        rows = np.array([known.get(name, -1) for name in names], np.int64)
+        missing = np.flatnonzero(rows < 0)
+        if missing.size:
+            shown = ", ".join(names[i] for i in missing[:SHOWN].tolist())
+            raise DataError(
+                f"{file_list}: {missing.size} of {len(names)} images are missing in {self.source}, "
+                f"the first: {shown}."
+            )
+        return rows
+
+    def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """The order, a permutation of 0..N-1, in which an epoch goes through these N rows."""
+        return generator.permutation(len(rows))
+
+
+class TrainingSet(Dataset):
+    """Images with their labels.
+
+    images: where they are. labels: int, N, 0..C-1, each at least once. source: what the labels
+    came from, for messages. rows: N rows of images; None: all in order.
+
+    Raises DataError, when it is made, for no images at all or labels that are not 0..C-1.
+    """
+
+    def __init__(
+        self, images: ImageStore, labels: np.ndarray, source: Path, rows: np.ndarray | None = None
+    ) -> None:
+        if len(labels) == 0:
+            raise DataError(f"{source} names no images.")
+        self.images = images
+        self.labels = labels
+        self.rows = rows
+        self.num_classes = _count_classes(labels, source)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """(uint8 H×W×3 RGB, label). Raises ImageError, saying where, where it can't be read."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return self.images.decode(self.row(index)), int(self.labels[index])
+
+    def row(self, index: int) -> int:
+        """The row of an image in `images`."""
+        return index % len(self) if self.rows is None else int(self.rows[index])
+
+    def encoded(self, index: int) -> bytes | np.ndarray:
+        """The image's bytes, as stored."""
+        return self.images.encoded(self.row(index))
+
+    def name(self, index: int) -> str:
+        """What a list calls the image."""
+        return self.images.name(self.row(index))
+
+    def epoch_order(self, generator: np.random.Generator) -> np.ndarray:
+        """The order in which an epoch goes through the set: a permutation of 0..N-1."""
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        return self.images.epoch_order(rows, generator)
+
+
+def _count_classes(labels: np.ndarray, source: Path) -> int:
+    present = np.unique(labels)
+    if len(present) == present[-1] + 1 and present[0] == 0:
+        return len(present)
+    missing = np.setdiff1d(np.arange(min(present[-1], len(present) + SHOWN)), present)[:SHOWN]
+    raise DataError(
+        f"{source}: the labels are not 0..C-1: {len(present)} different ones up to {present[-1]}, "
+        f"without {', '.join(map(str, missing))}. generate_dataset_list.py numbers them anew."
+    )

@@ -22,7 +22,8 @@ from Utils.Evaluation_Utils.benchmark import (
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
 from Utils.Evaluation_Utils.verification import VerificationResult
 from Utils.files import atomic_path
-from Utils.Pretrained_Utils import load_backbone
+from Utils.Pretrained_Utils import find_weights, load_backbone
+from Utils.Pretrained_Utils.load import describe
 from Utils.Training_Utils.run_folder import run_of
 
 WORST_SHOWN = 10
@@ -30,6 +31,10 @@ WORST_SHOWN = 10
 # What an evaluation script takes as flags, besides the paths of its own data set.
 SETTINGS = (
     "checkpoint",
+    "lineage",
+    "channel_order",
+    "input_mean",
+    "input_scale",
     "output",
     "protocol",
     "device",
@@ -64,7 +69,13 @@ def evaluate_checkpoint(config: Config, prefix: str) -> Report:
         raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
     benchmark = find_benchmark(prefix)
     device = choose_device(config)
-    backbone = load_backbone(config.checkpoint).to(device, memory_format=torch.channels_last)
+    backbone = load_backbone(
+        config.checkpoint,
+        config.lineage or None,
+        config.channel_order,
+        config.input_mean,
+        config.input_scale,
+    ).to(device, memory_format=torch.channels_last)
     folder = _make_output(config)
     data, source = open_benchmark(config, benchmark)
     results = judge(
@@ -76,14 +87,16 @@ def evaluate_checkpoint(config: Config, prefix: str) -> Report:
         config.num_workers,
         progress=f"Embedding {benchmark.title}",
     )
-    about = _about(config, benchmark, data, source)
+    about = {**_about(config, benchmark, data, source), "network": describe(backbone)}
     _write_json(folder / f"{benchmark.file_name}.json", about, results)
     _draw(folder, benchmark, data, results)
     return Report(_table(about, results), folder)
 
 
 def _make_output(config: Config) -> Path:
-    folder = Path(config.output) if config.output else default_output(Path(config.checkpoint))
+    folder = (
+        Path(config.output) if config.output else default_output(find_weights(config.checkpoint))
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,6 +171,7 @@ def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str
         f"{about['benchmark']}: {about['images']:,} images, {about['pairs']:,} pairs, "
         f"{about['folds']} folds\n  pairs       {about['data']}\n"
         f"  checkpoint  {about['checkpoint']}\n"
+        f"  network     {about['network']}\n"
     )
     lines = [head, _row("fold", [f"{p:>11} {'threshold':>10}" for p in results])]
     for fold in range(about["folds"]):

@@ -60,7 +60,7 @@ def read_file(path: Path) -> dict[str, Any]:
     contents = read(path)
     if not isinstance(contents, dict):
         raise CheckpointError(
-            f"checkpoint {path} holds a {type(contents).__name__}; expected a dictionary of tensors."
+            f"checkpoint {path} holds a {type(contents).__name__}, not a dictionary of tensors."
         )
     return contents
 

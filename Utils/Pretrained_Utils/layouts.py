@@ -135,7 +135,8 @@ ADAFACE_BOTTLENECK = Layout(
     _flat,
     _depths(BOTTLENECK_UNITS, 152, 200),
     attentions=("none", "se"),
-    variant={"shortcut": "pool", "bottleneck": True, "output_affine": False},
+    # No unit keeps its channels where the stride is 2, so there is no "pool" shortcut.
+    variant={"bottleneck": True, "output_affine": False},
 )
 OWN_FIXED = _same("conv1", "bn1", "prelu", "bn2", "fc", "features")
 OWN_UNIT = _same(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from Backbone import BACKBONES, rebuild_backbone
@@ -73,10 +74,15 @@ def build(
 ) -> nn.Module:
     """The network of weights that were read, as `load_backbone` returns it."""
     try:
-        backbone = rebuild_backbone(weights.description.architecture)
+        with torch.device("meta"):  # fresh weights would take longer than reading these
+            backbone = rebuild_backbone(weights.description.architecture)
+        backbone.to_empty(device="cpu")
         missing, unexpected = backbone.load_state_dict(weights.state, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _broken(weights.path, str(error).splitlines()[-1].strip()) from None
+    for key in missing:
+        if key.endswith(COUNTER):
+            backbone.get_buffer(key).zero_()
     missing = [key for key in missing if not key.endswith(COUNTER)]
     if missing or unexpected:
         what = f"no {missing[0]}" if missing else f"{unexpected[0]}, which the network has not"

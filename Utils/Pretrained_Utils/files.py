@@ -21,6 +21,7 @@ FOLDER = "Pretrained"
 SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS)
 # The file inside a folder that a network was saved as (CVLface does so).
 FOLDER_FILE = "model.pt"
+LIGHTNING = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
-    contents = read(path)
+    with torch.serialization.safe_globals(_stand_ins(path)):
+        contents = read(path)
     if not isinstance(contents, dict):
         raise CheckpointError(
             f"checkpoint {path} holds a {type(contents).__name__}, not a dictionary of tensors."
@@ -94,6 +96,19 @@ def write_backbone(
     contents = described(state, description) if description else dict(state)
     with atomic_path(path) as temporary:
         torch.save(contents, temporary)
+
+
+def _stand_ins(path: Path) -> list[tuple[type, str]]:
+    """Empty classes in place of those that Lightning's checkpoints name beside their tensors.
+
+    Older ones have a callback's class as the key of its state. With a stand-in the name means
+    something, and neither Lightning nor anything in the file is run.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # of many kinds, from a file that is damaged: reading it will say so
+        return []
+    return [(type("StandIn", (), {}), name) for name in names if name.startswith(LIGHTNING)]
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

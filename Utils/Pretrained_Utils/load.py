@@ -218,7 +218,8 @@ def describe(backbone: nn.Module) -> str:
     """One line on a loaded network: what it is, from whom, and what it is fed."""
     given, size = backbone.preprocessing, backbone.preprocessing.input_size
     variant = "".join(f", {k} {v}" for k, v in backbone.architecture["variant"].items())
+    what = f"{backbone.architecture['name']}{variant}, {backbone.feature_dim}-d"
     return (
-        f"{backbone.architecture['name']}{variant}, {backbone.feature_dim}-d, of {backbone.lineage}; input "
+        f"{what}, of {backbone.lineage}; input "
         f"{size[0]}×{size[1]} {given.channel_order}, (pixel - {given.mean:g}) / {given.scale:g}"
     )

@@ -77,12 +77,12 @@ def build(
         with torch.device("meta"):  # fresh weights would take longer than reading these
             backbone = rebuild_backbone(weights.description.architecture)
         backbone.to_empty(device="cpu")
+        for name, buffer in backbone.named_buffers():
+            if name.endswith(COUNTER):  # the one that old files do not have
+                buffer.zero_()
         missing, unexpected = backbone.load_state_dict(weights.state, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _broken(weights.path, str(error).splitlines()[-1].strip()) from None
-    for key in missing:
-        if key.endswith(COUNTER):
-            backbone.get_buffer(key).zero_()
     missing = [key for key in missing if not key.endswith(COUNTER)]
     if missing or unexpected:
         what = f"no {missing[0]}" if missing else f"{unexpected[0]}, which the network has not"

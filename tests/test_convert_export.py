@@ -13,14 +13,27 @@ from tests import lineage_networks as networks
 from tests.conftest import assert_one_paragraph, run_script
 from tests.lineage_networks import Recorder
 from tests.test_lineages import CASES, label, quasarlight_mobile
-from Utils.Pretrained_Utils import load_backbone
+from Utils.errors import CheckpointError
+from Utils.Pretrained_Utils import convert, load_backbone
 from Utils.Pretrained_Utils.convert import layout_counts, rename_for
 from Utils.Pretrained_Utils.export import METADATA, export
+from Utils.Pretrained_Utils.export import main as export_main
 from Utils.Pretrained_Utils.lineages import find_lineage
 from Utils.Pretrained_Utils.recognise import matches
 
 CONVERT = ("-m", "Utils.Pretrained_Utils.convert")
-EXPORT = ("-m", "Utils.Pretrained_Utils.export")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a command of this folder in this process, and give what it printed."""
+
+    def run(main, *arguments: object) -> str:
+        monkeypatch.setattr("sys.argv", ["command", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return run
 
 
 def assert_same_tensors(found: dict, expected: dict) -> None:
@@ -54,28 +67,25 @@ def test_every_lineages_names_come_back_bit_for_bit(case):
     ],
 )
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_the_command_converts_there_and_back(network, lineage, suffix, tmp_path):
+def test_the_command_converts_there_and_back(network, lineage, suffix, command, tmp_path):
     net = Recorder()
     network(net, torch.zeros(1, 3, 32, 32, dtype=torch.float64))
     half = {k: v.half() if v.is_floating_point() else v for k, v in net.state.items()}
     torch.save(half, tmp_path / "theirs.pth")
     ours, back = tmp_path / f"ours{suffix}", tmp_path / f"back{suffix}"
-    first = run_script(*CONVERT, tmp_path / "theirs.pth", ours)
-    assert first.returncode == 0, first.stderr
-    second = run_script(*CONVERT, ours, back, "--to", lineage)
-    assert second.returncode == 0, second.stderr
+    command(convert.main, tmp_path / "theirs.pth", ours)
+    command(convert.main, ours, back, "--to", lineage)
     read = load_file(back) if suffix == ".safetensors" else torch.load(back, weights_only=True)
     assert_same_tensors(read, half)
 
 
-def test_a_bare_backbone_file_says_all_that_it_takes(tmp_path):
+def test_a_bare_backbone_file_says_all_that_it_takes(command, tmp_path):
     net = Recorder()
     networks.treb1en_mobilefacenet(net, torch.zeros(1, 3, 48, 48, dtype=torch.float64))
     torch.save(net.state, tmp_path / "theirs.pth")
     original = load_backbone(tmp_path / "theirs.pth")
     for name in ("ours.pt", "ours.safetensors"):
-        run = run_script(*CONVERT, tmp_path / "theirs.pth", tmp_path / name, "--input_scale", "128")
-        assert run.returncode == 0, run.stderr
+        command(convert.main, tmp_path / "theirs.pth", tmp_path / name, "--input_scale", "128")
         backbone = load_backbone(tmp_path / name, "MobileFaceNet")
         assert backbone.preprocessing == Preprocessing("BGR", 127.5, 128.0, (48, 48))
         assert "TreB1eN" in backbone.lineage
@@ -84,7 +94,7 @@ def test_a_bare_backbone_file_says_all_that_it_takes(tmp_path):
         torch.testing.assert_close(backbone(images).norm(dim=1), torch.ones(2))
 
 
-def test_what_a_lineage_can_not_build_is_not_converted(tmp_path):
+def test_what_a_lineage_can_not_build_is_not_converted(command, tmp_path):
     se = build_backbone("SEResNet18_IR", 16, (32, 32))
     torch.save(se.state_dict(), tmp_path / "se.pt")
     for lineage, said in (
@@ -92,18 +102,18 @@ def test_what_a_lineage_can_not_build_is_not_converted(tmp_path):
         ("quasarlight", "it has none of this family and depth"),
         ("face_evolve", "it has none of this family and depth"),
     ):
-        run = run_script(*CONVERT, tmp_path / "se.pt", tmp_path / "out.pt", "--to", lineage)
-        assert_one_paragraph(run, "is not a network that", said)
+        with pytest.raises(CheckpointError, match=f"is not a network that.*{said}"):
+            command(convert.main, tmp_path / "se.pt", tmp_path / "out.pt", "--to", lineage)
     assert not (tmp_path / "out.pt").exists()
     assert_one_paragraph(
         run_script(*CONVERT, tmp_path / "se.pt", tmp_path / "out.bin"), "must end in"
     )
 
 
-def test_another_code_bases_habits_are_pointed_out(tmp_path):
+def test_another_code_bases_habits_are_pointed_out(command, tmp_path):
     torch.save(build_backbone("MobileFaceNet", 128).state_dict(), tmp_path / "ours.pt")
-    run = run_script(*CONVERT, tmp_path / "ours.pt", tmp_path / "ql.pth", "--to", "quasarlight")
-    assert "their code feeds channels as BGR, these weights want RGB" in run.stdout
+    said = command(convert.main, tmp_path / "ours.pt", tmp_path / "ql.pth", "--to", "quasarlight")
+    assert "their code feeds channels as BGR, these weights want RGB" in said
 
 
 def randomised(name: str, size: tuple[int, int] = (32, 32)) -> torch.nn.Module:
@@ -137,7 +147,7 @@ def test_onnx_and_pt2_give_the_networks_output(name, tmp_path):
     assert (found - expected).abs().max() < limit
 
 
-def test_preprocessing_goes_into_the_exported_network(tmp_path):
+def test_preprocessing_goes_into_the_exported_network(command, tmp_path):
     backbone = randomised("MobileFaceNet", (48, 32))
     backbone.preprocessing = Preprocessing("BGR", 100.0, 128.0, (48, 32))
     torch.save(
@@ -152,11 +162,10 @@ def test_preprocessing_goes_into_the_exported_network(tmp_path):
     pixels = (images.flip(3).permute(0, 3, 1, 2).float() - 100) / 128
     with torch.no_grad():
         expected = backbone(pixels)
-    run = run_script(
-        *(*EXPORT, tmp_path / "net.pt", tmp_path / "net.onnx", "--include_preprocessing")
+    said = command(
+        export_main, tmp_path / "net.pt", tmp_path / "net.onnx", "--include_preprocessing"
     )
-    assert run.returncode == 0, run.stderr
-    assert "largest difference" in run.stdout
+    assert "largest difference" in said
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     (found,) = session.run(None, {"input": images.numpy()})
     assert np.abs(found - expected.numpy()).max() < 1e-4

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from Backbone.prelu import PReLU
 from Backbone.preprocessing import Preprocessing
 
 # Channels inside the bottlenecks, their output channels, stride of the first: table 1 of the
@@ -46,7 +47,7 @@ class ConvBlock(nn.Module):
             in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False
         )
         self.bn = nn.BatchNorm2d(out_channels)
-        self.prelu = nn.Identity() if linear else nn.PReLU(out_channels)
+        self.prelu = nn.Identity() if linear else PReLU(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.prelu(self.bn(self.conv(x)))

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Backbone.attention import channel_gate, spatial_gate
+from Backbone.prelu import PReLU
 from Backbone.preprocessing import Preprocessing
 
 # Units in the four stages, for each depth.
@@ -60,7 +61,7 @@ class IRUnit(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels) if middle_norm else nn.Identity()
-        self.prelu = nn.PReLU(channels)
+        self.prelu = PReLU(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
         self.se = channel_gate(attention, channels)
@@ -90,10 +91,10 @@ class IRBottleneck(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(inner)
-        self.prelu = nn.PReLU(inner)
+        self.prelu = PReLU(inner)
         self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(inner)
-        self.prelu2 = nn.PReLU(inner)
+        self.prelu2 = PReLU(inner)
         self.conv3 = nn.Conv2d(inner, channels, 1, stride, bias=False)
         self.bn4 = nn.BatchNorm2d(channels)
         self.se = channel_gate(attention, channels)
@@ -153,7 +154,7 @@ class ResNetIR(nn.Module):
         channels = [c * EXPANSION if bottleneck else c for c in CHANNELS]
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.prelu = nn.PReLU(64)
+        self.prelu = PReLU(64)
         self.layer1 = _stage(unit, 64, channels[0], units[0])
         self.layer2 = _stage(unit, channels[0], channels[1], units[1])
         self.layer3 = _stage(unit, channels[1], channels[2], units[2])

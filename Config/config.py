@@ -3,7 +3,8 @@
     python Train.py --backbone ResNet50_IR --batch_size 128 --use_amp
 
 The text behind each setting is also its help text (`python Train.py --help`). The values here are
-those of the demo, which needs no data; `Config/recipes.py` holds the published experiments.
+those of the demo, which needs no data and has a few minutes: for real data start from a recipe
+(`Config/recipes.py`, `--recipe casia_webface`), which has the published ones.
 """
 
 import dataclasses
@@ -50,7 +51,7 @@ class Config:
     ms1m_dataset_path: str = setting("", "folder of MS-Celeb-1M, aligned to 112×112")
     ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: a folder a class")
     demo_dataset_path: str = setting("Datasets/Demo", "where the demo faces are drawn, once")
-    batch_size: int = setting(32, "images a step, over all devices together")
+    batch_size: int = setting(16, "images a step, over all devices together")
     num_workers: int = setting(2, "processes that decode images; 0: the main process does it")
     seed: int = setting(42, "seed of initial weights, image order and flips")
 
@@ -74,10 +75,10 @@ class Config:
     )
     margin: str = setting("ArcFace", "ArcFace, CosFace or Softmax")
     margin_size: float | None = setting(
-        None, "margin m; none: the published one (ArcFace 0.5 radians, CosFace 0.35)"
+        0.3, "margin m; none: the published one (ArcFace 0.5 radians, CosFace 0.35)"
     )
     easy_margin: bool = setting(False, "ArcFace: apply the margin only where the cosine is above 0")
-    scale_size: float = setting(32.0, "scale s of the logits")
+    scale_size: float = setting(16.0, "scale s of the logits")
 
     # Weights to start from, and what a network is fed
     pretrained: str = setting(
@@ -103,16 +104,16 @@ class Config:
     initial_lr: float = setting(0.1, "learning rate at the start")
     momentum: float = setting(0.9, "Nesterov momentum of SGD")
     weight_decay: float = setting(5e-4, "weight decay, on all weights")
-    total_epoch: int = setting(6, "epochs to train")
+    total_epoch: int = setting(5, "epochs to train")
     milestones: tuple[int, ...] = setting(
-        (4, 5), "finished epochs after which the learning rate is divided by 10, as in 22,31"
+        (3, 4), "finished epochs after which the learning rate is divided by 10, as in 22,31"
     )
 
     # Watching and saving
-    log_freq: int = setting(20, "iterations between two lines of the log")
-    test_freq: int = setting(100, "iterations between two rounds of the verification sets")
+    log_freq: int = setting(25, "iterations between two lines of the log")
+    test_freq: int = setting(250, "iterations between two rounds of the verification sets")
     save_freq: int = setting(
-        200, "iterations between two checkpoints; each epoch's end has one too"
+        250, "iterations between two checkpoints; each epoch's end has one too"
     )
     save_dir: str = setting("Trained_Models", "folder that gets one folder a run")
     resume: str = setting(

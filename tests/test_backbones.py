@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from Backbone import BACKBONES, Preprocessing, build_backbone
+from Backbone.prelu import PReLU
 
 # Counted on the lineage's own networks.
 PARAMETERS = {
@@ -93,3 +94,22 @@ def test_preprocessing_maps_pixels_and_mirrors_chosen_images():
     assert out.is_contiguous(memory_format=torch.channels_last)
     with pytest.raises(ValueError, match="expected uint8"):
         Preprocessing()(images.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_prelu_has_pytorchs_values_and_gradients(dtype):
+    torch.manual_seed(0)
+    ours, theirs = PReLU(5).to(dtype), torch.nn.PReLU(5).to(dtype)
+    with torch.no_grad():
+        ours.weight.uniform_(-0.5, 1.5)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 5, 6, 7, dtype=dtype).to(memory_format=torch.channels_last)
+    x[0, :, 0] = 0
+    gradient = torch.randn_like(x)
+    results = []
+    for module in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        module(leaf).backward(gradient)
+        results.append((module(leaf).detach(), leaf.grad, module.weight.grad))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)

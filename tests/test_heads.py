@@ -52,7 +52,9 @@ def test_logits_equal_the_published_formulas(name, easy):
     with torch.no_grad():  # targets nearer than the margin, far off, and past pi - m
         x[0] = head.weight[0] + 0.1 * x[0]
         x[1] = -head.weight[3] + 0.1 * x[1] * head.weight[3].norm() / x[1].norm()
-    expected = brute_force(name, x, head.weight.detach(), labels, S, DEFAULT_MARGIN_SIZE[name], easy)
+    expected = brute_force(
+        name, x, head.weight.detach(), labels, S, DEFAULT_MARGIN_SIZE[name], easy
+    )
     torch.testing.assert_close(head(x, labels).detach(), expected, rtol=1e-12, atol=1e-12)
 
 

@@ -1,8 +1,6 @@
 """The demo data: one training set and four test sets of drawn faces, laid out as the real ones are.
 
-`ensure_demo_sets` draws them on first use and afterwards returns the paths at once. A set is
-described by a list of jobs (file, person, conditions); every image depends only on the seed and
-its own job, so any number of worker processes gives the same bytes. No person is in two sets.
+`ensure_demo_sets` draws them on first use and afterwards returns the paths at once.
 """
 
 import itertools
@@ -16,48 +14,28 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
-from .demo_faces import Identity, Photo, draw_face, random_identity, random_photo
+from Utils.Datasets_Utils.demo_plan import (
+    DemoSizes,
+    Job,
+    distractor_name,
+    draw_job,
+    invented_names,
+    lfw_lines,
+    pair_lines,
+    plan_jobs,
+    probe_name,
+)
 
 GENERATOR_VERSION = 1  # raise it when drawing or layout changes, so that cached sets are redrawn
 STAMP = "demo_sets.json"
 JPEG_QUALITY = 93
 CHUNK = 32  # images a worker draws between two steps of the progress bar
+DEFAULT_SIZES = DemoSizes()
 ABANDONED_AFTER = 3600.0  # seconds after which another process's unfinished folder is rubbish
-SETS = ("train", "lfw", "agedb_30", "cfp_fp", "facescrub", "distractors")
-FIRST_NAMES = (
-    "Ada Alba Anton Aron Bela Bruno Carla Cleo Dario Dora Edda Elio Enzo Etta Fabio Flora "
-    "Gero Gilda Hanno Hedda Ilja Ines Ivo Jana Jonas Kira Lars Leona Livia Marek Mila Nelo "
-    "Nora Olga Oskar Petra Quirin Rita Ruben Sanna Silas Tessa Tilo Ursa Vera Vito Wanda "
-    "Yorick Zita Zeno"
-).split()
-LAST_NAMES = (
-    "Abelin Ambrask Bordun Brevik Calder Corvane Dahlmar Dorvik Eskeland Ferrow Fennimar "
-    "Galbrek Gorsk Halvane Hollin Iversk Jastrow Kelmar Korvald Lindqvar Lorimand Marvek "
-    "Melgaard Norrind Ostrel Pavlin Perrault Quillar Rasmind Rovane Salvek Sorrel Tamsin "
-    "Torvald Ulvane Vargand Vellin Wexmar Wrenfeld Yarrow Zabel Zorin"
-).split()
-
-
-@dataclass(frozen=True)
-class DemoSizes:
-    """How much to draw; a fold holds as many matched as mismatched pairs."""
-
-    train_people: int = 200
-    train_photos: int = 10
-    folds: int = 10
-    lfw_pairs: int = 60
-    agedb_pairs: int = 60
-    cfp_pairs: int = 70
-    people_per_fold: int = 12
-    probe_people: int = 20
-    probe_photos: int = 6
-    distractors: int = 1000
 
 
 @dataclass(frozen=True)
@@ -80,20 +58,10 @@ class DemoSets:
     distractor_lists: tuple[Path, ...]
 
 
-class Job(NamedTuple):
-    """One image to draw: `path` below the root, the person's number within the set, conditions."""
-
-    path: str
-    set_name: str
-    person: int
-    photo: int
-    kind: str
-
-
 def ensure_demo_sets(
     root: str | os.PathLike,
     seed: int = 0,
-    sizes: DemoSizes = DemoSizes(),
+    sizes: DemoSizes = DEFAULT_SIZES,
     workers: int | None = None,
     progress: bool = True,
 ) -> DemoSets:
@@ -127,176 +95,37 @@ def ensure_demo_sets(
     return _paths(root, sizes)
 
 
-# --- people and photos --------------------------------------------------------------------------
-
-
-def demo_person(seed: int, set_name: str, person: int) -> Identity:
-    """The person of that number in a set; no two sets share one."""
-    return random_identity(np.random.default_rng([seed, SETS.index(set_name), person]))
-
-
-def demo_photo(seed: int, job: Job) -> Photo:
-    """The conditions of one image."""
-    rng = np.random.default_rng([seed, SETS.index(job.set_name), job.person, job.photo + 1])
-    # The person's age in most of their photos: a stream of its own, shared by their photos.
-    usual_age = np.random.default_rng([seed, SETS.index(job.set_name), job.person, 0]).uniform(
-        22, 56
-    )
-    side = rng.choice([-1, 1])
-    profile = tuple(sorted((side * 58.0, side * 76.0)))
-    near = (usual_age - 4, usual_age + 4)
-    if job.kind == "train":
-        turn = tuple(sorted((side * 25.0, side * 76.0))) if rng.random() < 0.3 else (-25.0, 25.0)
-        age = (16.0, 74.0) if rng.random() < 0.5 else near
-        return random_photo(rng, yaw=turn, age=age)
-    ranges = {
-        "everyday": {"yaw": (-16.0, 16.0), "age": near, "glasses": 0.08, "cover": 0.03},
-        "young": {"yaw": (-25.0, 25.0), "age": (16.0, 26.0)},
-        "old": {"yaw": (-25.0, 25.0), "age": (56.0, 72.0)},
-        "frontal": {"yaw": (-8.0, 8.0), "age": near},
-        "profile": {"yaw": profile, "age": near},
-    }
-    return random_photo(rng, **ranges[job.kind])
-
-
-def draw_job(seed: int, job: Job) -> np.ndarray:
-    """The image of a job: uint8 112×112×3, RGB."""
-    return draw_face(demo_person(seed, job.set_name, job.person), demo_photo(seed, job))
-
-
-# --- the plan -----------------------------------------------------------------------------------
-
-
-def plan_jobs(sizes: DemoSizes, seed: int) -> list[Job]:
-    """Every image of every set."""
-    names = _names(sizes, seed)
-    people = sizes.folds * sizes.people_per_fold
-    jobs = [
-        Job(f"train/images/{person:06d}/{photo:03d}.jpg", "train", person, photo, "train")
-        for person in range(sizes.train_people)
-        for photo in range(sizes.train_photos)
-    ]
-    for person, photo in itertools.product(range(people), range(4)):
-        name = names[person]
-        path = f"lfw/images/{name}/{name}_{photo + 1:04d}.jpg"
-        jobs.append(Job(path, "lfw", person, photo, "everyday"))
-        for set_name, kinds in (("agedb_30", ("young", "old")), ("cfp_fp", ("frontal", "profile"))):
-            kind = kinds[photo // 2]
-            path = f"{set_name}/images/{_file_name(person, kind, photo % 2)}"
-            jobs.append(Job(path, set_name, person, photo, kind))
-    for person, photo in itertools.product(range(sizes.probe_people), range(sizes.probe_photos)):
-        path = f"megaface/facescrub/{_probe(names[people + person], person, photo)}"
-        jobs.append(Job(path, "facescrub", person, photo, "everyday"))
-    jobs += [
-        Job(f"megaface/distractors/{_distractor(number)}", "distractors", number, 0, "everyday")
-        for number in range(sizes.distractors)
-    ]
-    return jobs
-
-
-def _names(sizes: DemoSizes, seed: int) -> list[str]:
-    """As many invented names as LFW and FaceScrub need, all different."""
-    everyone = [f"{first}_{last}" for first in FIRST_NAMES for last in LAST_NAMES]
-    order = np.random.default_rng([seed, len(SETS)]).permutation(len(everyone))
-    return [everyone[i] for i in order[: sizes.folds * sizes.people_per_fold + sizes.probe_people]]
-
-
-def _file_name(person: int, kind: str, photo: int) -> str:
-    return f"{person:04d}_{kind}_{photo + 1:02d}.jpg"
-
-
-def _probe(name: str, person: int, photo: int) -> str:
-    return f"{name}/{name}_{40000 + 100 * person + photo}.png"
-
-
-def _distractor(number: int) -> str:
-    return f"{number // 100:03d}/{number // 10:05d}/{number:06d}_0.jpg"
-
-
-def _fold_pairs(
-    rng: np.random.Generator, fold: int, sizes: DemoSizes, pairs: int, crossed: bool
-) -> tuple[list, list]:
-    """Matched and mismatched pairs ((person, photo), (person, photo)) among one fold's people.
-
-    `crossed` sets pair one of a person's first two photos with one of the last two.
-    """
-    people = range(fold * sizes.people_per_fold, (fold + 1) * sizes.people_per_fold)
-    photos = (
-        list(itertools.product((0, 1), (2, 3)))
-        if crossed
-        else list(itertools.combinations(range(4), 2))
-    )
-    matched = [((p, i), (p, j)) for p in people for i, j in photos]
-    mismatched = [
-        ((p, i), (q, j))
-        for p, q in itertools.permutations(people, 2)
-        for i, j in photos
-        if crossed or p < q
-    ]
-    half = pairs // 2
-    if half > min(len(matched), len(mismatched)):
-        raise ValueError(f"{sizes.people_per_fold} people per fold are too few for {pairs} pairs")
-    return tuple(
-        [choices[i] for i in rng.permutation(len(choices))[:half]]
-        for choices in (matched, mismatched)
-    )
-
-
-# --- lists on disk ------------------------------------------------------------------------------
-
-
 def _write_lists(root: Path, sizes: DemoSizes, seed: int) -> None:
-    names = _names(sizes, seed)
+    names = invented_names(sizes, seed)
     paths = _paths(root, sizes)
     train = (job for job in plan_jobs(sizes, seed) if job.set_name == "train")
     _write_lines(
         paths.train_list,
         (f"{job.path.removeprefix('train/images/')}  {job.person}" for job in train),
     )
-    _write_lines(paths.lfw_pairs, _lfw_lines(sizes, seed, names))
+    _write_lines(paths.lfw_pairs, lfw_lines(sizes, seed, names))
     _write_lines(
-        paths.agedb_pairs, _pair_lines(sizes, seed, "agedb_30", sizes.agedb_pairs, ("young", "old"))
+        paths.agedb_pairs, pair_lines(sizes, seed, "agedb_30", sizes.agedb_pairs, ("young", "old"))
     )
     _write_lines(
-        paths.cfp_pairs, _pair_lines(sizes, seed, "cfp_fp", sizes.cfp_pairs, ("frontal", "profile"))
+        paths.cfp_pairs, pair_lines(sizes, seed, "cfp_fp", sizes.cfp_pairs, ("frontal", "profile"))
     )
     _write_megaface_lists(paths, sizes, names)
-
-
-def _lfw_lines(sizes: DemoSizes, seed: int, names: list[str]) -> Iterator[str]:
-    rng = np.random.default_rng([seed, SETS.index("lfw")])
-    yield f"{sizes.folds}\t{sizes.lfw_pairs // 2}"
-    for fold in range(sizes.folds):
-        matched, mismatched = _fold_pairs(rng, fold, sizes, sizes.lfw_pairs, crossed=False)
-        for (person, i), (_, j) in matched:
-            yield f"{names[person]}\t{i + 1}\t{j + 1}"
-        for (left, i), (right, j) in mismatched:
-            yield f"{names[left]}\t{i + 1}\t{names[right]}\t{j + 1}"
-
-
-def _pair_lines(
-    sizes: DemoSizes, seed: int, set_name: str, pairs: int, kinds: tuple[str, str]
-) -> Iterator[str]:
-    rng = np.random.default_rng([seed, SETS.index(set_name)])
-    for fold in range(sizes.folds):
-        chosen = _fold_pairs(rng, fold, sizes, pairs, crossed=True)
-        for group, label in zip(chosen, (1, -1), strict=True):
-            for sides in group:
-                left, right = (_file_name(p, kinds[photo // 2], photo % 2) for p, photo in sides)
-                yield f"{left} {right} {label}"
 
 
 def _write_megaface_lists(paths: DemoSets, sizes: DemoSizes, names: list[str]) -> None:
     first = sizes.folds * sizes.people_per_fold
     probes = [
-        (names[first + person], _probe(names[first + person], person, photo))
+        (names[first + person], probe_name(names[first + person], person, photo))
         for person in range(sizes.probe_people)
         for photo in range(sizes.probe_photos)
     ]
     lists = {"path": [path for _, path in probes], "id": [name for name, _ in probes]}
     paths.facescrub_list.write_text(json.dumps(lists, indent=4))
     for target, count in zip(paths.distractor_lists, _distractor_counts(sizes), strict=True):
-        target.write_text(json.dumps({"path": [_distractor(n) for n in range(count)]}, indent=4))
+        target.write_text(
+            json.dumps({"path": [distractor_name(n) for n in range(count)]}, indent=4)
+        )
 
 
 def _distractor_counts(sizes: DemoSizes) -> list[int]:
@@ -329,9 +158,6 @@ def _paths(root: Path, sizes: DemoSizes) -> DemoSets:
             for count in _distractor_counts(sizes)
         ),
     )
-
-
-# --- building -----------------------------------------------------------------------------------
 
 
 def _read_stamp(root: Path) -> dict | None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.images import fit_image
+from Utils.Datasets_Utils.images import ImageError, fit_image
 
 
 def embed(
@@ -32,6 +32,7 @@ def embed(
         _Images(images, backbone.preprocessing.input_size),
         batch_size=batch_size,
         num_workers=num_workers,
+        collate_fn=_stack,
         pin_memory=device.type == "cuda",
         # Its own generator, so that judging in the middle of training does not move the global one.
         generator=torch.Generator(),
@@ -43,6 +44,8 @@ def embed(
     try:
         with tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar:
             for batch in loader:
+                if isinstance(batch, str):
+                    raise ImageError(batch)
                 both = _embed_batch(backbone, batch.to(device, non_blocking=True))
                 features[:, done : done + len(batch)] = both.cpu().numpy()
                 done += len(batch)
@@ -67,5 +70,15 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.from_numpy(fit_image(self.images[index], self.input_size))
+    def __getitem__(self, index: int) -> np.ndarray | str:
+        try:
+            return fit_image(self.images[index], self.input_size)
+        except ImageError as error:
+            # As text: an exception would come out of the worker wrapped in its traceback.
+            return str(error)
+
+
+def _stack(images: list[np.ndarray | str]) -> torch.Tensor | str:
+    """N×H×W×3, or why an image can't be read."""
+    unreadable = next((image for image in images if isinstance(image, str)), None)
+    return unreadable or torch.from_numpy(np.stack(images))

@@ -50,7 +50,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = "it is truncated or not a checkpoint"
         raise CheckpointError(
             f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
@@ -67,8 +67,11 @@ def read_run(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def check_fits(state: dict[str, Any], path: Path, config: Config, num_classes: int) -> None:
-    """Raise CheckpointError where a checkpoint is of another network or other classes."""
+def check_fits(
+    state: dict[str, Any], path: Path, config: Config, num_classes: int, num_images: int
+) -> None:
+    """Raise CheckpointError where a checkpoint is of another network, other classes, or, in the
+    middle of an epoch, of other images or batches, so that it has no place to go on from."""
     saved = Config.from_dict(state["settings"])
     for name in ("backbone", "feature_dim", "input_size", "margin"):
         ours, theirs = getattr(config, name), getattr(saved, name)
@@ -82,6 +85,28 @@ def check_fits(state: dict[str, Any], path: Path, config: Config, num_classes: i
             f"checkpoint {path} has a head for {state['num_classes']} classes, the training set "
             f"{config.train_dataset} has {num_classes}; resume with the run's own training set."
         )
+    if state["position"]["batch"]:
+        _check_same_batches(saved, state["num_images"], path, config, num_images)
+    if state["position"]["epoch"] >= config.total_epoch:
+        raise CheckpointError(
+            f"checkpoint {path} is the end of {state['position']['epoch']} epochs, and total_epoch "
+            f"is {config.total_epoch}: give a larger --total_epoch to train on."
+        )
+
+
+def _check_same_batches(
+    saved: Config, saved_images: int, path: Path, config: Config, num_images: int
+) -> None:
+    for name, ours, theirs in (
+        ("batch_size", config.batch_size, saved.batch_size),
+        ("seed", config.seed, saved.seed),
+        ("number of training images", num_images, saved_images),
+    ):
+        if ours != theirs:
+            raise CheckpointError(
+                f"checkpoint {path} stands in the middle of an epoch with {name} {theirs}, now it "
+                f"is {ours}: keep it, or resume from the end of an epoch."
+            )
 
 
 def random_state(generator: torch.Generator) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from Head import build_head
 from Utils.Training_Utils.checkpoint import FORMAT, random_state, set_random_state
 from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
 
+LR_FACTOR = 0.1  # at each milestone
+
 
 @dataclass
 class Best:
@@ -44,12 +46,13 @@ class TrainingState:
     best: dict[str, Best] = field(default_factory=dict)
     start: list[str] = field(default_factory=list)
 
-    def checkpoint(self, config: Config) -> dict[str, Any]:
+    def checkpoint(self, config: Config, num_images: int) -> dict[str, Any]:
         """Everything as tensors and plain values, for `torch.save`."""
         return {
             "format": FORMAT,
             "settings": config.to_dict(),
             "num_classes": self.head.weight.shape[0],
+            "num_images": num_images,
             "architecture": describe_backbone(self.backbone),
             "backbone": self.backbone.state_dict(),
             "head": self.head.state_dict(),
@@ -61,8 +64,11 @@ class TrainingState:
             "best": {name: vars(best).copy() for name, best in self.best.items()},
         }
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """The inverse of `checkpoint`, for the same network and number of classes."""
+    def restore(self, checkpoint: dict[str, Any], config: Config) -> None:
+        """The inverse of `checkpoint`, for the same network and number of classes.
+
+        Where the settings of the optimiser are others than the run's, the new ones hold from here.
+        """
         self.backbone.load_state_dict(checkpoint["backbone"])
         self.head.load_state_dict(checkpoint["head"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -74,6 +80,18 @@ class TrainingState:
         self.batch = checkpoint["position"]["batch"]
         self.iteration = checkpoint["position"]["iteration"]
         self.best = {name: Best(**best) for name, best in checkpoint["best"].items()}
+        self._apply_changes(config, Config.from_dict(checkpoint["settings"]))
+
+    def _apply_changes(self, config: Config, saved: Config) -> None:
+        for group in self.optimizer.param_groups:
+            group["momentum"], group["weight_decay"] = config.momentum, config.weight_decay
+        if (config.initial_lr, config.milestones) == (saved.initial_lr, saved.milestones):
+            return  # to compute the rate anew could change its last digit
+        passed = sum(milestone <= self.epoch for milestone in config.milestones)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = config.initial_lr
+            group["lr"] = config.initial_lr * LR_FACTOR**passed
+        self.scheduler = _schedule(self.optimizer, config, last_epoch=self.epoch)
 
 
 def build_state(
@@ -111,9 +129,19 @@ def build_state(
         backbone=backbone,
         head=head,
         optimizer=optimizer,
-        scheduler=MultiStepLR(optimizer, list(config.milestones), gamma=0.1),
+        scheduler=_schedule(optimizer, config),
         # fp16 gradients underflow without scaling; bf16 has float32's range and needs none.
         scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
         flip_generator=torch.Generator(device).manual_seed(config.seed),
         start=start,
     )
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, config: Config, last_epoch: int | None = None
+) -> LRScheduler:
+    """The milestones' schedule; from last_epoch on, with the optimiser's rate left as it is."""
+    scheduler = MultiStepLR(optimizer, list(config.milestones), gamma=LR_FACTOR)
+    if last_epoch is not None:
+        scheduler.last_epoch = last_epoch
+    return scheduler

@@ -1,7 +1,5 @@
 """Judging on the verification sets in the middle of training."""
 
-import logging
-
 import torch
 from torch import nn
 
@@ -11,25 +9,28 @@ from Utils.Evaluation_Utils.benchmark import BENCHMARKS, benchmark_paths, judge,
 
 
 class TestSets:
-    """The verification sets of the settings; for demo training, the demo's where none is named."""
+    """The verification sets of the settings; for demo training, the demo's where none is named.
+
+    descriptions: a line about each, and about each that there is not.
+    """
 
     __test__ = False  # the name begins like a test's
 
-    def __init__(self, config: Config, device: torch.device, log: logging.Logger) -> None:
+    def __init__(self, config: Config, device: torch.device) -> None:
         self._config = config
         self._device = device
         self._protocol = "cosine" if config.protocol == "both" else config.protocol
         self._sets: dict[str, VerificationSet] = {}
+        self.descriptions: list[str] = []
         for benchmark in BENCHMARKS:
             path, _ = benchmark_paths(config, benchmark)
-            if not path and config.train_dataset != "Demo":
-                log.info(f"{benchmark.title}: no {benchmark.prefix}_dataset_path, not judged")
-                continue
-            data, source = open_benchmark(config, benchmark)
-            self._sets[benchmark.title] = data
-            log.info(
-                f"{benchmark.title}: {len(data.images):,} images, {len(data.same):,} pairs, {source}"
-            )
+            if path or config.train_dataset == "Demo":
+                data, source = open_benchmark(config, benchmark)
+                self._sets[benchmark.title] = data
+                text = f"{len(data.images):,} images, {len(data.same):,} pairs, {source}"
+            else:
+                text = f"no {benchmark.prefix}_dataset_path, not judged"
+            self.descriptions.append(f"{benchmark.title}: {text}")
 
     @property
     def names(self) -> list[str]:

@@ -71,20 +71,22 @@ class Trainer:
         self.config = config
         self.device = choose_device(config)
         self.amp_dtype = choose_amp_dtype(config, self.device)
+        # All batches have one size, so the search for the fastest convolution pays off.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
         resumed = find_checkpoint(config.resume, config.save_dir) if config.resume else None
         if not config.para_adj_mode:
             check_writable(config.save_dir)
         self.data = open_training_data(config)
+        self.test_sets = TestSets(config, self.device)
         self._check_batch_size()
         saved = checkpoints.read_run(resumed) if resumed else None
         if saved:
-            checkpoints.check_fits(saved, resumed, config, self.data.num_classes)
+            checkpoints.check_fits(saved, resumed, config, self.data.num_classes, len(self.data))
         self.state = build_state(config, self.data.num_classes, self.device, self.amp_dtype, saved)
         if saved:
-            self.state.restore(saved)
+            self.state.restore(saved, config)
         self.run_folder = self._open_run(resumed)
         self.log = open_log(self.run_folder.log if self.run_folder else None)
-        self.test_sets = TestSets(config, self.device, self.log)
         self.metrics = Metrics(
             self.run_folder.metrics if self.run_folder else None, self.test_sets.names
         )
@@ -192,14 +194,16 @@ class Trainer:
             if accuracy > state.best.setdefault(name, Best()).accuracy:
                 state.best[name] = Best(accuracy, state.iteration)
         if self.run_folder and state.best[MEAN].iteration == state.iteration:
-            checkpoints.save_best(self.run_folder, state.checkpoint(self.config))
+            checkpoints.save_best(self.run_folder, state.checkpoint(self.config, len(self.data)))
         return accuracies
 
     def _save(self) -> None:
         self._checked_loss()  # never a checkpoint of weights that are not numbers
         if self.run_folder:
             checkpoints.save(
-                self.run_folder, self.state.checkpoint(self.config), self.state.iteration
+                self.run_folder,
+                self.state.checkpoint(self.config, len(self.data)),
+                self.state.iteration,
             )
 
     def _finish(self, last: dict[str, float]) -> TrainingResult:
@@ -279,6 +283,8 @@ class Trainer:
         self.log.info(
             f"{config.train_dataset}: {len(data):,} images, {data.num_classes:,} identities"
         )
+        for line in self.test_sets.descriptions:
+            self.log.info(line)
         self.log.info(f"{config.backbone} with {config.margin}, {where}{precision}")
         self.log.info(f"saving to {folder}")
         for line in self.state.start:

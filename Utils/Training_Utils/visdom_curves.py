@@ -73,15 +73,19 @@ class VisdomCurves:
             "title": window.replace("_", " "),
             "xlabel": "iteration",
             "legend": columns,
-            "showlegend": len(columns) > 1,
+            "showlegend": window == "test_accuracy",
+            "markers": window == "test_accuracy",  # a line of one point can't be seen
+            "markersize": 6,
         }
         update = None
         for name, (iterations, values) in curves.items():
             if iterations:
-                self._client.line(
+                answer = self._client.line(
                     Y=values, X=iterations, win=window, name=name, update=update, opts=opts
                 )
-                update = "append" if update is None else update
+                if answer != window:  # another program listens there, or the server is broken
+                    raise ConnectionError(f"the answer was {str(answer)[:80]!r}")
+                update = "append"
 
     def _tell(self, error: Exception) -> None:
         if self._told:

@@ -1,0 +1,250 @@
+"""Who a demo face shows and how: an `Identity` and a `Photo`, drawn at random from a generator.
+
+Everything is a function of its arguments: the same generator state gives the same person.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SKINS = np.array(
+    [[252, 226, 205], [236, 190, 150], [198, 141, 98], [140, 92, 62], [88, 58, 44]], float
+)
+HAIRS = np.array(
+    [[26, 22, 24], [62, 40, 28], [112, 70, 40], [150, 62, 28], [196, 148, 82], [232, 208, 150]],
+    float,
+)
+EYES = np.array(
+    [[58, 36, 22], [110, 72, 34], [96, 120, 60], [70, 120, 170], [120, 140, 150]], float
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who is drawn. Lengths in face coordinates, colours as RGB 0-255, the rest fractions."""
+
+    face_width: float
+    jaw: float
+    chin: float
+    eye_gap: float
+    eye_width: float
+    eye_open: float
+    eye_tilt: float
+    eye_colour: tuple[float, ...]
+    brow_height: float
+    brow_thickness: float
+    brow_length: float
+    brow_tilt: float
+    brow_arch: float
+    nose_length: float
+    nose_width: float
+    nose_depth: float
+    mouth_height: float
+    mouth_width: float
+    upper_lip: float
+    lower_lip: float
+    lip_colour: tuple[float, ...]
+    skin_colour: tuple[float, ...]
+    hair_colour: tuple[float, ...]
+    hairline: float
+    hair_temple: float
+    hair_part: float
+    hair_peak: float
+    hair_volume: float
+    hair_length: float
+    hair_curl: float
+    ear: float
+    beard: float
+    moustache: float
+    blush: float
+    greying: float
+    moles: tuple[tuple[float, float, float], ...]
+    freckles: tuple[tuple[float, float], ...]
+    scar: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """How it is drawn: angles in degrees, age in years, lengths in pixels, the rest fractions."""
+
+    yaw: float
+    pitch: float
+    roll: float
+    shift_x: float
+    shift_y: float
+    zoom: float
+    age: float
+    smile: float
+    mouth_open: float
+    brow_raise: float
+    squint: float
+    gaze: float
+    light_azimuth: float
+    light_elevation: float
+    ambient: float
+    exposure: float
+    warmth: float
+    greenness: float
+    saturation: float
+    contrast: float
+    blur: float
+    noise: float
+    glasses: str
+    cover: str
+    cover_place: float
+    hair_change: float
+    seed: int
+
+
+PHOTO_RANGES = {
+    "yaw": (-25.0, 25.0),
+    "pitch": (-11.0, 11.0),
+    "roll": (-4.0, 4.0),
+    "shift_x": (-2.0, 2.0),
+    "shift_y": (-2.0, 2.0),
+    "zoom": (0.96, 1.04),
+    "age": (18.0, 60.0),
+    "smile": (-0.4, 1.0),
+    "mouth_open": (-0.8, 0.9),
+    "brow_raise": (-0.6, 0.8),
+    "squint": (0.0, 0.35),
+    "gaze": (-1.0, 1.0),
+    "light_azimuth": (-80.0, 80.0),
+    "light_elevation": (-15.0, 65.0),
+    "ambient": (0.4, 0.8),
+    "exposure": (0.75, 1.4),
+    "warmth": (-0.24, 0.24),
+    "greenness": (-0.12, 0.12),
+    "saturation": (0.65, 1.2),
+    "contrast": (0.75, 1.2),
+    "blur": (0.0, 1.0),
+    "noise": (0.0, 6.0),
+    "hair_change": (-1.0, 1.0),
+    "cover_place": (-1.0, 1.0),
+}
+
+
+def random_identity(rng: np.random.Generator) -> Identity:
+    """Draw a person; about forty independent traits."""
+    melanin = _trait(rng, 0, len(SKINS) - 1.01)
+    skin = _between(SKINS, melanin) * rng.uniform(0.95, 1.05, 3)
+    # Dark skin with fair hair is left out: it would be the easiest cue and looks odd.
+    fairest = len(HAIRS) - 1.01 if melanin < 2 else 2.2
+    hair = _between(HAIRS, _trait(rng, 0, fairest)) * rng.uniform(0.85, 1.15, 3)
+    lips = skin * np.array([0.92, 0.62, 0.62]) * rng.uniform(0.75, 1.15, 3)
+    beard, moustache = _facial_hair(rng)
+    long_hair = beard == 0 and rng.random() < 0.5
+    return Identity(
+        face_width=_trait(rng, 34, 45),
+        jaw=_trait(rng, 1.3, 3.8),
+        chin=_trait(rng, 53, 67),
+        eye_gap=_trait(rng, 16, 21),
+        eye_width=_trait(rng, 5.5, 11),
+        eye_open=_trait(rng, 0.3, 0.78),
+        eye_tilt=_trait(rng, -0.3, 0.3),
+        eye_colour=tuple(_between(EYES, _trait(rng, 0, len(EYES) - 1.01))),
+        brow_height=_trait(rng, 8, 14.5),
+        brow_thickness=_trait(rng, 0.8, 5),
+        brow_length=_trait(rng, 7.5, 13.5),
+        brow_tilt=_trait(rng, -0.4, 0.35),
+        brow_arch=_trait(rng, -0.5, 4),
+        nose_length=_trait(rng, 16, 28),
+        nose_width=_trait(rng, 4, 11.5),
+        nose_depth=_trait(rng, 7, 17),
+        mouth_height=_trait(rng, 36, 45),
+        mouth_width=_trait(rng, 8.5, 19),
+        upper_lip=_trait(rng, 1.1, 5),
+        lower_lip=_trait(rng, 1.6, 6.8),
+        lip_colour=tuple(np.clip(lips, 0, 255)),
+        skin_colour=tuple(np.clip(skin, 0, 255)),
+        hair_colour=tuple(np.clip(hair, 0, 255)),
+        hairline=_trait(rng, -42, -15),
+        hair_temple=_trait(rng, 3, 32),
+        hair_part=_trait(rng, -1, 1),
+        hair_peak=_trait(rng, -9, 9),
+        hair_volume=_trait(rng, -1, 13),
+        hair_length=_trait(rng, 32, 90) if long_hair else _trait(rng, -20, 12),
+        hair_curl=max(0.0, _trait(rng, -1, 1)),
+        ear=_trait(rng, 0.6, 1.6),
+        beard=beard,
+        moustache=moustache,
+        blush=_trait(rng, 0, 1),
+        greying=_trait(rng, 0.2, 0.8),
+        moles=_moles(rng),
+        freckles=_freckles(rng) if melanin < 1.6 and rng.random() < 0.35 else (),
+        scar=tuple(rng.uniform([-24, 14, -8, 5], [24, 34, 8, 12])) if rng.random() < 0.2 else (),
+    )
+
+
+def random_photo(rng: np.random.Generator, **ranges: tuple[float, float] | float) -> Photo:
+    """Draw conditions; `ranges` narrows any number of `PHOTO_RANGES` to (low, high).
+
+    Two keys more: `glasses` and `cover`, the probabilities of wearing glasses (default 0.15) and of
+    a hand or scarf before the face (default 0.08).
+    """
+    glasses_chance, cover_chance = ranges.pop("glasses", 0.15), ranges.pop("cover", 0.08)
+    if unknown := set(ranges) - set(PHOTO_RANGES):
+        raise ValueError(
+            f"random_photo: unknown range {sorted(unknown)}, known {list(PHOTO_RANGES)}"
+        )
+    values = {name: rng.uniform(*span) for name, span in (PHOTO_RANGES | ranges).items()}
+    glasses = rng.choice(["round", "square", "dark"], p=[0.45, 0.45, 0.1])
+    cover = rng.choice(["hand", "scarf"])
+    return Photo(
+        **values,
+        glasses=str(glasses) if rng.random() < glasses_chance else "",
+        cover=str(cover) if rng.random() < cover_chance else "",
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def aged(identity: Identity, age: float) -> Identity:
+    """The same person at an age in years: fuller jaw, thinner lips and brows, grey hair."""
+    old, young = np.clip((age - 40) / 35, 0, 1), np.clip((26 - age) / 16, 0, 1)
+    grey = old * identity.greying
+    changed = dict(identity.__dict__)
+    changed["jaw"] += 1.1 * old - 0.2 * young
+    changed["face_width"] += 2.0 * old - 1.0 * young
+    changed["chin"] -= 2.5 * young
+    changed["eye_open"] *= 1 + 0.12 * young - 0.25 * old
+    changed["brow_thickness"] *= 1 - 0.25 * old
+    changed["brow_height"] -= 1.2 * old
+    changed["nose_length"] += 1.5 * old - 1.0 * young
+    changed["nose_width"] += 1.2 * old
+    changed["upper_lip"] *= 1 - 0.35 * old
+    changed["lower_lip"] *= 1 - 0.3 * old
+    changed["hairline"] -= 7 * old * identity.greying
+    changed["beard"] *= 1 - young
+    changed["moustache"] *= 1 - young
+    hair = np.array(identity.hair_colour)
+    changed["hair_colour"] = tuple(hair + (np.array([205, 205, 208]) - hair) * 0.85 * grey)
+    return Identity(**changed)
+
+
+def _trait(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number of the range, the ends likelier than the middle: caricatures are told apart."""
+    return low + (high - low) * float(np.sin(rng.uniform(0, np.pi / 2)) ** 2)
+
+
+def _between(palette: np.ndarray, place: float) -> np.ndarray:
+    """The colour at a fractional row of a palette."""
+    row = int(place)
+    return palette[row] + (palette[row + 1] - palette[row]) * (place - row)
+
+
+def _facial_hair(rng: np.random.Generator) -> tuple[float, float]:
+    kind = rng.random()
+    if kind < 0.6:
+        return 0.0, 0.0
+    strength = rng.uniform(0.35, 0.95)
+    return (0.0 if kind > 0.88 else strength), (0.0 if kind < 0.68 else strength)
+
+
+def _moles(rng: np.random.Generator) -> tuple[tuple[float, float, float], ...]:
+    places = rng.uniform([-27, -16, 0.9], [27, 50, 1.9], (rng.integers(0, 4), 3))
+    return tuple(tuple(place) for place in places)
+
+
+def _freckles(rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
+    places = rng.normal(0, 1, (rng.integers(14, 30), 2)) * [14, 4] + [0, 16]
+    return tuple(tuple(place) for place in places)

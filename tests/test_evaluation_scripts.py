@@ -1,0 +1,134 @@
+"""The evaluation scripts, as a user runs them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from Backbone import build_backbone
+from tests.conftest import assert_one_paragraph, run_script
+from Utils.Datasets_Utils import open_verification_set
+from Utils.Evaluation_Utils.embedding import embed
+from Utils.Evaluation_Utils.report import default_output
+from Utils.Evaluation_Utils.verification import combine_flip, evaluate
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_faces, tmp_path_factory):
+    save_dir = tmp_path_factory.mktemp("runs")
+    flags = [*tiny_faces.flags, "--total_epoch", "1", "--milestones=", "--save_dir", save_dir]
+    run_script("Train.py", *flags, check=True)
+    return next(save_dir.glob("*/checkpoints/best.pt"))
+
+
+def test_lfw_prints_what_the_library_computes_and_writes_all_of_it(trained, tiny_faces, tmp_path):
+    paths = ("--lfw_dataset_path", tiny_faces.lfw, "--lfw_file_list", tiny_faces.lfw_pairs)
+    flags = ("--checkpoint", trained, "--output", tmp_path / "out", "--device", "cpu")
+    run = run_script("LFW_Evaluation.py", *paths, *flags, "--num_workers", 0, check=True)
+    values = json.loads((tmp_path / "out" / "lfw.json").read_text())
+    assert (values["images"], values["pairs"], values["folds"]) == (12, 12, 2)
+
+    # The same by hand: float64, one image at a time.
+    state = torch.load(trained, weights_only=True)
+    backbone = build_backbone("MobileFaceNet", 16, (32, 32)).double().eval()
+    backbone.load_state_dict(state["backbone"])
+    data = open_verification_set(tiny_faces.lfw, tiny_faces.lfw_pairs)
+    rows = []
+    for name in data.names:
+        image = cv2.imread(str(tiny_faces.lfw / f"{name}.jpg"))[..., ::-1].astype(np.float64)
+        pixels = torch.from_numpy(((image - 127.5) / 127.5).transpose(2, 0, 1).copy())[None]
+        with torch.no_grad():
+            rows.append(torch.cat((backbone(pixels), backbone(pixels.flip(3))))[:, None])
+    features, flipped = torch.cat(rows, 1).numpy()
+    for protocol in ("cosine", "insightface"):
+        rows = combine_flip(features, flipped, protocol)
+        expected = evaluate(
+            rows[data.left], rows[data.right], data.same, data.folds, protocol
+        ).to_dict()
+        assert values["results"][protocol]["accuracy"] == expected["accuracy"]
+        assert values["results"][protocol]["auc"] == pytest.approx(expected["auc"], abs=1e-6)
+        assert f"{100 * expected['accuracy']:.2f} %" in run.stdout
+        assert f"{100 * expected['eer']:.2f} %" in run.stdout
+    for picture in ("lfw_roc", "lfw_scores_cosine", "lfw_scores_insightface", "lfw_worst"):
+        assert cv2.imread(str(tmp_path / "out" / f"{picture}.png")).size > 0
+
+
+@pytest.mark.parametrize(
+    ("script", "prefix", "name"),
+    [("AgeDB30_Evaluation.py", "agedb", "agedb30"), ("CFPFP_Evaluation.py", "cfp", "cfpfp")],
+)
+def test_the_other_two_read_their_own_pairs_format(
+    trained, tiny_faces, tmp_path, script, prefix, name
+):
+    pairs = tmp_path / "pairs.txt"
+    photo = "Person_{}_{}/Person_{}_{}_000{}.jpg"
+    lines = []
+    for fold in range(10):
+        f, i = fold % 2, fold % 3
+        lines.append(f"{photo.format(f, i, f, i, 1)} {photo.format(f, i, f, i, 2)} 1\n")
+        lines.append(f"{photo.format(0, i, 0, i, 1)} {photo.format(1, i, 1, i, 2)} -1\n")
+    pairs.write_text("".join(lines))
+    paths = (f"--{prefix}_dataset_path", tiny_faces.lfw, f"--{prefix}_file_list", pairs)
+    flags = ("--checkpoint", trained, "--output", tmp_path, "--protocol", "insightface")
+    run_script(script, *paths, *flags, check=True)
+    values = json.loads((tmp_path / f"{name}.json").read_text())
+    assert list(values["results"]) == ["insightface"]
+    assert (values["pairs"], values["folds"]) == (20, 10)
+
+
+def test_embedding_does_not_depend_on_batches_or_workers_and_keeps_the_mode():
+    torch.manual_seed(0)
+    backbone = build_backbone("SEResNet18_IR", 8, (32, 32)).train()
+    images = list(np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8))
+    state = torch.get_rng_state()
+    features, flipped = embed(backbone, images, torch.device("cpu"), batch_size=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert backbone.training
+    again, _ = embed(backbone, images, torch.device("cpu"), batch_size=7, num_workers=2)
+    np.testing.assert_allclose(features, again, atol=1e-4)
+    mirrored, _ = embed(backbone, [i[:, ::-1] for i in images], torch.device("cpu"))
+    np.testing.assert_allclose(flipped, mirrored, atol=1e-4)
+    assert np.abs(features - flipped).max() > 1e-2
+
+
+def test_results_go_beside_each_other_by_run_and_checkpoint(trained, tmp_path):
+    assert default_output(trained).parts == ("Results", f"{trained.parts[-3]}_best")
+    assert default_output(tmp_path / "net.pt").parts == ("Results", "net")
+
+
+def test_mistakes_of_a_user_end_in_one_paragraph(trained, tiny_faces, tmp_path):
+    paths = ["--lfw_dataset_path", tiny_faces.lfw, "--lfw_file_list", tiny_faces.lfw_pairs]
+    out = ["--output", tmp_path / "out"]
+    torn = tmp_path / "pairs.txt"
+    torn.write_text(tiny_faces.lfw_pairs.read_text().replace("Person_1_0\t1\t2", "Person_1_0\t1"))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in sorted(tiny_faces.lfw.glob("*/*.jpg")):
+        copy = broken / name.relative_to(tiny_faces.lfw)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(name.read_bytes())
+    copy.write_bytes(b"no photo")
+    a_file = tmp_path / "file"
+    a_file.write_text("")
+    foreign = tmp_path / "foreign.pt"
+    torch.save({"layer.weight": torch.zeros(2)}, foreign)
+    for arguments, said in (
+        ([*paths, *out], ["--checkpoint"]),
+        ([*paths, *out, "--checkpoint", a_file], [str(a_file), "truncated or not a checkpoint"]),
+        ([*paths, *out, "--checkpoint", foreign], [str(foreign), "layer.weight"]),
+        ([*paths[:3], torn, *out, "--checkpoint", trained], [str(torn), "line 8"]),
+        (["--lfw_dataset_path", broken, *paths[2:], *out, "--checkpoint", trained], [str(copy)]),
+        (
+            ["--lfw_dataset_path", tmp_path, *paths[2:], *out, "--checkpoint", trained],
+            ["not there"],
+        ),
+        ([*paths[:2], *out, "--checkpoint", trained], ["lfw_file_list"]),
+        ([*paths, "--output", a_file / "out", "--checkpoint", trained], [str(a_file), "--output"]),
+    ):
+        assert_one_paragraph(run_script("LFW_Evaluation.py", *arguments), *said)
+
+
+def test_megaface_says_that_it_is_not_there_yet():
+    assert_one_paragraph(run_script("MegaFace_Evaluation.py"), "not built yet")

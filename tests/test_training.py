@@ -1,0 +1,285 @@
+"""Training as a user runs it: the run's folder, exact resume, mistakes that end in a paragraph."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from Backbone import build_backbone
+from Config import Config
+from tests.conftest import ROOT, assert_one_paragraph, run_script
+from Utils.errors import CheckpointError, RunError
+from Utils.Pretrained_Utils import load_backbone
+from Utils.Training_Utils.trainer import Trainer
+
+ITERATIONS = 9  # 24 images in batches of 8, 3 epochs
+
+
+@pytest.fixture
+def tiny_config(tiny_faces, tmp_path):
+    """The settings of `TinyFaces.flags`, for a run in this process."""
+    return Config(
+        train_dataset="Tiny",
+        train_dataset_path=str(tiny_faces.train),
+        train_file_list=str(tiny_faces.train_list),
+        lfw_dataset_path=str(tiny_faces.lfw),
+        lfw_file_list=str(tiny_faces.lfw_pairs),
+        **{"input_size": (32, 32), "feature_dim": 16, "batch_size": 8, "total_epoch": 3},
+        **{"milestones": (2,), "log_freq": 2, "test_freq": 4, "save_freq": 2, "num_workers": 0},
+        **{"use_visdom": False, "device": "cpu", "save_dir": str(tmp_path / "runs")},
+    )
+
+
+def only_run(save_dir: Path) -> Path:
+    (run,) = Path(save_dir).iterdir()
+    return run
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint: networks, momentum, random states."""
+    state = torch.load(checkpoint, weights_only=True)
+    tensors = {f"backbone.{k}": v for k, v in state["backbone"].items()}
+    tensors |= {f"head.{k}": v for k, v in state["head"].items()}
+    for index, values in state["optimizer"]["state"].items():
+        tensors[f"momentum.{index}"] = values["momentum_buffer"]
+    return tensors | {"flip": state["random"]["flip"], "cpu": state["random"]["cpu"]}
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_faces, tmp_path_factory):
+    """One run of the script, left alone."""
+    save_dir = tmp_path_factory.mktemp("whole")
+    out = run_script("Train.py", *tiny_faces.flags, "--save_dir", save_dir, check=True)
+    return only_run(save_dir), out
+
+
+def test_a_run_leaves_settings_log_metrics_curves_results_and_checkpoints(whole_run):
+    run, out = whole_run
+    assert json.loads((run / "settings.json").read_text())["batch_size"] == 8
+    assert f"iteration {ITERATIONS - 1}/{ITERATIONS}" in (run / "train.log").read_text()
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    # Every save_freq iterations and at each epoch's end (3, 6, 9), the last one with another name.
+    saved = {f"iteration_{i:08d}.pt" for i in (2, 3, 4, 6, 8, 9)}
+    assert names == saved | {"last.pt", "best.pt"}
+    assert cv2.imread(str(run / "curves.png")).shape[2] == 3
+    results = json.loads((run / "results.json").read_text())
+    assert results["iterations"] == ITERATIONS
+    assert results["best"]["LFW"]["accuracy"] >= results["last"]["LFW"]
+    assert "best.pt" in out.stdout
+    assert f"{100 * results['best']['LFW']['accuracy']:.2f} %" in out.stdout
+    assert not set(": ") & set(run.name)
+
+
+def test_metrics_hold_training_figures_and_test_accuracies(whole_run):
+    run, _ = whole_run
+    with open(run / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    training = [row for row in rows if row["loss"]]
+    assert [int(row["iteration"]) for row in training] == [2, 4, 6, 8]
+    assert [float(row["learning_rate"]) for row in training] == pytest.approx([0.1] * 3 + [0.01])
+    assert [int(row["iteration"]) for row in rows if row["LFW"]] == [4, 8, 9]
+    assert all(0 <= float(row["LFW"]) <= 1 for row in rows if row["LFW"])
+
+
+def test_a_checkpoint_gives_back_the_network_it_was_taken_from(whole_run):
+    run, _ = whole_run
+    path = run / "checkpoints" / "last.pt"
+    backbone = load_backbone(path)
+    assert not backbone.training
+    assert backbone.preprocessing.input_size == (32, 32)
+    saved = torch.load(path, weights_only=True)["backbone"]
+    other = build_backbone("MobileFaceNet", 16, (32, 32)).eval()
+    other.load_state_dict(saved)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(backbone(x), other(x))
+    with pytest.raises(CheckpointError, match="holds a MobileFaceNet, not a ResNet18_IR"):
+        load_backbone(path, "ResNet18_IR")
+
+
+def test_resumed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(
+    whole_run, tiny_faces, tmp_path
+):
+    run, _ = whole_run
+    start = run / "checkpoints" / "iteration_00000004.pt"
+    run_script("Train.py", "--resume", start, "--save_dir", tmp_path, check=True)
+    # The checkpoint lies in its run's folder, so the run goes on there.
+    assert not list(tmp_path.iterdir())
+    assert_same_weights(
+        run / "checkpoints" / "last.pt", run / "checkpoints" / "iteration_00000009.pt"
+    )
+    copy = tmp_path / "elsewhere.pt"
+    copy.write_bytes(start.read_bytes())
+    run_script("Train.py", "--resume", copy, "--save_dir", tmp_path / "new", check=True)
+    new = only_run(tmp_path / "new")
+    assert_same_weights(run / "checkpoints" / "last.pt", new / "checkpoints" / "last.pt")
+
+
+def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weights(
+    whole_run, tiny_faces, tmp_path
+):
+    flags = [*tiny_faces.flags, "--save_dir", tmp_path]
+    process = subprocess.Popen(
+        [sys.executable, "Train.py", *map(str, flags)], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    # Iteration 4 is the first of the second epoch.
+    while not list(tmp_path.glob("*/checkpoints/iteration_00000004.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    run = only_run(tmp_path)
+    assert not (run / "results.json").exists(), "it was over before it was killed"
+    run_script("Train.py", "--resume", "last", "--save_dir", tmp_path, check=True)
+    assert only_run(tmp_path) == run
+    assert_same_weights(whole_run[0] / "checkpoints" / "last.pt", run / "checkpoints" / "last.pt")
+    with open(run / "metrics.csv") as file:
+        iterations = [int(row["iteration"]) for row in csv.DictReader(file) if row["loss"]]
+    assert iterations == [2, 4, 6, 8]  # none lost, none twice
+
+
+def test_a_finished_run_can_be_trained_on_with_other_settings(tiny_config):
+    Trainer(tiny_config).run()
+    changes = {"resume": "last", "total_epoch": 5, "milestones": (1, 4), "initial_lr": 0.5}
+    config = dataclasses.replace(tiny_config, weight_decay=0.0, **changes)
+    trainer = Trainer(config)
+    assert trainer.state.optimizer.param_groups[0]["weight_decay"] == 0
+    assert trainer.run().iterations == 15
+    rates = dict(zip(*trainer.metrics.series("learning_rate"), strict=True))
+    assert rates[8] == pytest.approx(0.01)  # before: 0.1 with a milestone at 2
+    assert rates[10] == pytest.approx(0.05)  # after: 0.5 with milestones at 1 and 4
+    assert rates[14] == pytest.approx(0.005)
+
+
+def test_para_adj_mode_writes_nothing(tiny_faces, tmp_path):
+    save_dir = tmp_path / "runs"
+    run = run_script(
+        "Train.py", *tiny_faces.flags, "--para_adj_mode", "--save_dir", save_dir, check=True
+    )
+    assert "LFW" in run.stdout
+    assert not save_dir.exists()
+
+
+@pytest.mark.parametrize("margin", ["ArcFace", "CosFace", "Softmax"])
+def test_the_loss_falls_with_every_head(tiny_config, margin):
+    config = dataclasses.replace(
+        tiny_config, margin=margin, para_adj_mode=True, total_epoch=12, milestones=(), test_freq=99,
+        initial_lr=0.05, scale_size=16.0,
+    )  # fmt: skip
+    trainer = Trainer(config)
+    trainer.run()
+    _, losses = trainer.metrics.series("loss")
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+
+
+def test_bf16_trains_on_a_cpu_and_keeps_the_head_in_float32(tiny_config):
+    config = dataclasses.replace(tiny_config, use_amp=True, amp_dtype="auto", total_epoch=3)
+    trainer = Trainer(config)
+    assert trainer.amp_dtype == torch.bfloat16
+    assert not trainer.state.scaler.is_enabled()
+    result = trainer.run()
+    assert result.iterations == ITERATIONS
+    assert all(p.dtype == torch.float32 for p in trainer.state.backbone.parameters())
+
+
+def test_use_multi_gpus_without_gpus_says_so_and_trains(tiny_config):
+    config = dataclasses.replace(tiny_config, use_multi_gpus=True, total_epoch=1, milestones=())
+    result = Trainer(config).run()
+    log = (result.run / "train.log").read_text()
+    assert "use_multi_gpus is on, but there is 0 CUDA devices" in log
+
+
+def test_a_corrupt_image_is_left_out_and_named_once(tiny_config, tiny_faces, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff not a photo")
+    file_list = tmp_path / "list.txt"
+    file_list.write_text(tiny_faces.train_list.read_text() + f"{bad}  0\n")
+    config = dataclasses.replace(
+        tiny_config, train_file_list=str(file_list), batch_size=5, total_epoch=3
+    )
+    result = Trainer(config).run()
+    log = (result.run / "train.log").read_text()
+    assert log.count(str(bad)) == 1
+    assert result.iterations == 15
+
+
+def test_only_corrupt_images_is_an_error(tiny_config, tmp_path):
+    (tmp_path / "person").mkdir()
+    for number in range(10):
+        (tmp_path / "person" / f"{number}.jpg").write_bytes(b"nothing")
+    config = dataclasses.replace(
+        tiny_config, train_dataset_path=str(tmp_path), train_file_list="", lfw_dataset_path="",
+        lfw_file_list="",
+    )  # fmt: skip
+    with pytest.raises(RunError, match="no image of epoch 1 could be read"):
+        Trainer(config).run()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoints(tiny_config):
+    trainer = Trainer(dataclasses.replace(tiny_config, save_freq=1, total_epoch=2, milestones=(1,)))
+    step = trainer._step
+    calls = iter(range(100))
+
+    def poisoned(batch, with_accuracy):
+        if next(calls) == 4:
+            with torch.no_grad():
+                trainer.state.head.weight.fill_(torch.nan)
+        return step(batch, with_accuracy)
+
+    trainer._step = poisoned
+    with pytest.raises(RunError, match="the loss is nan by iteration 5"):
+        trainer.run()
+    checkpoints = trainer.run_folder.checkpoints
+    assert sorted(p.name for p in checkpoints.glob("iteration*")) == [
+        f"iteration_{i:08d}.pt" for i in range(1, 5)
+    ]
+    assert all(t.isfinite().all() for t in weights(checkpoints / "last.pt").values())
+
+
+def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path):
+    run, _ = whole_run
+    last = run / "checkpoints" / "last.pt"
+    middle = run / "checkpoints" / "iteration_00000004.pt"
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(last.read_bytes()[:5000])
+    code = tmp_path / "code.pt"
+    torch.save({"format": print}, code)
+    other_list = tmp_path / "other.txt"
+    other_list.write_text(tiny_faces.train_list.read_text().replace("  5\n", "  4\n"))
+    flags, new = tiny_faces.flags, ["--save_dir", tmp_path / "runs"]
+    a_file = tmp_path / "file"
+    a_file.write_text("")
+    for arguments, said in (
+        (["--resume", last, "--backbone", "ResNet18_IR"], ["MobileFaceNet", "ResNet18_IR"]),
+        (["--resume", last, "--train_file_list", other_list], ["6 classes", "has 5"]),
+        (["--resume", last], ["end of 3 epochs", "larger --total_epoch"]),
+        (["--resume", middle, "--batch_size", "4"], ["batch_size 8, now it is 4"]),
+        (["--resume", cut], [str(cut), "truncated"]),
+        (["--resume", code], [str(code), "needs code"]),
+        (["--resume", tmp_path / "none.pt"], ["none.pt", "not a file"]),
+        (["--resume", "last", "--save_dir", tmp_path / "x"], ["no run", "has a checkpoint"]),
+        ([*flags, "--save_dir", a_file / "runs"], [str(a_file), "is a file"]),
+        ([*flags, *new, "--batch_size", "100"], ["batch_size is 100", "24 images"]),
+        ([*flags, *new, "--backbone", "MobilFaceNet"], ["did you mean 'MobileFaceNet'"]),
+        ([*flags, *new, "--lfw_file_list", a_file], [str(a_file)]),
+    ):
+        assert_one_paragraph(run_script("Train.py", *arguments), *said)
+    assert not (tmp_path / "runs").exists()

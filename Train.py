@@ -3,12 +3,14 @@
     python Train.py                                     the demo, on built-in faces
     python Train.py --recipe casia_webface --webface_dataset_path P --webface_file_list L
     python Train.py --resume last                       continue the newest run
+    python Train.py --pretrained FILE ...               start from weights of any known lineage
 
 Settings are in Config/config.py; every one of them is also a flag.
 """
 
 from Config import read_config
 from Utils.errors import run_script
+from Utils.Training_Utils.fine_tuning import pretrained_settings
 from Utils.Training_Utils.summary import training_table
 from Utils.Training_Utils.trainer import Trainer, saved_settings
 
@@ -17,7 +19,12 @@ JUDGING_ONLY = {"checkpoint", "output", "data", "pairs"}
 
 def main() -> None:
     """Read the settings, train, print the table of results."""
-    config = read_config(__doc__, exclude=JUDGING_ONLY, saved_settings=saved_settings)
+    config = read_config(
+        __doc__,
+        exclude=JUDGING_ONLY,
+        saved_settings=saved_settings,
+        pretrained_settings=pretrained_settings,
+    )
     print(training_table(Trainer(config).run()))
 
 

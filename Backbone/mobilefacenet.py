@@ -7,20 +7,26 @@ has its own weight.
 """
 
 import math
+from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Backbone.prelu import PReLU
 from Backbone.preprocessing import Preprocessing
 
-# Expansion t, output channels c, repeats n, stride s of the first: table 1 of the paper.
+# Channels inside the bottlenecks, their output channels, stride of the first: table 1 of the
+# paper, with its 5 = 1 + 4 bottlenecks of 64 channels in two rows. How often each row is repeated:
+# see `repeats`.
 BOTTLENECKS = (
-    (2, 64, 5, 2),
-    (4, 128, 1, 2),
-    (2, 128, 6, 1),
-    (4, 128, 1, 2),
-    (2, 128, 2, 1),
+    (128, 64, 2),
+    (128, 64, 1),
+    (256, 128, 2),
+    (256, 128, 1),
+    (512, 128, 2),
+    (256, 128, 1),
 )
+REPEATS = (1, 4, 6, 2)
 
 
 class ConvBlock(nn.Module):
@@ -50,9 +56,8 @@ class ConvBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Inverted residual: 1×1 expansion, 3×3 depthwise, 1×1 linear projection."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, hidden: int) -> None:
         super().__init__()
-        hidden = in_channels * expansion
         self.residual = stride == 1 and in_channels == out_channels
         self.conv = nn.Sequential(
             ConvBlock(in_channels, hidden, 1),
@@ -69,38 +74,58 @@ class MobileFaceNet(nn.Module):
 
     feature_dim: size D of the embedding; the paper's is 128.
     input_size: (height, width) in pixels.
+    width: factor on the channels between bottlenecks (not inside them); insightface's mbf has 2,
+        its mbf_large 4. The second convolution keeps 64 groups, so it is depthwise at width 1 only.
+    repeats: bottlenecks at a half (in place of the second convolution, where more than 1), a
+        quarter, an eighth and a sixteenth of the image's size, besides those that halve it.
+    normalise: embeddings of length 1.
 
     Weights start as in MobileNetV2's reference code: He initialisation over fan-out with gain
     sqrt(2), taken over the kernel's area and output channels whatever the groups.
     """
 
-    def __init__(self, feature_dim: int = 128, input_size: tuple[int, int] = (112, 112)) -> None:
+    def __init__(
+        self,
+        feature_dim: int = 128,
+        input_size: tuple[int, int] = (112, 112),
+        width: int = 1,
+        repeats: Sequence[int] = REPEATS,
+        normalise: bool = False,
+    ) -> None:
         super().__init__()
         self.preprocessing = Preprocessing(input_size=input_size)
         self.feature_dim = feature_dim
-        self.conv1 = ConvBlock(3, 64, 3, stride=2, padding=1)
-        self.dw_conv1 = ConvBlock(64, 64, 3, padding=1, groups=64)
-        self.blocks = nn.Sequential(*_bottlenecks(64))
-        self.conv2 = ConvBlock(128, 512, 1)
+        self.normalise = normalise
+        channels = 64 * width
+        self.conv1 = ConvBlock(3, channels, 3, stride=2, padding=1)
+        if repeats[0] == 1:
+            self.dw_conv1 = ConvBlock(channels, channels, 3, padding=1, groups=64)
+        else:
+            stem = [Bottleneck(channels, channels, 1, hidden=128) for _ in range(repeats[0])]
+            self.dw_conv1 = nn.Sequential(*stem)
+        self.blocks = nn.Sequential(*_bottlenecks(width, repeats))
+        self.conv2 = ConvBlock(128 * width, 512, 1)
         last_map = (input_size[0] // 16, input_size[1] // 16)
         self.linear7 = ConvBlock(512, 512, last_map, groups=512, linear=True)
         self.linear1 = ConvBlock(512, feature_dim, 1, linear=True)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float N×3×H×W to N×feature_dim embeddings, not normalised."""
+        """Map float N×3×H×W to N×feature_dim embeddings; of length 1 only with `normalise`."""
         x = self.dw_conv1(self.conv1(x))  # N×64×H/2×W/2
         x = self.conv2(self.blocks(x))  # N×512×H/16×W/16
-        x = self.linear1(self.linear7(x))  # N×D×1×1
-        return x.flatten(1)
+        x = self.linear1(self.linear7(x)).flatten(1)  # N×D
+        return F.normalize(x) if self.normalise else x
 
 
-def _bottlenecks(channels: int) -> list[Bottleneck]:
+def _bottlenecks(width: int, repeats: Sequence[int]) -> list[Bottleneck]:
+    channels = 64 * width
     layers = []
-    for expansion, out_channels, repeats, stride in BOTTLENECKS:
-        for i in range(repeats):
-            layers.append(Bottleneck(channels, out_channels, stride if i == 0 else 1, expansion))
-            channels = out_channels
+    times = (1, repeats[1], 1, repeats[2], 1, repeats[3])
+    for (hidden, out_channels, stride), repeat in zip(BOTTLENECKS, times, strict=True):
+        for _ in range(repeat):
+            layers.append(Bottleneck(channels, out_channels * width, stride, hidden))
+            channels = out_channels * width
     return layers
 
 

@@ -2,14 +2,21 @@
 
 Deng, Guo, Xue, Zafeiriou: "ArcFace", https://arxiv.org/abs/1801.07698, section 3.1 (unit
 BN-Conv-BN-PReLU-Conv-BN, output BN-Dropout-FC-BN, first convolution 3×3 with stride 1), after
-Han, Kim, Kim: "Deep Pyramidal Residual Networks" (the improved unit). Squeeze and excitation is
-Hu, Shen, Sun: https://arxiv.org/abs/1709.01507, with reduction 16 and no biases.
+Han, Kim, Kim: "Deep Pyramidal Residual Networks" (the improved unit). Attention blocks are those
+of `Backbone/attention.py`.
 
 "100" counts as the face-recognition literature does; elsewhere the same net is called 101.
+
+The settings beyond depth and attention are the ways in which published networks differ: their
+weights need them (`Utils/Pretrained_Utils/lineages.py` says whose).
 """
 
+from functools import partial
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from Backbone.attention import channel_gate, spatial_gate
 from Backbone.prelu import PReLU
 from Backbone.preprocessing import Preprocessing
 
@@ -22,96 +29,169 @@ UNITS = {
     152: (3, 8, 36, 3),
     200: (6, 26, 60, 6),
 }
+# With bottleneck units, as AdaFace's networks of these depths have them.
+BOTTLENECK_UNITS = {
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
 CHANNELS = (64, 128, 256, 512)
-SE_REDUCTION = 16
+EXPANSION = 4
 DROPOUT = 0.4
-
-
-class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate computed from the channels' means."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(channels, channels // SE_REDUCTION, 1, bias=False)
-        self.relu = nn.ReLU(inplace=True)
-        self.fc2 = nn.Conv2d(channels // SE_REDUCTION, channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc2(self.relu(self.fc1(self.pool(x))))  # N×C×1×1
-        return x * gate.sigmoid()
+SHORTCUTS = ("conv", "pool")
 
 
 class IRUnit(nn.Module):
-    """One improved residual unit; the first of a stage halves the map and has its own shortcut."""
+    """One improved residual unit: two 3×3 convolutions, the second with the stride.
 
-    def __init__(self, in_channels: int, channels: int, first: bool, se: bool) -> None:
+    middle_norm: whether BatchNorm stands between the first convolution and PReLU.
+    The other settings are those of `ResNetIR`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        first: bool,
+        attention: str,
+        shortcut: str,
+        middle_norm: bool = True,
+    ) -> None:
         super().__init__()
-        stride = 2 if first else 1
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = nn.BatchNorm2d(channels) if middle_norm else nn.Identity()
         self.prelu = PReLU(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
-        self.se = SqueezeExcitation(channels) if se else nn.Identity()
-        self.downsample = nn.Identity()
-        if first:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+        self.se = channel_gate(attention, channels)
+        self.sam = spatial_gate(attention)
+        self.downsample = _shortcut(in_channels, channels, stride, first, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.prelu(self.bn2(self.conv1(self.bn1(x))))
-        out = self.se(self.bn3(self.conv2(out)))
+        out = self.sam(self.se(self.bn3(self.conv2(out))))
+        return out + self.downsample(x)
+
+
+class IRBottleneck(nn.Module):
+    """The unit with a bottleneck: 1×1, 3×3, 1×1 convolutions, the last with the stride."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        first: bool,
+        attention: str,
+        shortcut: str,
+    ) -> None:
+        super().__init__()
+        inner = channels // EXPANSION
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.prelu = PReLU(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(inner)
+        self.prelu2 = PReLU(inner)
+        self.conv3 = nn.Conv2d(inner, channels, 1, stride, bias=False)
+        self.bn4 = nn.BatchNorm2d(channels)
+        self.se = channel_gate(attention, channels)
+        self.sam = spatial_gate(attention)
+        self.downsample = _shortcut(in_channels, channels, stride, first, shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.prelu(self.bn2(self.conv1(self.bn1(x))))
+        out = self.prelu2(self.bn3(self.conv2(out)))
+        out = self.sam(self.se(self.bn4(self.conv3(out))))
         return out + self.downsample(x)
 
 
 class ResNetIR(nn.Module):
-    """ResNet-IR (se=False) or SE-ResNet-IR (se=True) of a depth in `UNITS`.
+    """ResNet-IR of a depth in `UNITS`, or with bottleneck units in `BOTTLENECK_UNITS`.
 
+    attention: one of `Backbone.attention.ATTENTIONS`; "se" makes it SE-ResNet-IR.
     feature_dim: size D of the embedding.
     input_size: (height, width) in pixels, each divisible by 16.
+    shortcut: of the first unit of a stage, "conv" (1×1 convolution and BatchNorm) or "pool"
+        (every second pixel, where the unit keeps the number of channels; else "conv").
+    middle_norm: whether BatchNorm stands between a unit's first convolution and PReLU.
+    bottleneck: three convolutions a unit, and four times the channels between units.
+    output_affine: whether the last BatchNorm has weight and bias.
+    normalise: embeddings of length 1.
 
     Weights start with Glorot's uniform initialisation and zero biases, as the lineage trains.
+    Raises ValueError for settings that do not go together.
     """
 
     def __init__(
         self,
         depth: int,
-        se: bool = False,
+        attention: str = "none",
         feature_dim: int = 512,
         input_size: tuple[int, int] = (112, 112),
+        shortcut: str = "conv",
+        middle_norm: bool = True,
+        bottleneck: bool = False,
+        output_affine: bool = True,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
+        if shortcut not in SHORTCUTS:
+            raise ValueError(f"shortcut is {shortcut!r}; it must be one of {', '.join(SHORTCUTS)}")
+        if bottleneck and (depth not in BOTTLENECK_UNITS or not middle_norm):
+            raise ValueError(
+                f"bottleneck units go with middle_norm and depths "
+                f"{', '.join(map(str, BOTTLENECK_UNITS))}; the depth is {depth}"
+            )
         self.preprocessing = Preprocessing(input_size=input_size)
         self.feature_dim = feature_dim
+        self.normalise = normalise
+        unit = IRBottleneck if bottleneck else partial(IRUnit, middle_norm=middle_norm)
+        unit = partial(unit, attention=attention, shortcut=shortcut)
+        units = (BOTTLENECK_UNITS if bottleneck else UNITS)[depth]
+        channels = [c * EXPANSION if bottleneck else c for c in CHANNELS]
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.prelu = PReLU(64)
-        self.layer1 = _stage(64, CHANNELS[0], UNITS[depth][0], se)
-        self.layer2 = _stage(CHANNELS[0], CHANNELS[1], UNITS[depth][1], se)
-        self.layer3 = _stage(CHANNELS[1], CHANNELS[2], UNITS[depth][2], se)
-        self.layer4 = _stage(CHANNELS[2], CHANNELS[3], UNITS[depth][3], se)
-        self.bn2 = nn.BatchNorm2d(CHANNELS[3])
+        self.layer1 = _stage(unit, 64, channels[0], units[0])
+        self.layer2 = _stage(unit, channels[0], channels[1], units[1])
+        self.layer3 = _stage(unit, channels[1], channels[2], units[2])
+        self.layer4 = _stage(unit, channels[2], channels[3], units[3])
+        self.bn2 = nn.BatchNorm2d(channels[3])
         self.dropout = nn.Dropout(DROPOUT)
         positions = (input_size[0] // 16) * (input_size[1] // 16)
-        self.fc = nn.Linear(CHANNELS[3] * positions, feature_dim)
-        self.features = nn.BatchNorm1d(feature_dim)
+        self.fc = nn.Linear(channels[3] * positions, feature_dim)
+        self.features = nn.BatchNorm1d(feature_dim, affine=output_affine)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float N×3×H×W to N×feature_dim embeddings, not normalised."""
+        """Map float N×3×H×W to N×feature_dim embeddings; of length 1 only with `normalise`."""
         x = self.prelu(self.bn1(self.conv1(x)))  # N×64×H×W
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # N×512×H/16×W/16
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # N×C×H/16×W/16
         x = self.dropout(self.bn2(x)).flatten(1)
-        return self.features(self.fc(x))
+        x = self.features(self.fc(x))
+        return F.normalize(x) if self.normalise else x
 
 
-def _stage(in_channels: int, channels: int, units: int, se: bool) -> nn.Sequential:
-    first = IRUnit(in_channels, channels, first=True, se=se)
-    rest = [IRUnit(channels, channels, first=False, se=se) for _ in range(units - 1)]
+def _stage(unit, in_channels: int, channels: int, units: int) -> nn.Sequential:
+    """The first unit halves the map and has its own shortcut."""
+    first = unit(in_channels, channels, stride=2, first=True)
+    rest = [unit(channels, channels, stride=1, first=False) for _ in range(units - 1)]
     return nn.Sequential(first, *rest)
+
+
+def _shortcut(
+    in_channels: int, channels: int, stride: int, first: bool, shortcut: str
+) -> nn.Module:
+    if not first:
+        return nn.Identity()
+    if shortcut == "pool" and in_channels == channels:
+        return nn.MaxPool2d(1, stride)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+    )
 
 
 def _initialise(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from Config.recipes import RECIPES
 from Config.validation import ConfigError
 
 SavedSettings = Callable[[str, str], dict[str, Any]]
+PretrainedSettings = Callable[[Config], dict[str, Any]]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,6 +36,7 @@ def read_config(
     exclude: Collection[str] = (),
     argv: Sequence[str] | None = None,
     saved_settings: SavedSettings | None = None,
+    pretrained_settings: PretrainedSettings | None = None,
 ) -> Config:
     """Build the config of a script from `Config/config.py`, a recipe and the command line.
 
@@ -43,6 +45,8 @@ def read_config(
     argv: the arguments; None takes the process's own.
     saved_settings: called as (resume, save_dir) when `resume` is set; gives the settings of the
     run to continue, which then hold instead of the defaults. Explicit flags always win.
+    pretrained_settings: called with the config when `pretrained` is set; gives the settings that
+    the weights decide, which then hold instead of the defaults and the recipe's.
 
     Ends the process with argparse's message, exit status 2, for a flag that can't be read.
     """
@@ -54,7 +58,9 @@ def read_config(
     base = dataclasses.replace(Config(), **RECIPES[recipe]) if recipe else Config()
     config = dataclasses.replace(base, **given)
     if not (config.resume and saved_settings):
-        return config
+        if not (config.pretrained and pretrained_settings):
+            return config
+        return dataclasses.replace(config, **{**pretrained_settings(config), **given})
     if recipe:
         raise ConfigError("resume", config.resume, "the run's settings hold; leave --recipe out.")
     saved = Config.from_dict(saved_settings(config.resume, config.save_dir))

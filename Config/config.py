@@ -76,7 +76,8 @@ class Config:
     # Network
     backbone: str = setting(
         "MobileFaceNet",
-        "MobileFaceNet, ResNet{18,34,50,100,152,200}_IR or SEResNet{18,34,50,100,152,200}_IR",
+        "MobileFaceNet, ResNet{18,34,50,100,152,200}_IR, SEResNet{18,34,50,100,152,200}_IR or "
+        "ResNet{50,101,152}",
     )
     feature_dim: int = setting(128, "size of the embedding; usual: 128 (MobileFaceNet) or 512")
     input_size: tuple[int, ...] = setting(
@@ -88,6 +89,26 @@ class Config:
     )
     easy_margin: bool = setting(False, "ArcFace: apply the margin only where the cosine is above 0")
     scale_size: float = setting(16.0, "scale s of the logits")
+
+    # Weights to start from, and what a network is fed
+    pretrained: str = setting(
+        "",
+        "weights of any known lineage to start from, a file or a name in Pretrained; the "
+        "network is then the file's",
+    )
+    freeze_backbone_epochs: int = setting(
+        0, "epochs at the start in which only the head learns; with pretrained"
+    )
+    lineage: str = setting(
+        "",
+        "whose weights a file holds, where two lineages look alike, as in face_evolve; empty: "
+        "recognised",
+    )
+    channel_order: str = setting("", "RGB or BGR; empty: as the weights were trained, RGB if new")
+    input_mean: float | None = setting(
+        None, "input = (pixel - input_mean) / input_scale; none: as the weights were trained"
+    )
+    input_scale: float | None = setting(None, "see input_mean; both in pixel values, 0..255")
 
     # Optimisation
     initial_lr: float = setting(0.1, "learning rate at the start")
@@ -110,7 +131,9 @@ class Config:
     )
 
     # Judging
-    checkpoint: str = setting("", "checkpoint of the network to judge")
+    checkpoint: str = setting(
+        "", "weights to judge, of any known lineage: a file, or a name in Pretrained"
+    )
     data: str = setting("", "any other verification set: .bin, .blp folder, or images with pairs")
     pairs: str = setting("", "its pairs file; none for .bin and .blp")
     protocol: str = setting("both", "10-fold rule: cosine, insightface or both")

@@ -12,7 +12,7 @@ from Config.config import Config
 from Head import HEADS
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
-CHANNEL_ORDERS = ("BGR", "RGB")
+CHANNEL_ORDERS = ("RGB", "BGR")
 PROTOCOLS = ("cosine", "insightface", "both")
 
 # The prefix of each known training set's `<prefix>_dataset_path` and `<prefix>_file_list`.
@@ -26,6 +26,8 @@ LOWER_BOUNDS = {
     "feature_dim": (1, True),
     "margin_size": (0, True),
     "scale_size": (0, False),
+    "freeze_backbone_epochs": (0, True),
+    "input_scale": (0, False),
     "initial_lr": (0, False),
     "momentum": (0, False),
     "weight_decay": (0, True),
@@ -54,6 +56,7 @@ def validate(config: Config, cuda_devices: int = 0) -> None:
     _check_names(config)
     _check_numbers(config)
     _check_schedule(config)
+    _check_freezing(config)
     _check_data(config)
     _check_devices(config, cuda_devices)
 
@@ -81,6 +84,7 @@ def _check_names(config: Config) -> None:
     require("amp_dtype", config.amp_dtype, AMP_DTYPES)
     require("protocol", config.protocol, PROTOCOLS)
     require("blp_channel_order", config.blp_channel_order, CHANNEL_ORDERS)
+    require("channel_order", config.channel_order, ("", *CHANNEL_ORDERS))
 
 
 def _check_numbers(config: Config) -> None:
@@ -119,6 +123,18 @@ def _check_schedule(config: Config) -> None:
             milestones,
             f"{milestones[-1]} is not before the last epoch; total_epoch is {config.total_epoch}, "
             f"so milestones go up to {config.total_epoch - 1}.",
+        )
+
+
+def _check_freezing(config: Config) -> None:
+    epochs = config.freeze_backbone_epochs
+    if epochs and not config.pretrained:
+        raise ConfigError(
+            "freeze_backbone_epochs", epochs, "it goes with pretrained; fresh weights must learn."
+        )
+    if epochs > config.total_epoch:
+        raise ConfigError(
+            "freeze_backbone_epochs", epochs, f"total_epoch is only {config.total_epoch}."
         )
 
 

@@ -25,7 +25,8 @@ from Utils.Evaluation_Utils.benchmark import (
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
 from Utils.Evaluation_Utils.verification import VerificationResult
 from Utils.files import atomic_path
-from Utils.Pretrained_Utils import load_backbone
+from Utils.Pretrained_Utils import find_weights, load_backbone
+from Utils.Pretrained_Utils.load import describe
 from Utils.Training_Utils.run_folder import run_of
 
 WORST_SHOWN = 10
@@ -33,6 +34,10 @@ WORST_SHOWN = 10
 # What an evaluation script takes as flags, besides the paths of its own data set.
 SETTINGS = (
     "checkpoint",
+    "lineage",
+    "channel_order",
+    "input_mean",
+    "input_scale",
     "output",
     "protocol",
     "device",
@@ -90,7 +95,13 @@ def _evaluate(
     if not config.checkpoint:
         raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
     device = choose_device(config)
-    backbone = load_backbone(config.checkpoint).to(device, memory_format=torch.channels_last)
+    backbone = load_backbone(
+        config.checkpoint,
+        config.lineage or None,
+        config.channel_order,
+        config.input_mean,
+        config.input_scale,
+    ).to(device, memory_format=torch.channels_last)
     folder = _make_output(config)
     data, source = open_data()
     results = judge(
@@ -102,14 +113,16 @@ def _evaluate(
         config.num_workers,
         progress=f"Embedding {benchmark.title}",
     )
-    about = _about(config, benchmark, data, source)
+    about = {**_about(config, benchmark, data, source), "network": describe(backbone)}
     _write_json(folder / f"{benchmark.file_name}.json", about, results)
     _draw(folder, benchmark, data, results)
     return Report(_table(about, results), folder)
 
 
 def _make_output(config: Config) -> Path:
-    folder = Path(config.output) if config.output else default_output(Path(config.checkpoint))
+    folder = (
+        Path(config.output) if config.output else default_output(find_weights(config.checkpoint))
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,6 +198,7 @@ def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str
         f"{about['benchmark']}: {about['images']:,} images, {about['pairs']:,} pairs, "
         f"{about['folds']} folds\n  pairs       {about['data']}\n"
         f"  checkpoint  {about['checkpoint']}\n"
+        f"  network     {about['network']}\n"
     )
     if about["sizes"]:
         head += f"  sizes       {about['sizes']}\n"

@@ -1,43 +1,225 @@
-"""Backbones from checkpoint files. Nothing in a file is ever executed."""
+"""Backbones from weights files: this project's, and those of every lineage in `lineages.py`.
 
+Nothing in a file is ever executed.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from Backbone import build_backbone
+from Backbone import BACKBONES, rebuild_backbone
 from Config import Config
 from Utils.errors import CheckpointError
-from Utils.Training_Utils.checkpoint import FORMAT, read
+from Utils.Pretrained_Utils.files import BACKBONE_FORMAT, Description, find_weights, read_file
+from Utils.Pretrained_Utils.lineages import LINEAGES, OWN, Lineage, find_lineage
+from Utils.Pretrained_Utils.recognise import (
+    COUNTER,
+    Contents,
+    Match,
+    matches,
+    most_likely,
+    nearest,
+    open_contents,
+)
+from Utils.Training_Utils.checkpoint import FORMAT
 
 SHOWN_KEYS = 5
 
 
-def load_backbone(path: str | Path, name: str | None = None) -> nn.Module:
-    """Read the backbone of a checkpoint that Train.py wrote.
+@dataclass(frozen=True)
+class Weights:
+    """A network's weights under this project's names, as they lie in the file.
 
-    path: the file. name: the backbone that it must be; None takes whatever it is.
-
-    Returns it in evaluation mode on the CPU, with its `preprocessing`. Raises CheckpointError for
-    a file that can't be read, that is no such checkpoint, or that holds another backbone.
+    description: how to build it, and whose it is. head: class weights C×D, where the file has any.
     """
-    state = read(path)
-    if not (isinstance(state, dict) and state.get("format") == FORMAT):
-        raise CheckpointError(f"checkpoint {path} was not written by Train.py. {_contents(state)}")
-    config = Config.from_dict(state["settings"])
-    if name is not None and name != config.backbone:
-        raise CheckpointError(f"checkpoint {path} holds a {config.backbone}, not a {name}.")
-    backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
+
+    path: Path
+    description: Description
+    state: dict[str, Tensor]
+    head: Tensor | None
+
+
+def load_backbone(
+    path: str | Path,
+    name: str | None = None,
+    channel_order: str = "",
+    input_mean: float | None = None,
+    input_scale: float | None = None,
+) -> nn.Module:
+    """Read the backbone of a file, whoever wrote it; recognised by its tensors' names and shapes.
+
+    path: the file, or the name of one in the folder Pretrained.
+    name: the backbone that it must be, or the key of the lineage that it is from
+        (`lineages.LINEAGES`), which decides where two of them look alike; None takes what it is.
+    channel_order, input_mean, input_scale: instead of what the lineage trained with.
+
+    Returns it in evaluation mode on the CPU, in float32, with its `preprocessing`; `lineage` says
+    where it is from. Raises CheckpointError for a file that can't be read without running code,
+    that holds no network known here, or another one than `name`.
+    """
+    weights = read_weights(path, name)
+    return build(weights, channel_order, input_mean, input_scale)
+
+
+def build(
+    weights: Weights,
+    channel_order: str = "",
+    input_mean: float | None = None,
+    input_scale: float | None = None,
+) -> nn.Module:
+    """The network of weights that were read, as `load_backbone` returns it."""
     try:
-        backbone.load_state_dict(state["backbone"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"checkpoint {path} does not fit {config.backbone}: {str(error).splitlines()[-1]}"
-        ) from None
+        with torch.device("meta"):  # fresh weights would take longer than reading these
+            backbone = rebuild_backbone(weights.description.architecture)
+        backbone.to_empty(device="cpu")
+        for name, buffer in backbone.named_buffers():
+            if name.endswith(COUNTER):  # the one that old files do not have
+                buffer.zero_()
+        missing, unexpected = backbone.load_state_dict(weights.state, strict=False)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _broken(weights.path, str(error).splitlines()[-1].strip()) from None
+    missing = [key for key in missing if not key.endswith(COUNTER)]
+    if missing or unexpected:
+        what = f"no {missing[0]}" if missing else f"{unexpected[0]}, which the network has not"
+        raise _broken(weights.path, f"it has {what}")
+    backbone.preprocessing = override_preprocessing(
+        backbone.preprocessing, channel_order, input_mean, input_scale
+    )
+    backbone.lineage = weights.description.lineage
     return backbone.eval()
 
 
-def _contents(state: Any) -> str:
-    if not isinstance(state, dict):
-        return f"It holds a {type(state).__name__}."
-    return f"It holds: {', '.join(map(str, list(state)[:SHOWN_KEYS]))}, ..."
+def override_preprocessing(preprocessing, channel_order="", input_mean=None, input_scale=None):
+    """`Preprocessing` with those values replaced that are given."""
+    given = {"channel_order": channel_order or None, "mean": input_mean, "scale": input_scale}
+    return dataclasses.replace(preprocessing, **{k: v for k, v in given.items() if v is not None})
+
+
+def read_weights(path: str | Path, name: str | None = None) -> Weights:
+    """Read and recognise a file, as `load_backbone` does, without building the network."""
+    lineage = find_lineage(name) if name else None
+    if name and lineage is None and name not in BACKBONES:
+        keys = ", ".join(row.key for row in LINEAGES)
+        raise CheckpointError(
+            f"{name!r} is neither a backbone ({', '.join(BACKBONES)}) nor a lineage ({keys})."
+        )
+    path = find_weights(path)
+    contents = read_file(path)
+    if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
+        weights = _read_own(path, contents)
+    else:
+        weights = _read_foreign(path, open_contents(contents), contents, lineage)
+    found = weights.description.architecture["name"]
+    if name in BACKBONES and name != found:
+        raise CheckpointError(f"checkpoint {path} holds a {found}, not a {name}.")
+    return weights
+
+
+def _read_own(path: Path, contents: dict[str, Any]) -> Weights:
+    """A checkpoint of a run, or a bare backbone file."""
+    architecture = contents.get("architecture") or _from_settings(contents["settings"])
+    head = contents.get("head", {}).get("weight")
+    description = Description(architecture, contents.get("lineage", OWN))
+    return Weights(path, description, contents["backbone"], head)
+
+
+def _from_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What runs' checkpoints said before they described their network themselves."""
+    config = Config.from_dict(settings)
+    return {
+        "name": config.backbone,
+        "feature_dim": config.feature_dim,
+        "input_size": list(config.input_size),
+        "variant": {},
+        "preprocessing": {},
+    }
+
+
+def _read_foreign(
+    path: Path, contents: Contents, tree: dict[str, Any], wanted: Lineage | None
+) -> Weights:
+    rows = (wanted,) if wanted else LINEAGES
+    found = matches(contents.network, rows)
+    if not found:
+        raise CheckpointError(_unknown(path, contents, tree, rows))
+    lineage, match = most_likely(found, contents)
+    architecture = {
+        **match.architecture,
+        "variant": {
+            **match.architecture["variant"],
+            **({"normalise": True} if lineage.normalise else {}),
+        },
+        "preprocessing": {**lineage.preprocessing(), **_beside(path, lineage)},
+    }
+    head = _class_weights(contents.head, architecture["feature_dim"])
+    return Weights(path, Description(architecture, lineage.title), match.state, head)
+
+
+def _beside(path: Path, lineage: Lineage) -> dict[str, str]:
+    """What a CVLface network's model.yaml says of its colours."""
+    settings = path.with_suffix(".yaml")
+    if lineage.key != "cvlface" or not settings.is_file():
+        return {}
+    said = re.search(r"^\s*color_space:\s*['\"]?(RGB|BGR)\b", settings.read_text(), re.MULTILINE)
+    return {"channel_order": said[1]} if said else {}
+
+
+def _class_weights(head: dict[str, Tensor], feature_dim: int) -> Tensor | None:
+    """A head's class weights as C×D; some keep them as D×C."""
+    for name in ("weight", "kernel"):
+        tensor = head.get(name)
+        if tensor is None or tensor.ndim != 2 or feature_dim not in tensor.shape:
+            continue
+        columns = tensor.shape[1] != feature_dim or (
+            name == "kernel" and tensor.shape[0] == feature_dim
+        )
+        return tensor.T if columns else tensor
+    return None
+
+
+def _unknown(
+    path: Path, contents: Contents, tree: dict[str, Any], rows: tuple[Lineage, ...]
+) -> str:
+    """What was looked for, what the file holds, and what comes nearest."""
+    text = (
+        f"checkpoint {path} holds no network that is known here. Looked for: "
+        f"{', '.join(row.title for row in rows)}. "
+    )
+    keys = list(contents.network) or list(map(str, tree))
+    text += f"The file's first keys: {', '.join(keys[:SHOWN_KEYS])}. "
+    if not contents.network:
+        return text + "None of them is a tensor."
+    if len(contents.network) == 1 and next(iter(contents.network.values())).ndim == 2:
+        return text + "That is what a head's file holds; the network's lies beside it."
+    closest = nearest(contents.network, rows)
+    if closest is None:
+        return text + "No known network has any tensor of these names."
+    lineage, match = closest
+    return text + (
+        f"Nearest: {lineage.title}'s {_kind(match)}, which has names for {match.known} of "
+        f"{len(contents.network)} tensors, but {'; '.join(match.differences)}."
+    )
+
+
+def _kind(match: Match) -> str:
+    return match.architecture.get("name", match.layout.family)
+
+
+def _broken(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint {path} does not fit the network that it describes: {why}.")
+
+
+def describe(backbone: nn.Module) -> str:
+    """One line on a loaded network: what it is, from whom, and what it is fed."""
+    given, size = backbone.preprocessing, backbone.preprocessing.input_size
+    variant = "".join(f", {k} {v}" for k, v in backbone.architecture["variant"].items())
+    what = f"{backbone.architecture['name']}{variant}, {backbone.feature_dim}-d"
+    return (
+        f"{what}, of {backbone.lineage}; input "
+        f"{size[0]}×{size[1]} {given.channel_order}, (pixel - {given.mean:g}) / {given.scale:g}"
+    )

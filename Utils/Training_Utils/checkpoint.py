@@ -43,7 +43,10 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = "it needs code to be read, or is not a checkpoint; nothing in it was run"
+        reason = (
+            "it needs code to be read, or is not a checkpoint; nothing in it was run. If you trust "
+            "it, save its state dict alone with the program that wrote it"
+        )
         raise CheckpointError(
             f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
         ) from None

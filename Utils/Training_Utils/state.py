@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
-from Backbone import build_backbone
+from Backbone import describe_backbone
 from Config import Config
 from Head import build_head
 from Utils.Training_Utils.checkpoint import FORMAT, random_state, set_random_state
+from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
 
 LR_FACTOR = 0.1  # at each milestone
 
@@ -29,7 +30,8 @@ class TrainingState:
 
     epoch: finished epochs. batch: finished batches of the epoch under way. iteration: finished
     iterations of the whole run. best: by test set, and "mean" over the sets.
-    flip_generator: on the device; decides which images are mirrored.
+    flip_generator: on the device; decides which images are mirrored. start: for the log, one
+    string a line, what weights the run began with.
     """
 
     backbone: nn.Module
@@ -42,6 +44,7 @@ class TrainingState:
     batch: int = 0
     iteration: int = 0
     best: dict[str, Best] = field(default_factory=dict)
+    start: list[str] = field(default_factory=list)
 
     def checkpoint(self, config: Config, num_images: int) -> dict[str, Any]:
         """Everything as tensors and plain values, for `torch.save`."""
@@ -50,6 +53,7 @@ class TrainingState:
             "settings": config.to_dict(),
             "num_classes": self.head.weight.shape[0],
             "num_images": num_images,
+            "architecture": describe_backbone(self.backbone),
             "backbone": self.backbone.state_dict(),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -91,11 +95,18 @@ class TrainingState:
 
 
 def build_state(
-    config: Config, num_classes: int, device: torch.device, amp_dtype: torch.dtype | None
+    config: Config,
+    num_classes: int,
+    device: torch.device,
+    amp_dtype: torch.dtype | None,
+    saved: dict[str, Any] | None = None,
 ) -> TrainingState:
-    """Fresh networks, seeded, on the device, with their optimiser."""
+    """The networks that a run begins with, on the device, with their optimiser.
+
+    saved: the checkpoint that is to be restored, which says what network it is.
+    """
     torch.manual_seed(config.seed)
-    backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
+    backbone, class_weights, note = starting_backbone(config, saved)
     head = build_head(
         config.margin,
         config.feature_dim,
@@ -104,6 +115,7 @@ def build_state(
         config.margin_size,
         config.easy_margin,
     )
+    start = [note, take_class_weights(head, class_weights)] if note else []
     backbone = backbone.to(device, memory_format=torch.channels_last)
     head = head.to(device)
     optimizer = torch.optim.SGD(
@@ -121,6 +133,7 @@ def build_state(
         # fp16 gradients underflow without scaling; bf16 has float32's range and needs none.
         scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
         flip_generator=torch.Generator(device).manual_seed(config.seed),
+        start=start,
     )
 
 

@@ -18,6 +18,7 @@ from Utils.errors import RunError
 from Utils.files import atomic_path
 from Utils.Training_Utils import checkpoint as checkpoints
 from Utils.Training_Utils.curves import draw_curves
+from Utils.Training_Utils.fine_tuning import set_frozen
 from Utils.Training_Utils.loader import Batch, TrainingLoader
 from Utils.Training_Utils.log import close_log, open_log
 from Utils.Training_Utils.loss_meter import LossMeter
@@ -78,10 +79,11 @@ class Trainer:
         self.data = open_training_data(config)
         self.test_sets = TestSets(config, self.device)
         self._check_batch_size()
-        self.state = build_state(config, self.data.num_classes, self.device, self.amp_dtype)
-        if resumed:
-            saved = checkpoints.read_run(resumed)
+        saved = checkpoints.read_run(resumed) if resumed else None
+        if saved:
             checkpoints.check_fits(saved, resumed, config, self.data.num_classes, len(self.data))
+        self.state = build_state(config, self.data.num_classes, self.device, self.amp_dtype, saved)
+        if saved:
             self.state.restore(saved, config)
         self.run_folder = self._open_run(resumed)
         self.log = open_log(self.run_folder.log if self.run_folder else None)
@@ -127,6 +129,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         config, state = self.config, self.state
+        set_frozen(state.backbone, state.epoch < config.freeze_backbone_epochs)
         trained = 0
         for batch in self.loader.epoch(state.epoch, state.batch):
             report_due = (state.iteration + 1) % config.log_freq == 0
@@ -284,6 +287,8 @@ class Trainer:
             self.log.info(line)
         self.log.info(f"{config.backbone} with {config.margin}, {where}{precision}")
         self.log.info(f"saving to {folder}")
+        for line in self.state.start:
+            self.log.info(line)
         if resumed:
             position = self.state.iteration
             self.log.info(f"continuing after iteration {position} from {resumed}")

@@ -1,0 +1,75 @@
+"""Gates on a residual branch: by channel (SE, CAM), by place (SAM), or both in turn (CBAM).
+
+Hu, Shen, Sun: "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507 (SE).
+Woo, Park, Lee, Kweon: "CBAM: Convolutional Block Attention Module",
+https://arxiv.org/abs/1807.06521 (CAM, SAM). As face recognition uses them: reduction 16, 1×1
+convolutions without biases, and a 3×3 kernel in SAM where that paper has 7×7.
+"""
+
+import torch
+from torch import Tensor, nn
+
+ATTENTIONS = ("none", "se", "cam", "sam", "cbam")
+REDUCTION = 16
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a gate computed from the channels' means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, channels // REDUCTION, 1, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(channels // REDUCTION, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.fc2(self.relu(self.fc1(self.pool(x))))  # N×C×1×1
+        return x * gate.sigmoid()
+
+
+class ChannelAttention(nn.Module):
+    """Scales each channel by a gate computed from the channels' means and maxima."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.max = nn.AdaptiveMaxPool2d(1)
+        self.mlp = nn.Sequential(
+            nn.Conv2d(channels, channels // REDUCTION, 1, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels // REDUCTION, channels, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.mlp(self.mean(x)) + self.mlp(self.max(x))  # N×C×1×1
+        return x * gate.sigmoid()
+
+
+class SpatialAttention(nn.Module):
+    """Scales each place by a gate computed from the mean and the maximum over its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        summary = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)  # N×2×H×W
+        return x * self.conv(summary).sigmoid()
+
+
+def channel_gate(attention: str, channels: int) -> nn.Module:
+    """The part of an attention of `ATTENTIONS` that looks at channels; Identity where it has none.
+
+    Raises ValueError for another name.
+    """
+    if attention not in ATTENTIONS:
+        raise ValueError(f"attention is {attention!r}; it must be one of {', '.join(ATTENTIONS)}")
+    if attention == "se":
+        return SqueezeExcitation(channels)
+    return ChannelAttention(channels) if attention in ("cam", "cbam") else nn.Identity()
+
+
+def spatial_gate(attention: str) -> nn.Module:
+    """The part of an attention of `ATTENTIONS` that looks at places; Identity where it has none."""
+    return SpatialAttention() if attention in ("sam", "cbam") else nn.Identity()

@@ -1,0 +1,119 @@
+"""Turn a weights file of any known lineage into another kind of file.
+
+    python -m Utils.Pretrained_Utils.convert SOURCE network.pt
+    python -m Utils.Pretrained_Utils.convert SOURCE network.safetensors
+    python -m Utils.Pretrained_Utils.convert SOURCE theirs.pth --to insightface
+
+Without --to the target says by itself which network it is, and loads anywhere in this project.
+Values and number formats are kept bit for bit; only names change.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from Backbone import describe_backbone
+from Backbone.mobilefacenet import REPEATS
+from Backbone.resnet import UNITS as RESNET_UNITS
+from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
+from Utils.errors import CheckpointError, run_script
+from Utils.Pretrained_Utils.files import SAFETENSORS, Description, write_backbone
+from Utils.Pretrained_Utils.flags import reading_flags, writable_target
+from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage, find_lineage
+from Utils.Pretrained_Utils.load import build, describe, read_weights
+from Utils.Pretrained_Utils.recognise import examine
+from Utils.Pretrained_Utils.rename import Counts, Layout, State, to_theirs
+
+TARGETS = ("quasarlight", "insightface", "face_evolve")
+SUFFIXES = (".pt", ".pth", ".ckpt", SAFETENSORS)
+
+
+def main() -> None:
+    """Read the flags, convert, say what was made."""
+    parser = reading_flags(__doc__)
+    parser.add_argument("target", type=Path, help=f"ends in {', '.join(SUFFIXES)}")
+    parser.add_argument("--to", choices=TARGETS, help="with the tensor names of that lineage")
+    flags = parser.parse_args()
+    target = writable_target(flags.target, SUFFIXES)
+    weights = read_weights(flags.source, flags.lineage)
+    backbone = build(weights, flags.channel_order, flags.input_mean, flags.input_scale)
+    print(f"read     {weights.path}: {describe(backbone)}")
+    architecture = describe_backbone(backbone)
+    if not flags.to:
+        write_backbone(
+            target, weights.state, Description(architecture, weights.description.lineage)
+        )
+        print(f"written  {target}: {len(weights.state)} tensors, this project's names")
+        return
+    lineage = find_lineage(flags.to)
+    write_backbone(target, rename_for(weights.state, architecture, lineage), None)
+    print(f"written  {target}: {len(weights.state)} tensors, {lineage.title}'s names")
+    for note in usage_notes(architecture, lineage):
+        print(f"note     {note}")
+
+
+def rename_for(state: State, architecture: dict[str, Any], lineage: Lineage) -> State:
+    """A network's tensors under a lineage's names.
+
+    architecture: `Backbone.describe_backbone`'s values. Raises CheckpointError where that lineage
+    has no such network.
+    """
+    reasons = []
+    for layout in lineage.layouts:
+        counts = layout_counts(layout, architecture)
+        if counts is None:
+            continue
+        try:
+            theirs = to_theirs(state, layout, counts)
+        except KeyError as error:
+            reasons.append(f"it has no {error.args[0]}")
+            continue
+        match = examine(theirs, layout, counts)
+        if not match.differences:
+            return theirs
+        reasons += match.differences
+    why = "; ".join(dict.fromkeys(reasons)) or "it has none of this family and depth"
+    able = ", ".join(row.key for row in LINEAGES if row.key in TARGETS)
+    raise CheckpointError(
+        f"{architecture['name']} with settings {architecture['variant']} is not a network that "
+        f"{lineage.title} can build: {why}. Targets are {able}."
+    )
+
+
+def layout_counts(layout: Layout, architecture: dict[str, Any]) -> Counts | None:
+    """The counts that an architecture has in a layout; None where the layout has none such."""
+    name, variant = architecture["name"], architecture["variant"]
+    if name == "MobileFaceNet":
+        family, counts = name, tuple(variant.get("repeats", REPEATS))
+    elif name.endswith("_IR"):
+        table = BOTTLENECK_UNITS if variant.get("bottleneck") else UNITS
+        depth = int(name.removeprefix("SE").removeprefix("ResNet").removesuffix("_IR"))
+        family, counts = "ResNetIR", table[depth]
+    else:
+        family, counts = "ResNet", RESNET_UNITS[int(name.removeprefix("ResNet"))]
+    return counts if family == layout.family and counts in layout.counts else None
+
+
+def usage_notes(architecture: dict[str, Any], lineage: Lineage) -> list[str]:
+    """What the lineage's code does otherwise than this network expects."""
+    notes = []
+    theirs, ours = lineage.preprocessing(), architecture["preprocessing"]
+    for name, what in (
+        ("channel_order", "channels as"),
+        ("mean", "pixels less"),
+        ("scale", "pixels divided by"),
+    ):
+        if theirs[name] != ours[name]:
+            notes.append(f"their code feeds {what} {theirs[name]}, these weights want {ours[name]}")
+    if architecture["variant"].get("normalise", False) != lineage.normalise:
+        notes.append("the embedding's length differs: normalised in only one of the two")
+    if list(architecture["input_size"]) != [112, 112]:
+        size = "×".join(map(str, architecture["input_size"]))
+        notes.append(f"these weights are for {size} images; their code has 112×112 written in")
+    usual = 128 if (lineage.key, architecture["name"]) == ("quasarlight", "MobileFaceNet") else 512
+    if architecture["feature_dim"] != usual:
+        notes.append(f"the embedding has {architecture['feature_dim']} values, theirs {usual}")
+    return notes
+
+
+if __name__ == "__main__":
+    run_script(main)

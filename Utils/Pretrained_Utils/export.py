@@ -1,0 +1,136 @@
+"""Write a network for other runtimes: ONNX, or PyTorch's own exported program.
+
+    python -m Utils.Pretrained_Utils.export CHECKPOINT network.onnx
+    python -m Utils.Pretrained_Utils.export CHECKPOINT network.pt2 --include_preprocessing
+
+The batch may have any size. What was written is run in the same command and compared with the
+network; a file that differs is not kept. Input: float N×3×H×W, normalised as the file's metadata
+say; with --include_preprocessing uint8 N×H×W×3, RGB.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from Backbone import describe_backbone
+from Utils.errors import RunError, run_script
+from Utils.files import atomic_path
+from Utils.Pretrained_Utils.flags import reading_flags, writable_target
+from Utils.Pretrained_Utils.load import describe, load_backbone
+
+SUFFIXES = (".onnx", ".pt2")
+METADATA = "face_backbone"
+TOLERANCE = 1e-4  # of the largest output, or of 1 where that is smaller
+EXAMPLE_BATCH = 2  # 0 and 1 are special to torch.export
+CHECKED_BATCHES = (1, 3)
+
+
+class WithPreprocessing(nn.Module):
+    """A backbone that takes images as they are: uint8 N×H×W×3, RGB, at its input size."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.preprocessing = backbone.preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(self.preprocessing(images))
+
+
+def main() -> None:
+    """Read the flags, export, say how far the result is from the network."""
+    parser = reading_flags(__doc__)
+    parser.add_argument("target", type=Path, help=f"ends in {' or '.join(SUFFIXES)}")
+    parser.add_argument(
+        "--include_preprocessing", action="store_true", help="take uint8 N×H×W×3 RGB images"
+    )
+    flags = parser.parse_args()
+    target = writable_target(flags.target, SUFFIXES)
+    backbone = load_backbone(
+        flags.source, flags.lineage, flags.channel_order, flags.input_mean, flags.input_scale
+    )
+    print(f"read     {flags.source}: {describe(backbone)}")
+    difference, largest = export(backbone, target, flags.include_preprocessing)
+    print(f"written  {target}: {target.stat().st_size / 2**20:.1f} MiB")
+    print(
+        f"checked  largest difference {difference:.2e} (largest output {largest:.2f}), batches of "
+        f"{' and '.join(map(str, CHECKED_BATCHES))}"
+    )
+
+
+def export(
+    backbone: nn.Module, target: Path, include_preprocessing: bool = False
+) -> tuple[float, float]:
+    """Write a backbone in evaluation mode on the CPU to `.onnx` or `.pt2`, and check the file.
+
+    Returns the largest absolute difference to the backbone and its largest output. Raises RunError,
+    and leaves no file, where they differ by more than `TOLERANCE`.
+    """
+    module = WithPreprocessing(backbone) if include_preprocessing else backbone
+    write, run = WRITERS[target.suffix]
+    with atomic_path(target) as temporary, torch.inference_mode(False), torch.no_grad():
+        example = _example(backbone, EXAMPLE_BATCH, include_preprocessing)
+        program = torch.export.export(
+            module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
+        write(program, temporary, json.dumps(describe_backbone(backbone)))
+        differences, largest = [], []
+        for batch in CHECKED_BATCHES:
+            images = _example(backbone, batch, include_preprocessing)
+            expected = module(images)
+            differences.append((run(temporary, images) - expected).abs().max().item())
+            largest.append(expected.abs().max().item())
+        difference, size = max(differences), max(largest)
+        if not difference <= TOLERANCE * max(1.0, size):
+            raise RunError(
+                f"{target} was not written: its outputs differ by {difference:.2e} from those of "
+                f"the network, whose largest is {size:.2f}."
+            )
+    return difference, size
+
+
+def _example(backbone: nn.Module, batch: int, include_preprocessing: bool) -> Tensor:
+    """Noise as the exported network takes it."""
+    generator = torch.Generator().manual_seed(batch)
+    shape = (batch, *backbone.preprocessing.input_size, 3)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return images if include_preprocessing else backbone.preprocessing(images).contiguous()
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
+    converted = torch.onnx.export(
+        program, dynamo=True, input_names=["input"], output_names=["embedding"], verbose=False
+    )
+    converted.model.metadata_props[METADATA] = metadata
+    converted.save(path, external_data=False)
+
+
+def _run_onnx(path: Path, images: Tensor) -> Tensor:
+    # Imported here: only this command needs it.
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (embeddings,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    return torch.from_numpy(np.asarray(embeddings))
+
+
+def _write_pt2(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
+    torch.export.save(program, path, extra_files={METADATA: metadata})
+
+
+def _run_pt2(path: Path, images: Tensor) -> Tensor:
+    return torch.export.load(path).module()(images)
+
+
+WRITERS: dict[str, tuple[Callable, Callable]] = {
+    ".onnx": (_write_onnx, _run_onnx),
+    ".pt2": (_write_pt2, _run_pt2),
+}
+
+
+if __name__ == "__main__":
+    run_script(main)

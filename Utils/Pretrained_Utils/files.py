@@ -1,0 +1,126 @@
+"""Weights files on disk: read without running anything in them, written whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from Utils.errors import CheckpointError
+from Utils.files import atomic_path
+from Utils.Training_Utils.checkpoint import read
+
+BACKBONE_FORMAT = "face-backbone-1"
+SAFETENSORS = ".safetensors"
+FOLDER = "Pretrained"
+SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS)
+# The file inside a folder that a network was saved as (CVLface does so).
+FOLDER_FILE = "model.pt"
+LIGHTNING = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
+
+
+@dataclass(frozen=True)
+class Description:
+    """architecture: `Backbone.describe_backbone`'s values. lineage: title of where it is from."""
+
+    architecture: dict[str, Any]
+    lineage: str
+
+
+def find_weights(name: str | Path) -> Path:
+    """The file that a path means, or a bare name of one in the folder Pretrained.
+
+    A name there may leave its suffix out. A folder means the `model.pt` in it.
+    Raises CheckpointError where there is none.
+    """
+    path = Path(name)
+    candidates = [path]
+    if path.parent == Path():  # a bare name
+        candidates += [Path(FOLDER) / f"{path}{suffix}" for suffix in SUFFIXES]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+        if (candidate / FOLDER_FILE).is_file():
+            return candidate / FOLDER_FILE
+    looked = f", and {FOLDER} has none of that name" if path.parent == Path() else ""
+    raise CheckpointError(f"checkpoint {path} is not a file{looked}.")
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a file holds: tensors and plain values; a safetensors file's description included.
+
+    Raises CheckpointError where it can't be read, or needs code to be.
+    """
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
+    with torch.serialization.safe_globals(_stand_ins(path)):
+        contents = read(path)
+    if not isinstance(contents, dict):
+        raise CheckpointError(
+            f"checkpoint {path} holds a {type(contents).__name__}, not a dictionary of tensors."
+        )
+    return contents
+
+
+def described(state: Mapping[str, Tensor], description: Description) -> dict[str, Any]:
+    """The contents of a bare backbone file: all that it takes to build the network again."""
+    return {
+        "format": BACKBONE_FORMAT,
+        "architecture": description.architecture,
+        "lineage": description.lineage,
+        "backbone": dict(state),
+    }
+
+
+def write_backbone(
+    path: Path, state: Mapping[str, Tensor], description: Description | None
+) -> None:
+    """Write tensors as they are; with the description as this project's bare backbone file.
+
+    path: `.safetensors`, or any other suffix for PyTorch's own format.
+    """
+    if path.suffix == SAFETENSORS:
+        metadata = {"format": "pt"}  # what other readers of these files look for
+        if description:
+            about = described({}, description)
+            metadata["face_backbone"] = json.dumps(about)
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+        return
+    contents = described(state, description) if description else dict(state)
+    with atomic_path(path) as temporary:
+        torch.save(contents, temporary)
+
+
+def _stand_ins(path: Path) -> list[tuple[type, str]]:
+    """Empty classes in place of those that Lightning's checkpoints name beside their tensors.
+
+    Older ones have a callback's class as the key of its state. With a stand-in the name means
+    something, and neither Lightning nor anything in the file is run.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # of many kinds, from a file that is damaged: reading it will say so
+        return []
+    return [(type("StandIn", (), {}), name) for name in names if name.startswith(LIGHTNING)]
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is not a file.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            # A slice of a 0-d tensor does not exist, so whole tensors, and not lazily.
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = (file.metadata() or {}).get("face_backbone")
+        return {**json.loads(about), "backbone": state} if about else state
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} can't be read: it is truncated or not a safetensors file. ({error})"
+        ) from None

@@ -1,0 +1,314 @@
+"""How each code base names the modules of its networks: one table a lineage, theirs -> ours.
+
+Facts read from the public repositories: wujiyang/Face_Pytorch, QuasarLight/
+Pytorch_Face_Recognition, Xiaoccer/MobileFaceNet_Pytorch, TreB1eN/InsightFace_Pytorch,
+ZhaoJ9014/face.evoLVe, deepinsight/insightface (recognition/arcface_torch), mk-minchul/AdaFace and
+CVLface, JDAI-CV/FaceX-Zoo.
+"""
+
+from Backbone.mobilefacenet import REPEATS
+from Backbone.resnet import UNITS as RESNET_UNITS
+from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
+from Utils.Pretrained_Utils.rename import Counts, Layout
+
+Pairs = list[tuple[str, str]]
+
+
+def _own_stages(counts: Counts) -> list[str]:
+    return [f"layer{s}.{i}" for s, count in enumerate(counts, 1) for i in range(count)]
+
+
+def _staged(counts: Counts) -> Pairs:
+    return [(name, name) for name in _own_stages(counts)]
+
+
+def _flat(counts: Counts) -> Pairs:
+    """One sequence `body` over all stages."""
+    return [(f"body.{i}", name) for i, name in enumerate(_own_stages(counts))]
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def _depths(table: dict[int, Counts], *depths: int) -> tuple[Counts, ...]:
+    return tuple(table[depth] for depth in depths)
+
+
+# --- ResNet-IR -----------------------------------------------------------------------------------
+
+IR_FIXED = {
+    "input_layer.0": "conv1",
+    "input_layer.1": "bn1",
+    "input_layer.2": "prelu",
+    "output_layer.0": "bn2",
+    "output_layer.3": "fc",
+    "output_layer.4": "features",
+}
+SHORTCUT = {"shortcut_layer.0": "downsample.0", "shortcut_layer.1": "downsample.1"}
+# BatchNorm between the first convolution and PReLU ...
+IR_UNIT = {
+    **SHORTCUT,
+    "res_layer.0": "bn1",
+    "res_layer.1": "conv1",
+    "res_layer.2": "bn2",
+    "res_layer.3": "prelu",
+    "res_layer.4": "conv2",
+    "res_layer.5": "bn3",
+}
+# ... and none.
+IR_UNIT_PLAIN = {
+    **SHORTCUT,
+    "res_layer.0": "bn1",
+    "res_layer.1": "conv1",
+    "res_layer.2": "prelu",
+    "res_layer.3": "conv2",
+    "res_layer.4": "bn3",
+    "res_layer.5.fc1": "se.fc1",
+    "res_layer.5.fc2": "se.fc2",
+}
+IR_UNIT_BOTTLENECK = {
+    **SHORTCUT,
+    "res_layer.0": "bn1",
+    "res_layer.1": "conv1",
+    "res_layer.2": "bn2",
+    "res_layer.3": "prelu",
+    "res_layer.4": "conv2",
+    "res_layer.5": "bn3",
+    "res_layer.6": "prelu2",
+    "res_layer.7": "conv3",
+    "res_layer.8": "bn4",
+}
+SE_AT_6 = {"res_layer.6.fc1": "se.fc1", "res_layer.6.fc2": "se.fc2"}
+CAM_AT_6 = {"res_layer.6.shared_mlp.0": "se.mlp.0", "res_layer.6.shared_mlp.2": "se.mlp.2"}
+SE_BLOCK = {"res_layer.se_block.fc1": "se.fc1", "res_layer.se_block.fc2": "se.fc2"}
+
+CBAMRESNET = Layout(
+    "ResNetIR",
+    IR_FIXED,
+    {**IR_UNIT, **SE_AT_6, **CAM_AT_6, "res_layer.6.conv": "sam.conv"},
+    _staged,
+    _depths(UNITS, 50, 100, 152),
+    attentions=("none", "se", "cam", "sam"),
+)
+CBAMRESNET_CBAM = Layout(
+    "ResNetIR",
+    IR_FIXED,
+    {**IR_UNIT, **CAM_AT_6, "res_layer.7.conv": "sam.conv"},
+    _staged,
+    _depths(UNITS, 50, 100, 152),
+    attentions=("cbam",),
+)
+# wujiyang's older arcfacenet.py
+SERESNET_IR = Layout(
+    "ResNetIR",
+    IR_FIXED,
+    {**IR_UNIT, **SE_AT_6},
+    _flat,
+    _depths(UNITS, 50, 100, 152),
+    attentions=("none", "se"),
+    variant={"shortcut": "pool"},
+)
+# TreB1eN's Backbone, which face.evoLVe and FaceX-Zoo took over
+IRSE = Layout(
+    "ResNetIR",
+    IR_FIXED,
+    IR_UNIT_PLAIN,
+    _flat,
+    _depths(UNITS, 50, 100, 152),
+    attentions=("none", "se"),
+    variant={"shortcut": "pool", "middle_norm": False},
+)
+ADAFACE = Layout(
+    "ResNetIR",
+    IR_FIXED,
+    {**IR_UNIT, **SE_BLOCK},
+    _flat,
+    _depths(UNITS, 18, 34, 50, 100),
+    attentions=("none", "se"),
+    variant={"shortcut": "pool", "output_affine": False},
+)
+ADAFACE_BOTTLENECK = Layout(
+    "ResNetIR",
+    IR_FIXED,
+    {**IR_UNIT_BOTTLENECK, **SE_BLOCK},
+    _flat,
+    _depths(BOTTLENECK_UNITS, 152, 200),
+    attentions=("none", "se"),
+    # No unit keeps its channels where the stride is 2, so there is no "pool" shortcut.
+    variant={"bottleneck": True, "output_affine": False},
+)
+OWN_FIXED = _same("conv1", "bn1", "prelu", "bn2", "fc", "features")
+OWN_UNIT = _same(
+    *("bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "prelu2", "conv3", "bn4"),
+    *("se.fc1", "se.fc2", "se.mlp.0", "se.mlp.2", "sam.conv", "downsample.0", "downsample.1"),
+)
+IRESNET = Layout(
+    "ResNetIR",
+    OWN_FIXED,
+    _same("bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "downsample.0", "downsample.1"),
+    _staged,
+    _depths(UNITS, 18, 34, 50, 100, 200),
+    attentions=("none",),
+)
+OWN_RESNET_IR = Layout(
+    "ResNetIR",
+    OWN_FIXED,
+    OWN_UNIT,
+    _staged,
+    (*UNITS.values(), BOTTLENECK_UNITS[200]),
+    variant=None,
+)
+
+# --- MobileFaceNet -------------------------------------------------------------------------------
+# Counts are the module's `repeats`.
+
+
+def _own_blocks(counts: Counts) -> list[str]:
+    return [f"blocks.{i}" for i in range(3 + sum(counts[1:]))]
+
+
+def _sequence(prefix: str):
+    """All bottlenecks in one sequence of that name."""
+    return lambda counts: [(f"{prefix}.{i}", o) for i, o in enumerate(_own_blocks(counts))]
+
+
+def _runs(single: tuple[str, str, str], repeated: tuple[str, str, str]):
+    """A bottleneck that halves the map, then a sequence of those that do not, three times."""
+
+    def units(counts: Counts) -> Pairs:
+        theirs = []
+        for one, many, count in zip(single, repeated, counts[1:], strict=True):
+            theirs += [one, *(f"{many}.{i}" for i in range(count))]
+        return list(zip(theirs, _own_blocks(counts), strict=True))
+
+    return units
+
+
+def _mbf_units(counts: Counts) -> Pairs:
+    """insightface's; the larger network has a sequence in place of the second convolution."""
+    runs = _runs(
+        ("layers.2", "layers.4", "layers.6"),
+        ("layers.3.layers", "layers.5.layers", "layers.7.layers"),
+    )
+    stem = counts[0] if counts[0] > 1 else 0
+    return [(f"layers.1.layers.{i}", f"dw_conv1.{i}") for i in range(stem)] + runs(counts)
+
+
+def _block(theirs: tuple[str, str, str], ours: str) -> dict[str, str]:
+    """Convolution, BatchNorm and PReLU of one ConvBlock."""
+    return dict(zip(theirs, (f"{ours}.conv", f"{ours}.bn", f"{ours}.prelu"), strict=True))
+
+
+def _named(theirs: str, ours: str) -> dict[str, str]:
+    return _block((f"{theirs}.conv", f"{theirs}.bn", f"{theirs}.prelu"), ours)
+
+
+def _numbered(theirs: str, ours: str) -> dict[str, str]:
+    return _block((f"{theirs}.0", f"{theirs}.1", f"{theirs}.2"), ours)
+
+
+OWN_BLOCKS = ("conv1", "dw_conv1", "conv2", "linear7", "linear1")
+OWN_MOBILE_FIXED = {k: v for name in OWN_BLOCKS for k, v in _named(name, name).items()}
+OWN_MOBILE_UNIT = {k: v for i in range(3) for k, v in _named(f"conv.{i}", f"conv.{i}").items()}
+# Eight layers in one Sequential.
+MOBILE_UNIT_FLAT = {
+    **_block(("conv.0", "conv.1", "conv.2"), "conv.0"),
+    **_block(("conv.3", "conv.4", "conv.5"), "conv.1"),
+    "conv.6": "conv.2.conv",
+    "conv.7": "conv.2.bn",
+}
+
+OWN_MOBILEFACENET = Layout(
+    "MobileFaceNet",
+    OWN_MOBILE_FIXED,
+    OWN_MOBILE_UNIT,
+    lambda counts: [
+        *((f"dw_conv1.{i}",) * 2 for i in range(counts[0] if counts[0] > 1 else 0)),
+        *((name, name) for name in _own_blocks(counts)),
+    ],
+    (REPEATS, (2, 8, 12, 4)),
+    variant=None,
+)
+QUASARLIGHT_MOBILE = Layout(
+    "MobileFaceNet",
+    {
+        **_named("conv3", "conv1"),
+        **_named("dw_conv3", "dw_conv1"),
+        **_named("conv1", "conv2"),
+        **_named("linear_GDConv7", "linear7"),
+        **_named("linear_conv1", "linear1"),
+    },
+    MOBILE_UNIT_FLAT,
+    _sequence("bottlenecks"),
+    (REPEATS,),
+)
+WUJIYANG_MOBILE = Layout(
+    "MobileFaceNet", OWN_MOBILE_FIXED, MOBILE_UNIT_FLAT, _sequence("blocks"), (REPEATS,)
+)
+TREB1EN_MOBILE = Layout(
+    "MobileFaceNet",
+    {
+        **_named("conv1", "conv1"),
+        **_named("conv2_dw", "dw_conv1"),
+        **_named("conv_6_sep", "conv2"),
+        **_named("conv_6_dw", "linear7"),
+        "linear": "linear1.conv",
+        "bn": "linear1.bn",
+    },
+    {
+        **_named("conv", "conv.0"),
+        **_named("conv_dw", "conv.1"),
+        **_named("project", "conv.2"),
+    },
+    _runs(("conv_23", "conv_34", "conv_45"), ("conv_3.model", "conv_4.model", "conv_5.model")),
+    (REPEATS,),
+    matrices=("linear1.conv",),
+)
+MBF_FIXED = {
+    **_numbered("layers.0.layers", "conv1"),
+    **_numbered("layers.1.layers", "dw_conv1"),
+    **_numbered("conv_sep.layers", "conv2"),
+    **_numbered("features.layers.0.layers", "linear7"),
+    "features.layers.2": "linear1.conv",
+    "features.layers.3": "linear1.bn",
+}
+MBF_UNIT = {k: v for i in range(3) for k, v in _numbered(f"layers.{i}.layers", f"conv.{i}").items()}
+MBF = Layout(
+    "MobileFaceNet",
+    MBF_FIXED,
+    MBF_UNIT,
+    _mbf_units,
+    (REPEATS,),
+    variant={"width": 2},
+    matrices=("linear1.conv",),
+)
+MBF_LARGE = Layout(
+    "MobileFaceNet",
+    MBF_FIXED,
+    MBF_UNIT,
+    _mbf_units,
+    ((2, 8, 12, 4),),
+    variant={"width": 4, "repeats": [2, 8, 12, 4]},
+    matrices=("linear1.conv",),
+)
+
+# --- ResNet --------------------------------------------------------------------------------------
+
+RESNET_PARTS = _same(
+    *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample.0", "downsample.1")
+)
+EVOLVE_RESNET = Layout(
+    "ResNet",
+    {**_same("conv1", "bn1", "fc"), "bn_o1": "bn2", "bn_o2": "features"},
+    RESNET_PARTS,
+    _staged,
+    tuple(RESNET_UNITS.values()),
+)
+OWN_RESNET = Layout(
+    "ResNet",
+    _same("conv1", "bn1", "bn2", "fc", "features"),
+    RESNET_PARTS,
+    _staged,
+    tuple(RESNET_UNITS.values()),
+)

@@ -1,0 +1,82 @@
+"""Starting from weights that exist: the network, its head where that fits, and holding it still."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from Backbone import build_backbone, rebuild_backbone
+from Config import Config
+from Utils.errors import CheckpointError
+from Utils.Pretrained_Utils.load import build, describe, override_preprocessing, read_weights
+
+
+def pretrained_settings(config: Config) -> dict[str, Any]:
+    """The settings of the network in the file that `pretrained` names; for `Config.read_config`."""
+    architecture = read_weights(config.pretrained, config.lineage or None).description.architecture
+    return _settings_of(architecture)
+
+
+def starting_backbone(
+    config: Config, saved: dict[str, Any] | None
+) -> tuple[nn.Module, Tensor | None, str]:
+    """The network that a run begins with, on the CPU.
+
+    saved: the checkpoint that the run goes on from, whose weights are put in later; the file that
+    it began with is not needed then.
+
+    Returns it, class weights C×D that came with it, and a line for the log, which may be empty.
+    Raises CheckpointError for a weights file that can't be read or holds another network than the
+    settings say.
+    """
+    if saved and "architecture" in saved:
+        return rebuild_backbone(saved["architecture"]), None, ""
+    if not config.pretrained:
+        backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
+        backbone.preprocessing = override_preprocessing(
+            backbone.preprocessing, config.channel_order, config.input_mean, config.input_scale
+        )
+        return backbone, None, ""
+    weights = read_weights(config.pretrained, config.lineage or None)
+    for name, value in _settings_of(weights.description.architecture).items():
+        if getattr(config, name) != value:
+            raise CheckpointError(
+                f"pretrained {weights.path} has {name} {value}, the settings say "
+                f"{getattr(config, name)}; set {value}, or leave it out."
+            )
+    backbone = build(weights, config.channel_order, config.input_mean, config.input_scale)
+    return backbone, weights.head, f"starting from {weights.path}: {describe(backbone)}"
+
+
+def take_class_weights(head: nn.Module, weights: Tensor | None) -> str:
+    """Put a file's class weights into the head where they fit; returns a line that says so."""
+    if weights is None:
+        return "head: the file has none, so it starts fresh"
+    shape = "×".join(map(str, weights.shape))
+    if weights.shape != head.weight.shape:
+        wanted = "×".join(map(str, head.weight.shape))
+        return (
+            f"head: the file's is for other classes ({shape} weights, the training set needs "
+            f"{wanted}), so it starts fresh"
+        )
+    with torch.no_grad():
+        head.weight.copy_(weights)
+    return f"head: {shape} class weights taken from the file"
+
+
+def set_frozen(backbone: nn.Module, frozen: bool) -> None:
+    """Hold a network still, or let it learn.
+
+    Held still: no gradients, so that the optimiser passes its weights by, weight decay included;
+    and evaluation mode, so that BatchNorm's statistics stay and dropout is off.
+    """
+    backbone.requires_grad_(not frozen)
+    backbone.train(not frozen)
+
+
+def _settings_of(architecture: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "backbone": architecture["name"],
+        "feature_dim": architecture["feature_dim"],
+        "input_size": tuple(architecture["input_size"]),
+    }

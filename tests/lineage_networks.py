@@ -1,0 +1,356 @@
+"""The lineages' networks, written out as functions of named tensors, in float64.
+
+Names, shapes and arithmetic are facts about the public repositories, written down here a second
+time, without a look at the project's own tables. A `Recorder` makes each tensor when a function
+first names it, so that running a network once gives both its state dict and its output; on the
+meta device only names and shapes.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Recorder:
+    """Layers by name. `state` holds float32 tensors; arithmetic is float64 on the same values."""
+
+    def __init__(self, seed: int = 0, device: str = "cpu") -> None:
+        self.state: dict[str, Tensor] = {}
+        self.device = device
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def uniform(self, name: str, shape: tuple[int, ...], low: float, high: float) -> Tensor:
+        if self.device == "meta":
+            self.state[name] = torch.empty(shape, device="meta")
+        else:
+            values = torch.rand(shape, generator=self.generator)
+            self.state[name] = values * (high - low) + low
+        return self.state[name].double()
+
+    def conv(self, name, x, out, kernel, stride=1, padding=0, groups=1) -> Tensor:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        fan_in = x.shape[1] // groups * height * width
+        bound = math.sqrt(3 / fan_in)
+        weight = self.uniform(
+            f"{name}.weight", (out, x.shape[1] // groups, height, width), -bound, bound
+        )
+        if groups == 1:
+            return F.conv2d(x, weight, None, stride, padding)
+        return grouped_conv(F.pad(x, [padding] * 4), weight, stride, groups)
+
+    def linear(self, name: str, x: Tensor, out: int, bias: bool = True) -> Tensor:
+        bound = math.sqrt(3 / x.shape[1])
+        y = x @ self.uniform(f"{name}.weight", (out, x.shape[1]), -bound, bound).T
+        return y + self.uniform(f"{name}.bias", (out,), -0.2, 0.2) if bias else y
+
+    def bn(self, name: str, x: Tensor, affine: bool = True, gain: float = 1.0) -> Tensor:
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        count = (x.shape[1],)
+        mean = self.uniform(f"{name}.running_mean", count, -0.2, 0.2).view(shape)
+        variance = self.uniform(f"{name}.running_var", count, 0.5, 1.5).view(shape)
+        self.state[f"{name}.num_batches_tracked"] = torch.tensor(7, device=self.device)
+        y = (x - mean) / (variance + 1e-5).sqrt()
+        if not affine:
+            return y
+        weight = self.uniform(f"{name}.weight", count, 0.5 * gain, 1.5 * gain).view(shape)
+        return y * weight + self.uniform(f"{name}.bias", count, -0.2, 0.2).view(shape)
+
+    def prelu(self, name: str, x: Tensor) -> Tensor:
+        slope = self.uniform(f"{name}.weight", (x.shape[1],), 0.0, 0.5).view(1, -1, 1, 1)
+        return torch.where(x > 0, x, x * slope)
+
+
+def grouped_conv(x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
+    """The definition; torch's own takes seconds in float64."""
+    out, per_group, height, width = weight.shape
+    weight = weight.view(groups, out // groups, per_group, height, width)
+    rows = (x.shape[2] - height) // stride + 1
+    columns = (x.shape[3] - width) // stride + 1
+    total = 0.0
+    for i in range(height):
+        for j in range(width):
+            part = x[:, :, i : i + stride * rows : stride, j : j + stride * columns : stride]
+            part = part.unflatten(1, (groups, per_group))
+            total = total + (part[:, :, None] * weight[None, :, :, :, i, j, None, None]).sum(3)
+    return total.flatten(1, 2)
+
+
+# --- ResNet-IR -----------------------------------------------------------------------------------
+
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 14, 3),
+    100: (3, 13, 30, 3),
+    152: (3, 8, 36, 3),
+    200: (6, 26, 60, 6),
+}
+ADAFACE_DEPTHS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+
+
+def gate(net: Recorder, first: str, second: str, pooled: Tensor, channels: int) -> Tensor:
+    hidden = net.conv(first, pooled, channels // 16, 1).clamp(min=0)
+    return net.conv(second, hidden, channels, 1)
+
+
+def squeeze_excite(net: Recorder, name: str, x: Tensor) -> Tensor:
+    pooled = x.mean((2, 3), keepdim=True)
+    return x * torch.sigmoid(gate(net, f"{name}.fc1", f"{name}.fc2", pooled, x.shape[1]))
+
+
+def channel_attention(net: Recorder, name: str, x: Tensor) -> Tensor:
+    names = (f"{name}.shared_mlp.0", f"{name}.shared_mlp.2")
+    mean = gate(net, *names, x.mean((2, 3), keepdim=True), x.shape[1])
+    # The same weights again: a second call would make others.
+    hidden = F.conv2d(x.amax((2, 3), keepdim=True), net.state[f"{names[0]}.weight"].double())
+    peak = F.conv2d(hidden.clamp(min=0), net.state[f"{names[1]}.weight"].double())
+    return x * torch.sigmoid(mean + peak)
+
+
+def spatial_attention(net: Recorder, name: str, x: Tensor) -> Tensor:
+    summary = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)
+    return x * torch.sigmoid(net.conv(f"{name}.conv", summary, 1, 3, padding=1))
+
+
+def cbam_resnet(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim=512) -> Tensor:
+    """wujiyang's and QuasarLight's CBAMResNet."""
+    x = input_layer(net, x)
+    for stage, (units, channels) in enumerate(zip(DEPTHS[depth], (64, 128, 256, 512), strict=True)):
+        for i in range(units):
+            name, stride = f"layer{stage + 1}.{i}", 2 if i == 0 else 1
+            y = unit_with_middle_norm(net, f"{name}.res_layer", x, channels, stride)
+            if mode == "ir_se":
+                y = squeeze_excite(net, f"{name}.res_layer.6", y)
+            if mode in ("ir_cam", "ir_cbam"):
+                y = channel_attention(net, f"{name}.res_layer.6", y)
+            if mode in ("ir_sam", "ir_cbam"):
+                y = spatial_attention(net, f"{name}.res_layer.{6 if mode == 'ir_sam' else 7}", y)
+            x = y + (conv_shortcut(net, f"{name}.shortcut_layer", x, channels, 2) if i == 0 else x)
+    return output_layer(net, x, feature_dim)
+
+
+def old_seresnet_ir(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim=512) -> Tensor:
+    """wujiyang's arcfacenet.py."""
+    x = input_layer(net, x)
+    for name, channels, stride in body(DEPTHS[depth]):
+        y = unit_with_middle_norm(net, f"{name}.res_layer", x, channels, stride)
+        if mode == "se_ir":
+            y = squeeze_excite(net, f"{name}.res_layer.6", y)
+        x = y + pool_or_conv_shortcut(net, f"{name}.shortcut_layer", x, channels, stride)
+    return output_layer(net, x, feature_dim)
+
+
+def irse(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim=512) -> Tensor:
+    """TreB1eN's Backbone; face.evoLVe's and FaceX-Zoo's are the same."""
+    x = input_layer(net, x)
+    for name, channels, stride in body(DEPTHS[depth]):
+        layer = f"{name}.res_layer"
+        y = net.conv(f"{layer}.1", net.bn(f"{layer}.0", x), channels, 3, 1, 1)
+        y = net.conv(f"{layer}.3", net.prelu(f"{layer}.2", y), channels, 3, stride, 1)
+        y = net.bn(f"{layer}.4", y, gain=0.3)
+        if mode == "ir_se":
+            y = squeeze_excite(net, f"{layer}.5", y)
+        x = y + pool_or_conv_shortcut(net, f"{name}.shortcut_layer", x, channels, stride)
+    return output_layer(net, x, feature_dim)
+
+
+def adaface(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim=512) -> Tensor:
+    """AdaFace's Backbone before it splits off the norm; CVLface's iresnet is the same."""
+    x = input_layer(net, x)
+    wide = depth in ADAFACE_DEPTHS
+    for name, channels, stride in body(ADAFACE_DEPTHS[depth] if wide else DEPTHS[depth]):
+        layer, channels = f"{name}.res_layer", channels * (4 if wide else 1)
+        if wide:
+            inner = channels // 4
+            y = net.conv(f"{layer}.1", net.bn(f"{layer}.0", x), inner, 1)
+            y = net.prelu(f"{layer}.3", net.bn(f"{layer}.2", y))
+            y = net.conv(f"{layer}.4", y, inner, 3, 1, 1)
+            y = net.prelu(f"{layer}.6", net.bn(f"{layer}.5", y))
+            y = net.bn(f"{layer}.8", net.conv(f"{layer}.7", y, channels, 1, stride), gain=0.3)
+        else:
+            y = unit_with_middle_norm(net, layer, x, channels, stride)
+        if mode == "ir_se":
+            y = squeeze_excite(net, f"{layer}.se_block", y)
+        x = y + pool_or_conv_shortcut(net, f"{name}.shortcut_layer", x, channels, stride)
+    return output_layer(net, x, feature_dim, affine=False)
+
+
+def iresnet(net: Recorder, x: Tensor, depth: int, mode: str = "ir", feature_dim=512) -> Tensor:
+    """insightface's iresnet; with SE it is this project's."""
+    x = net.prelu("prelu", net.bn("bn1", net.conv("conv1", x, 64, 3, 1, 1)))
+    for stage, (units, channels) in enumerate(zip(DEPTHS[depth], (64, 128, 256, 512), strict=True)):
+        for i in range(units):
+            name, stride = f"layer{stage + 1}.{i}", 2 if i == 0 else 1
+            y = net.conv(f"{name}.conv1", net.bn(f"{name}.bn1", x), channels, 3, 1, 1)
+            y = net.prelu(f"{name}.prelu", net.bn(f"{name}.bn2", y))
+            y = net.conv(f"{name}.conv2", y, channels, 3, stride, 1)
+            y = net.bn(f"{name}.bn3", y, gain=0.3)
+            if mode == "ir_se":
+                y = squeeze_excite(net, f"{name}.se", y)
+            x = y + (conv_shortcut(net, f"{name}.downsample", x, channels, 2) if i == 0 else x)
+    x = net.linear("fc", net.bn("bn2", x).flatten(1), feature_dim)
+    return net.bn("features", x)
+
+
+def input_layer(net: Recorder, x: Tensor) -> Tensor:
+    x = net.bn("input_layer.1", net.conv("input_layer.0", x, 64, 3, 1, 1))
+    return net.prelu("input_layer.2", x)
+
+
+def output_layer(net: Recorder, x: Tensor, feature_dim: int, affine: bool = True) -> Tensor:
+    x = net.linear("output_layer.3", net.bn("output_layer.0", x).flatten(1), feature_dim)
+    return net.bn("output_layer.4", x, affine)
+
+
+def unit_with_middle_norm(net: Recorder, layer: str, x: Tensor, channels: int, stride: int):
+    y = net.conv(f"{layer}.1", net.bn(f"{layer}.0", x), channels, 3, 1, 1)
+    y = net.prelu(f"{layer}.3", net.bn(f"{layer}.2", y))
+    return net.bn(f"{layer}.5", net.conv(f"{layer}.4", y, channels, 3, stride, 1), gain=0.3)
+
+
+def conv_shortcut(net: Recorder, name: str, x: Tensor, channels: int, stride: int) -> Tensor:
+    return net.bn(f"{name}.1", net.conv(f"{name}.0", x, channels, 1, stride))
+
+
+def pool_or_conv_shortcut(net: Recorder, name: str, x: Tensor, channels: int, stride: int):
+    if x.shape[1] == channels:
+        return x[:, :, ::stride, ::stride]
+    return conv_shortcut(net, name, x, channels, stride)
+
+
+def body(units: tuple[int, ...]):
+    """(name, channels, stride) of units that are numbered through."""
+    number = 0
+    for count, channels in zip(units, (64, 128, 256, 512), strict=True):
+        for i in range(count):
+            yield f"body.{number}", channels, 2 if i == 0 else 1
+            number += 1
+
+
+# --- face.evoLVe's ResNet ------------------------------------------------------------------------
+
+EVOLVE_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def evolve_resnet(net: Recorder, x: Tensor, depth: int) -> Tensor:
+    x = net.bn("bn1", net.conv("conv1", x, 64, 7, 2, 3)).clamp(min=0)
+    x = F.max_pool2d(x, 3, 2, 1)
+    for stage, (units, width) in enumerate(
+        zip(EVOLVE_DEPTHS[depth], (64, 128, 256, 512), strict=True)
+    ):
+        for i in range(units):
+            name, stride = f"layer{stage + 1}.{i}", 2 if i == 0 and stage else 1
+            y = net.bn(f"{name}.bn1", net.conv(f"{name}.conv1", x, width, 1)).clamp(min=0)
+            y = net.conv(f"{name}.conv2", y, width, 3, stride, 1)
+            y = net.bn(f"{name}.bn2", y).clamp(min=0)
+            y = net.bn(f"{name}.bn3", net.conv(f"{name}.conv3", y, 4 * width, 1), gain=0.3)
+            if i == 0:
+                x = conv_shortcut(net, f"{name}.downsample", x, 4 * width, stride)
+            x = (x + y).clamp(min=0)
+    x = net.linear("fc", net.bn("bn_o1", x).flatten(1), 512)
+    return net.bn("bn_o2", x)
+
+
+# --- MobileFaceNet -------------------------------------------------------------------------------
+
+Names = Callable[[str], tuple[str, str, str]]
+
+
+def named(name: str) -> tuple[str, str, str]:
+    return f"{name}.conv", f"{name}.bn", f"{name}.prelu"
+
+
+def numbered(name: str) -> tuple[str, str, str]:
+    return f"{name}.layers.0", f"{name}.layers.1", f"{name}.layers.2"
+
+
+def conv_block(net, x, names, out, kernel, stride=1, padding=0, groups=1, linear=False) -> Tensor:
+    conv, bn, prelu = names
+    x = net.bn(bn, net.conv(conv, x, out, kernel, stride, padding, groups), gain=1.2)
+    return x if linear else net.prelu(prelu, x)
+
+
+def bottleneck(net, x, parts, hidden, out, stride) -> Tensor:
+    y = conv_block(net, x, parts[0], hidden, 1)
+    y = conv_block(net, y, parts[1], hidden, 3, stride, 1, groups=hidden)
+    y = conv_block(net, y, parts[2], out, 1, linear=True)
+    return x + y if stride == 1 and x.shape[1] == out else y
+
+
+def halving_blocks(repeats=(4, 6, 2)) -> list[tuple[int, int, int]]:
+    """(hidden, out, stride) of each bottleneck, as in the paper's table 1."""
+    return [
+        *((128, 64, 2), *[(128, 64, 1)] * repeats[0]),
+        *((256, 128, 2), *[(256, 128, 1)] * repeats[1]),
+        *((512, 128, 2), *[(256, 128, 1)] * repeats[2]),
+    ]
+
+
+def sequential_mobilefacenet(
+    net: Recorder,
+    x: Tensor,
+    stem: str,
+    depthwise: str,
+    blocks: str,
+    last: str,
+    global_depthwise: str,
+    output: str,
+    nested: bool = False,
+) -> Tensor:
+    """wujiyang's, Xiaoccer's and QuasarLight's, with eight layers in one sequence; this project's
+    is `nested`: three blocks in it."""
+    x = conv_block(net, x, named(stem), 64, 3, 2, 1)
+    x = conv_block(net, x, named(depthwise), 64, 3, 1, 1, groups=64)
+    for i, (hidden, out, stride) in enumerate(halving_blocks()):
+        conv = f"{blocks}.{i}.conv"
+        flat = [tuple(f"{conv}.{3 * part + k}" for k in range(3)) for part in range(3)]
+        parts = [named(f"{conv}.{part}") for part in range(3)] if nested else flat
+        x = bottleneck(net, x, parts, hidden, out, stride)
+    x = conv_block(net, x, named(last), 512, 1)
+    kernel = tuple(x.shape[2:])
+    x = conv_block(net, x, named(global_depthwise), 512, kernel, groups=512, linear=True)
+    return conv_block(net, x, named(output), 128, 1, linear=True).flatten(1)
+
+
+def treb1en_mobilefacenet(net: Recorder, x: Tensor, feature_dim: int = 512) -> Tensor:
+    """TreB1eN's before normalisation; FaceX-Zoo's is the same."""
+    x = conv_block(net, x, named("conv1"), 64, 3, 2, 1)
+    x = conv_block(net, x, named("conv2_dw"), 64, 3, 1, 1, groups=64)
+    names = [
+        *("conv_23", *(f"conv_3.model.{i}" for i in range(4))),
+        *("conv_34", *(f"conv_4.model.{i}" for i in range(6))),
+        *("conv_45", *(f"conv_5.model.{i}" for i in range(2))),
+    ]
+    for name, (hidden, out, stride) in zip(names, halving_blocks(), strict=True):
+        parts = [named(f"{name}.{part}") for part in ("conv", "conv_dw", "project")]
+        x = bottleneck(net, x, parts, hidden, out, stride)
+    x = conv_block(net, x, named("conv_6_sep"), 512, 1)
+    kernel = tuple(x.shape[2:])
+    x = conv_block(net, x, named("conv_6_dw"), 512, kernel, groups=512, linear=True)
+    return net.bn("bn", net.linear("linear", x.flatten(1), feature_dim, bias=False))
+
+
+def insightface_mbf(net: Recorder, x: Tensor, scale: int, repeats: tuple[int, ...]) -> Tensor:
+    """get_mbf (scale 2, blocks 1-4-6-2) and get_mbf_large (scale 4, blocks 2-8-12-4)."""
+
+    def parts(name: str):
+        return [numbered(f"{name}.layers.{part}") for part in range(3)]
+
+    x = conv_block(net, x, numbered("layers.0"), 64 * scale, 3, 2, 1)
+    if repeats[0] == 1:
+        x = conv_block(net, x, numbered("layers.1"), 64 * scale, 3, 1, 1, groups=64)
+    else:
+        for i in range(repeats[0]):
+            x = bottleneck(net, x, parts(f"layers.1.layers.{i}"), 128, 64 * scale, 1)
+    names = []
+    for layer, count in zip((2, 4, 6), repeats[1:], strict=True):
+        names += [f"layers.{layer}", *(f"layers.{layer + 1}.layers.{i}" for i in range(count))]
+    for name, (hidden, out, stride) in zip(names, halving_blocks(repeats[1:]), strict=True):
+        x = bottleneck(net, x, parts(name), hidden, out * scale, stride)
+    x = conv_block(net, x, numbered("conv_sep"), 512, 1)
+    kernel = tuple(x.shape[2:])
+    x = conv_block(net, x, numbered("features.layers.0"), 512, kernel, groups=512, linear=True)
+    return net.bn("features.layers.3", net.linear("features.layers.2", x.flatten(1), 512, False))

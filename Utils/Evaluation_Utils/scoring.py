@@ -1,0 +1,290 @@
+"""Scores of all probes with all distractors in one pass, block by block; never the whole matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from Utils.errors import DataError
+from Utils.Evaluation_Utils.block_scan import BlockScan, Pairs
+from Utils.Evaluation_Utils.exact_scores import (
+    SCORE_DTYPES,
+    PairScorer,
+    Products,
+    full_precision,
+    unit_rows,
+)
+from Utils.Evaluation_Utils.mates import Mates, RankCounter, find_mates
+from Utils.Evaluation_Utils.negatives import (
+    BestDistractor,
+    Negatives,
+    TopPairs,
+    merge_negatives,
+)
+from Utils.Evaluation_Utils.processes import Processes
+from Utils.Evaluation_Utils.trials import Part, Plan
+
+BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How to score; none of it changes a figure, but for `ties`.
+
+    ties: see `mates.RankCounter`. score_dtype: number format of the product, see SCORE_DTYPES.
+    block_size: distractors at once; 0 chooses by the device. progress: label of a bar; None: none.
+    processes: those that share the work.
+    """
+
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - a constant value
+    ties: str = "mate"
+    score_dtype: str = "fp32"
+    block_size: int = 0
+    progress: str | None = None
+    processes: Processes = Processes()
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What one trial came to. Rows are those of the probe table; rows not in the trial hold nothing.
+
+    beats: int64 P×M, distractors above each mate (see `Mates`). best: float64 P, each probe's
+    highest score with a distractor; best_distractor: int64 P, the distractor's row.
+    all, devkit: the scores of all probes with the distractors, and of the first hundred.
+    """
+
+    beats: np.ndarray
+    best: np.ndarray
+    best_distractor: np.ndarray
+    all: Negatives
+    devkit: Negatives
+
+
+@dataclass(eq=False)
+class _SegmentResult:
+    beats: np.ndarray
+    best: np.ndarray
+    best_distractor: np.ndarray
+    cells: list[Negatives | None]
+
+
+def score_trials(
+    probes: np.ndarray, ids: np.ndarray, distractors: np.ndarray, plan: Plan, how: ScoringSettings
+) -> tuple[Mates, list[Outcome]]:
+    """Score every trial of the plan.
+
+    probes: P×D, ids: P, distractors: N×D, an array or memory map, of any float types.
+    Raises DataError for features that are not finite, naming the row.
+    """
+    order = np.concatenate([group.rows for group in plan.groups])
+    unit = _checked_unit(probes)[order]  # each group's rows together
+    mates = find_mates(unit, np.asarray(ids)[order])
+    with full_precision(), BlockScan() as scan, _bar(plan, how) as bar:
+        engine = _Engine(unit, distractors, mates, plan, how, scan, bar)
+        results = [engine.segment(segment) for segment in plan.segments]
+    results = _merge_processes(how.processes.gather(results), plan)
+    back = np.empty(len(probes), np.int64)
+    back[order] = np.arange(len(order))
+    return _in_table_order(mates, results, plan, order, back, len(probes))
+
+
+class _Engine:
+    """One pass over the distractors of each segment."""
+
+    def __init__(self, unit, distractors, mates, plan, how, scan, bar) -> None:
+        self.products = Products(unit, how.device, SCORE_DTYPES[how.score_dtype])
+        self.exact = PairScorer(unit, distractors)
+        self.distractors, self.mates, self.plan, self.how = distractors, mates, plan, how
+        self.scan, self.bar = scan, bar
+        self.block_size = how.block_size or BLOCK_SIZES.get(how.device.type, 2048)
+        # Products in less than float32 find the pairs; float32 then says which of them stay.
+        self.low = self.products.dtype != torch.float32
+        self.margin = self.products.bound + self.products.refined_bound if self.low else 0.0
+
+    def segment(self, segment: Part) -> _SegmentResult:
+        """This process's share of a segment."""
+        bound = self.products.refined_bound
+        ranks = RankCounter(self.mates, self.products, self.exact, self.how.ties)
+        best = BestDistractor(len(self.mates.score), bound, self.exact)
+        cells = [
+            _Cell(rows, keep, len(segment.rows), bound, self.exact)
+            for rows, keep in self._cells(segment)
+        ]
+        size, processes = self.block_size, self.how.processes
+        for start in range(processes.rank * size, len(segment.rows), processes.count * size):
+            rows = segment.rows[start : start + size]
+            scores = self._scores(rows)
+            self._block(rows, scores, ranks, best, cells)
+            self.bar.update(len(rows) * processes.count)
+        score, distractor = best.best()
+        return _SegmentResult(ranks.beats(), score, distractor, [cell.result() for cell in cells])
+
+    def _cells(self, segment: Part) -> Iterator[tuple[slice, int]]:
+        start = 0
+        for group in self.plan.groups:
+            rows = slice(start, start + len(group.rows))
+            yield rows, self.plan.cell_keep(group, segment)
+            start = rows.stop
+
+    def _scores(self, rows: np.ndarray) -> Tensor:
+        whole = rows[-1] - rows[0] + 1 == len(rows)  # a slice of a memory map is not copied
+        block = self.distractors[rows[0] : rows[-1] + 1] if whole else self.distractors[rows]
+        try:
+            self.products.load(block)
+        except FloatingPointError as error:
+            raise DataError(_not_finite("distractor", rows[error.args[0]])) from None
+        return self.products.all()
+
+    def _block(self, rows, scores, ranks, best, cells) -> None:
+        if not ranks.started:
+            ranks.start(scores.cpu().numpy())
+            best.raise_floors(scores.amax(dim=1).cpu().numpy().astype(np.float64) - self.margin)
+        for cell in cells:
+            cell.prepare(scores, self.scan, self.margin)
+        floors = np.minimum(best.floors, ranks.floors)
+        for cell in cells:
+            floors[cell.rows] = np.minimum(floors[cell.rows], cell.floor)
+        probe, column, product = self._pairs(scores, floors)
+        best.add(probe, rows[column], product)
+        ranks.add((probe, column, product), rows, scores, self.scan)
+        for cell in cells:
+            cell.add(probe, rows[column], product, scores, self.scan)
+
+    def _pairs(self, scores: Tensor, floors: np.ndarray) -> Pairs:
+        probe, column, product = self.scan.above(scores, floors - self.margin)
+        if not self.low:
+            return probe, column, product
+        product = self.products.refine(probe, column)
+        kept = product >= floors[probe]
+        return probe[kept], column[kept], product[kept]
+
+
+class _Cell:
+    """The negatives of one group of probes (`rows`) with one segment of so many distractors."""
+
+    def __init__(
+        self, rows: slice, keep: int, distractors: int, bound: float, exact: PairScorer
+    ) -> None:
+        self.rows = rows
+        self._keep = keep
+        self._all_kept = keep == (rows.stop - rows.start) * distractors
+        self._count = 0
+        self._counts: np.ndarray | None = None
+        self._top = TopPairs(keep, bound, exact) if keep else None
+
+    @property
+    def floor(self) -> float:
+        """The lowest product that matters."""
+        return self._top.floor if self._top else np.inf
+
+    def prepare(self, scores: Tensor, scan: BlockScan, margin: float) -> None:
+        """Find a first floor, so that not all of the first block is taken."""
+        part = scores[self.rows]
+        if self._top and self._top.floor == -np.inf and self._keep < part.numel():
+            self._top.raise_floor(scan.highest(part, self._keep) - margin)
+
+    def add(self, probe, distractor, product, scores: Tensor, scan: BlockScan) -> None:
+        """Take in a block: the pairs at or above `floor` (in row order) and all P×B scores."""
+        if not self._top:
+            return
+        mine = slice(*np.searchsorted(probe, [self.rows.start, self.rows.stop]))
+        self._top.add(probe[mine], distractor[mine], product[mine])
+        part = scores[self.rows]
+        self._count += part.numel()
+        if not self._all_kept:
+            counts = scan.histogram(part)
+            self._counts = counts if self._counts is None else self._counts + counts
+
+    def result(self) -> Negatives | None:
+        return Negatives(self._count, self._top.highest(), self._counts) if self._top else None
+
+
+def _checked_unit(probes: np.ndarray) -> np.ndarray:
+    bad = np.flatnonzero(~np.isfinite(probes).all(axis=1))
+    if bad.size:
+        raise DataError(_not_finite("probe", bad[0]))
+    return unit_rows(probes)
+
+
+def _not_finite(what: str, row: int) -> str:
+    return (
+        f"{what} features: row {row} holds NaN or infinity; the network's output is broken there, "
+        f"check its weights and that image, or extract the features anew."
+    )
+
+
+def _bar(plan: Plan, how: ScoringSettings) -> tqdm:
+    total = sum(len(segment.rows) for segment in plan.segments)
+    hidden = how.progress is None or how.processes.rank > 0
+    return tqdm(total=total, desc=how.progress, unit="distractor", disable=hidden, unit_scale=True)
+
+
+def _merge_processes(parts: list[list[_SegmentResult]], plan: Plan) -> list[_SegmentResult]:
+    merged = []
+    for segment, shares in zip(plan.segments, zip(*parts, strict=True), strict=True):
+        best, distractor = _best_of([(s.best, s.best_distractor) for s in shares])
+        cells = []
+        for group, cell in zip(plan.groups, zip(*(s.cells for s in shares)), strict=True):
+            keep = plan.cell_keep(group, segment)
+            cells.append(merge_negatives(list(cell), keep) if keep else None)
+        merged.append(_SegmentResult(sum(s.beats for s in shares), best, distractor, cells))
+    return merged
+
+
+def _best_of(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The highest of several scores of each probe; of equal ones the first distractor's."""
+    scores = np.stack([score for score, _ in parts])
+    rows = np.stack([row for _, row in parts])
+    best = scores.max(axis=0)
+    first = np.where((scores == best) & (rows >= 0), rows, np.iinfo(np.int64).max).min(axis=0)
+    return best, np.where(first == np.iinfo(np.int64).max, -1, first)
+
+
+def _in_table_order(mates, results, plan, order, back, count) -> tuple[Mates, list[Outcome]]:
+    width = mates.score.shape[1]
+    score = np.full((count, width), np.inf)
+    mate = np.full((count, width), -1, np.int64)
+    score[order] = mates.score
+    mate[order] = np.where(mates.real, order[mates.mate], -1)
+    outcomes = []
+    for number, trial in enumerate(plan.trials):
+        inside = [
+            result
+            for result, segment in zip(results, plan.segments, strict=True)
+            if segment.member[number]
+        ]
+        best, distractor = _best_of([(r.best, r.best_distractor) for r in inside])
+        beats = np.zeros((count, width), np.int64)
+        beats[order] = sum(r.beats for r in inside)
+        all_scores, devkit = (
+            _union(inside, plan, column, keep[number], trial.far)
+            for column, keep in (
+                (number, plan.keep_all),
+                (number + len(plan.trials), plan.keep_devkit),
+            )
+        )
+        known = back[trial.probes]
+        values, rows = np.full(count, -np.inf), np.full(count, -1, np.int64)
+        values[trial.probes], rows[trial.probes] = best[known], distractor[known]
+        outcomes.append(Outcome(beats, values, rows, all_scores, devkit))
+    return Mates(score, mate), outcomes
+
+
+def _union(inside, plan, column, keep, far) -> Negatives:
+    """The negatives of all cells of a trial, with those that are far off."""
+    cells = [
+        cell
+        for result in inside
+        for cell, group in zip(result.cells, plan.groups, strict=True)
+        if group.member[column]
+    ]
+    probes = sum(len(group.rows) for group in plan.groups if group.member[column])
+    merged = merge_negatives(cells, keep)
+    merged.far = probes * far
+    merged.count += merged.far
+    return merged

@@ -14,7 +14,6 @@ from decimal import Decimal
 
 import numpy as np
 
-from Utils.Evaluation_Utils.block_scan import EDGES
 from Utils.Evaluation_Utils.negatives import Negatives
 from Utils.Evaluation_Utils.roc import OperatingPoint
 
@@ -114,7 +113,7 @@ def roc(negatives: Negatives, positives: np.ndarray) -> Curve:
     if not negatives.complete:
         # Of scores equal to the last one kept there may be more than were kept.
         values, false = values[false < len(highest)], false[false < len(highest)]
-        edges, counts = _edge_counts(negatives.counts)
+        edges, counts = _edge_counts(negatives)
         beyond = (counts > len(highest)) & (edges < highest[-1])
         values = np.concatenate([values, edges[beyond]])
         false = np.concatenate([false, counts[beyond]])
@@ -158,10 +157,6 @@ def _spread(last: int) -> np.ndarray:
     return np.unique(np.clip(np.rint(steps), 1, max(last, 1)).astype(np.int64))
 
 
-def _edge_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(threshold, scores at or above it) at the bins' lower edges, thinned out, descending."""
-    above = np.cumsum(counts[::-1])
-    edges = EDGES[:-1][::-1]
-    wanted = np.searchsorted(above, _spread(int(above[-1])))
-    chosen = np.unique(np.minimum(wanted, len(above) - 1))
-    return edges[chosen], above[chosen]
+def _edge_counts(negatives: Negatives) -> tuple[np.ndarray, np.ndarray]:
+    """(threshold, scores at or above it) at the bins' lower edges, descending."""
+    return negatives.bins.edges[::-1], np.cumsum(negatives.counts[::-1])

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.Evaluation_Utils.block_scan import BlockScan, Pairs, at_least, at_most
+from Utils.Evaluation_Utils.block_scan import BlockScan, Pairs
 from Utils.Evaluation_Utils.exact_scores import PairScorer, Products, row_products
 
 TIES = ("mate", "against")
 
 _TAIL = 64  # mates above a 64th of a probe's distractors are counted pair by pair
-_ROWS_AT_ONCE = 512
+_DEEP_AT_ONCE = 4096
 _PAIRS_AT_ONCE = 1 << 16
 _COSTLY = 0.02  # share of a block above which a product in float64 is cheaper than single pairs
 
@@ -61,7 +61,7 @@ class RankCounter:
     "against": it does.
 
     Mates far above most distractors are compared with the few pairs that reach up to them. The
-    others ("deep" ones: mislabelled photos, poor networks) are found in each probe's sorted scores.
+    others ("deep" ones: mislabelled photos, poor networks) are compared with all their probe's.
     """
 
     def __init__(self, mates: Mates, products: Products, exact: PairScorer, ties: str) -> None:
@@ -73,7 +73,8 @@ class RankCounter:
         count, width = mates.score.shape
         self._steps = np.zeros((count, width + 1), np.int64)
         self._deep_beats = np.zeros((count, width), np.int64)
-        self._deep: np.ndarray | None = None
+        self._deep: np.ndarray | None = None  # how many of each probe's lowest mates are deep
+        self._deep_pairs: tuple[np.ndarray, ...] = ()
         self.floors = np.full(count, np.inf)
 
     def start(self, scores: np.ndarray) -> None:
@@ -82,6 +83,7 @@ class RankCounter:
         tail = np.partition(scores, last, axis=1)[:, last]
         self._deep = np.sum(self._mates.score - self._bound < tail[:, None], axis=1)
         padded = np.concatenate([self._mates.score, np.full((len(tail), 1), np.inf)], axis=1)
+        self._deep_pairs = np.nonzero(np.arange(self._deep_beats.shape[1]) < self._deep[:, None])
         self.floors = padded[np.arange(len(tail)), self._deep] - self._bound
 
     @property
@@ -101,9 +103,8 @@ class RankCounter:
         for start in range(0, len(probe), _PAIRS_AT_ONCE):
             part = slice(start, start + _PAIRS_AT_ONCE)
             self._add_pairs(probe[part], distractors[column[part]], product[part])
-        rows = np.flatnonzero(self._deep)
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            self._add_deep(rows[start : start + _ROWS_AT_ONCE], distractors, scores, scan)
+        for start in range(0, len(self._deep_pairs[0]), _DEEP_AT_ONCE):
+            self._add_deep(slice(start, start + _DEEP_AT_ONCE), distractors, scores, scan)
 
     def beats(self) -> np.ndarray:
         """int64 P×M: the distractors that beat each mate."""
@@ -125,52 +126,19 @@ class RankCounter:
     def _beaten(self, score: np.ndarray, mate: np.ndarray) -> np.ndarray:
         return score >= mate if self._against else score > mate
 
-    def _add_deep(
-        self, rows: np.ndarray, distractors: np.ndarray, scores: Tensor, scan: BlockScan
-    ) -> None:
-        single = self._products.dtype == torch.float32
-        chosen = torch.from_numpy(rows).to(scores.device)
-        block = scores[chosen] if single else self._products.of_probes(rows)
-        width = int(self._deep[rows].max())
-        mates = self._mates.score[rows, :width]
-        deep = np.arange(width) < self._deep[rows, None]
-        bound = self._bound
-        surely, maybe = _count_above(block, mates, deep, bound, scan)
-        if np.sum(maybe - surely) > _COSTLY * block.numel():
-            block, bound = self._products.of_probes_in_double(rows), self._products.double_bound
-            surely, maybe = _count_above(block, mates, deep, bound, scan)
-        for row, place in np.argwhere(maybe > surely):
-            near = (block[row] - mates[row, place]).abs() <= 2 * bound
-            near = near.nonzero()[:, 0].cpu().numpy()
-            # Twice the bound takes in all that lies in doubt; what is not is in `surely`.
-            product = block[row].cpu().numpy()[near]
-            doubt = ~_surely_above(product, mates[row, place], bound, block)
-            near = near[doubt]
-            exact = self._exact(np.full(len(near), rows[row]), distractors[near])
-            surely[row, place] += np.sum(self._beaten(exact, mates[row, place]))
-        self._deep_beats[rows, :width] += surely
-
-
-def _count_above(
-    block: Tensor, mates: np.ndarray, deep: np.ndarray, bound: float, scan: BlockScan
-) -> tuple[np.ndarray, np.ndarray]:
-    """How many of R×B scores lie surely, and how many perhaps, above each of R×W mates."""
-    ordered = scan.sort_rows(block)
-    limits = _limits(mates, bound, block)
-    counts = []
-    for limit, right in zip(limits, (True, False), strict=True):
-        # Columns beyond a row's deep mates are asked for +inf, which nothing reaches.
-        values = torch.from_numpy(np.where(deep, limit, np.inf).astype(limit.dtype))
-        below = torch.searchsorted(ordered, values.to(block.device), right=right)
-        counts.append(block.shape[1] - below.cpu().numpy())
-    return counts[0], counts[1]
-
-
-def _limits(mates: np.ndarray, bound: float, block: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Above the first a score surely beats the mate, below the second it surely does not."""
-    high, low = mates + bound, mates - bound
-    return (at_least(high), at_most(low)) if block.element_size() == 4 else (high, low)
-
-
-def _surely_above(product: np.ndarray, mate: float, bound: float, block: Tensor) -> np.ndarray:
-    return product > _limits(np.array(mate), bound, block)[0]
+    def _add_deep(self, part: slice, distractors: np.ndarray, scores: Tensor, scan: BlockScan):
+        probe, place = self._deep_pairs[0][part], self._deep_pairs[1][part]
+        mate = self._mates.score[probe, place]
+        if self._products.dtype == torch.float32:
+            rows, block = probe, scores
+        else:
+            chosen, rows = np.unique(probe, return_inverse=True)
+            block = self._products.of_probes(chosen)
+        above, pair, column = scan.compare(block, rows, mate, self._bound)
+        if len(pair) > _COSTLY * len(mate) * block.shape[1]:
+            chosen, rows = np.unique(probe, return_inverse=True)
+            block = self._products.of_probes_in_double(chosen)
+            above, pair, column = scan.compare(block, rows, mate, self._products.double_bound)
+        score = self._exact(probe[pair], distractors[column])
+        np.add.at(above, pair, self._beaten(score, mate[pair]))
+        self._deep_beats[probe, place] += above

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from Utils.Evaluation_Utils.block_scan import EDGES
+from Utils.Evaluation_Utils.block_scan import Bins
 from Utils.Evaluation_Utils.exact_scores import PairScorer
 
 _SLACK = 200_000  # pairs that may wait before the list is cut down
@@ -16,14 +16,15 @@ _SLACK = 200_000  # pairs that may wait before the list is cut down
 class Negatives:
     """What is kept of N scores.
 
-    count: N. highest: float64, the highest min(N, K) exact scores, descending. counts: int64 BINS,
-    a histogram of them (of their products); None where `highest` has them all.
+    count: N. highest: float64, the highest min(N, K) exact scores, descending. counts: int64, how
+    many of their products are in each of the `bins`; None where `highest` has them all.
     far: how many of the N are below every threshold, and neither in `highest` nor in `counts`.
     """
 
     count: int
     highest: np.ndarray
     counts: np.ndarray | None
+    bins: Bins
     far: int = 0
 
     @property
@@ -36,15 +37,11 @@ def merge_negatives(parts: list[Negatives], keep: int) -> Negatives:
     """Of several disjoint lots of scores, each with its `keep` highest or more, that of them all."""
     count = sum(part.count for part in parts)
     highest = np.sort(np.concatenate([part.highest for part in parts]))[::-1][:keep]
+    bins = parts[0].bins
     if len(highest) == count:
-        return Negatives(count, highest, None)
-    return Negatives(count, highest, sum(_histogram_of(part) for part in parts))  # BINS
-
-
-def _histogram_of(part: Negatives) -> np.ndarray:
-    if part.counts is not None:
-        return part.counts
-    return np.histogram(part.highest, EDGES)[0]
+        return Negatives(count, highest, None, bins)
+    counts = [bins.count(p.highest) if p.counts is None else p.counts for p in parts]
+    return Negatives(count, highest, np.sum(counts, axis=0), bins)
 
 
 class TopPairs:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.block_scan import BlockScan, Pairs
+from Utils.Evaluation_Utils.block_scan import Bins, BlockScan, Pairs
 from Utils.Evaluation_Utils.exact_scores import (
     SCORE_DTYPES,
     PairScorer,
@@ -30,6 +30,8 @@ from Utils.Evaluation_Utils.processes import Processes
 from Utils.Evaluation_Utils.trials import Part, Plan
 
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
+
+_SAMPLE = 256  # distractors
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class _Engine:
         self.exact = PairScorer(unit, distractors)
         self.distractors, self.mates, self.plan, self.how = distractors, mates, plan, how
         self.scan, self.bar = scan, bar
+        self.bins = _choose_bins(unit, distractors)
         self.block_size = how.block_size or BLOCK_SIZES.get(how.device.type, 2048)
         # Products in less than float32 find the pairs; float32 then says which of them stay.
         self.low = self.products.dtype != torch.float32
@@ -111,10 +114,7 @@ class _Engine:
         bound = self.products.refined_bound
         ranks = RankCounter(self.mates, self.products, self.exact, self.how.ties)
         best = BestDistractor(len(self.mates.score), bound, self.exact)
-        cells = [
-            _Cell(rows, keep, len(segment.rows), bound, self.exact)
-            for rows, keep in self._cells(segment)
-        ]
+        cells = list(self._cells(segment))
         size, processes = self.block_size, self.how.processes
         for start in range(processes.rank * size, len(segment.rows), processes.count * size):
             rows = segment.rows[start : start + size]
@@ -124,11 +124,14 @@ class _Engine:
         score, distractor = best.best()
         return _SegmentResult(ranks.beats(), score, distractor, [cell.result() for cell in cells])
 
-    def _cells(self, segment: Part) -> Iterator[tuple[slice, int]]:
+    def _cells(self, segment: Part) -> Iterator[_Cell]:
         start = 0
         for group in self.plan.groups:
             rows = slice(start, start + len(group.rows))
-            yield rows, self.plan.cell_keep(group, segment)
+            keep = self.plan.cell_keep(group, segment)
+            whole = keep == len(group.rows) * len(segment.rows)
+            top = TopPairs(keep, self.products.refined_bound, self.exact)
+            yield _Cell(rows, keep, whole, top, self.bins)
             start = rows.stop
 
     def _scores(self, rows: np.ndarray) -> Tensor:
@@ -149,59 +152,67 @@ class _Engine:
         floors = np.minimum(best.floors, ranks.floors)
         for cell in cells:
             floors[cell.rows] = np.minimum(floors[cell.rows], cell.floor)
-        probe, column, product = self._pairs(scores, floors)
+        (probe, column, product), counts = self._sweep(scores, floors, cells)
         best.add(probe, rows[column], product)
         ranks.add((probe, column, product), rows, scores, self.scan)
-        for cell in cells:
-            cell.add(probe, rows[column], product, scores, self.scan)
+        for cell, counted in zip(cells, counts, strict=True):
+            cell.add(probe, rows[column], product, len(rows), counted)
 
-    def _pairs(self, scores: Tensor, floors: np.ndarray) -> Pairs:
-        probe, column, product = self.scan.above(scores, floors - self.margin)
-        if not self.low:
-            return probe, column, product
-        product = self.products.refine(probe, column)
-        kept = product >= floors[probe]
-        return probe[kept], column[kept], product[kept]
+    def _sweep(self, scores: Tensor, floors: np.ndarray, cells) -> tuple[Pairs, list]:
+        lots = [(cell.rows, cell.bins) for cell in cells]
+        pairs, counts = self.scan.sweep(scores, floors - self.margin, lots)
+        if self.low:
+            probe, column, _ = pairs
+            product = self.products.refine(probe, column)
+            kept = product >= floors[probe]
+            pairs = probe[kept], column[kept], product[kept]
+        return pairs, counts
 
 
 class _Cell:
-    """The negatives of one group of probes (`rows`) with one segment of so many distractors."""
+    """The negatives of one group of probes with one segment.
 
-    def __init__(
-        self, rows: slice, keep: int, distractors: int, bound: float, exact: PairScorer
-    ) -> None:
+    rows: the group's among all probes. bins: where its scores are counted; None where they need
+    not be, because all are kept or no trial asks for the cell.
+    """
+
+    def __init__(self, rows: slice, keep: int, whole: bool, top: TopPairs, bins: Bins) -> None:
         self.rows = rows
+        self.bins = bins if keep and not whole else None
         self._keep = keep
-        self._all_kept = keep == (rows.stop - rows.start) * distractors
+        self._top = top
         self._count = 0
-        self._counts: np.ndarray | None = None
-        self._top = TopPairs(keep, bound, exact) if keep else None
+        self._counts = bins.nothing()
+        self._all_bins = bins
 
     @property
     def floor(self) -> float:
         """The lowest product that matters."""
-        return self._top.floor if self._top else np.inf
+        return self._top.floor if self._keep else np.inf
 
     def prepare(self, scores: Tensor, scan: BlockScan, margin: float) -> None:
         """Find a first floor, so that not all of the first block is taken."""
         part = scores[self.rows]
-        if self._top and self._top.floor == -np.inf and self._keep < part.numel():
+        if self._keep and self._top.floor == -np.inf and self._keep < part.numel():
             self._top.raise_floor(scan.highest(part, self._keep) - margin)
 
-    def add(self, probe, distractor, product, scores: Tensor, scan: BlockScan) -> None:
-        """Take in a block: the pairs at or above `floor` (in row order) and all P×B scores."""
-        if not self._top:
+    def add(self, probe, distractor, product, columns: int, counts: np.ndarray | None) -> None:
+        """Take in a block of so many columns: the pairs at or above `floor`, in row order, and the
+        counts of its scores."""
+        if not self._keep:
             return
         mine = slice(*np.searchsorted(probe, [self.rows.start, self.rows.stop]))
         self._top.add(probe[mine], distractor[mine], product[mine])
-        part = scores[self.rows]
-        self._count += part.numel()
-        if not self._all_kept:
-            counts = scan.histogram(part)
-            self._counts = counts if self._counts is None else self._counts + counts
+        self._count += (self.rows.stop - self.rows.start) * columns
+        if counts is not None:
+            self._counts += counts
 
     def result(self) -> Negatives | None:
-        return Negatives(self._count, self._top.highest(), self._counts) if self._top else None
+        """What was found; None where no trial asks for this cell."""
+        if not self._keep:
+            return None
+        counts = None if self.bins is None else self._counts
+        return Negatives(self._count, self._top.highest(), counts, self._all_bins)
 
 
 def _checked_unit(probes: np.ndarray) -> np.ndarray:
@@ -216,6 +227,17 @@ def _not_finite(what: str, row: int) -> str:
         f"{what} features: row {row} holds NaN or infinity; the network's output is broken there, "
         f"check its weights and that image, or extract the features anew."
     )
+
+
+def _choose_bins(unit: np.ndarray, distractors: np.ndarray) -> Bins:
+    """Bins over nearly all scores, from a sample of rows that depends on the table alone."""
+    rows = np.unique(np.linspace(0, len(distractors) - 1, _SAMPLE).astype(np.int64))
+    with np.errstate(invalid="ignore"):  # what is not finite is found, and named, later
+        scores = (unit @ unit_rows(distractors[rows]).T).reshape(-1)
+    low = len(scores) // 1000
+    # Rounded outwards: the last digit of a product must not move the bins.
+    lowest = np.floor(100 * np.partition(scores, low)[low]) / 100
+    return Bins(lowest - 0.0013, np.ceil(100 * scores.max()) / 100 + 0.0017)
 
 
 def _bar(plan: Plan, how: ScoringSettings) -> tqdm:

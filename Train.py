@@ -12,7 +12,15 @@ from Utils.errors import run_script
 from Utils.Training_Utils.summary import training_table
 from Utils.Training_Utils.trainer import Trainer, saved_settings
 
-JUDGING_ONLY = {"checkpoint", "output"}
+JUDGING_ONLY = {
+    "checkpoint",
+    "output",
+    "probe_features",
+    "distractor_features",
+    "devkit_suffix",
+    "export_devkit",
+    "compare",
+}
 
 
 def main() -> None:

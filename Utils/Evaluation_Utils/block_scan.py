@@ -88,7 +88,10 @@ class BlockScan:
             for start in range(rows.start, rows.stop, step)
         ]
         done = self._pool.map(
-            lambda t: (_above(values[t[0]], limits[t[0]], t[0]), t[2] and _count(values[t[0]], t[2])),
+            lambda t: (
+                _above(values[t[0]], limits[t[0]], t[0]),
+                t[2] and _count(values[t[0]], t[2]),
+            ),
             tasks,
         )
         pairs, counts = [], [None if bins is None else bins.nothing() for _, bins in lots]

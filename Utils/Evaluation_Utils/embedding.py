@@ -1,6 +1,6 @@
 """Embeddings of images and of their mirror images, each image once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -28,9 +28,29 @@ def embed(
     backbone's training mode is put back at the end. Raises ImageError, naming the file, where an
     image can't be read.
     """
+    starts = range(0, len(images), batch_size)
+    batches = [range(start, min(start + batch_size, len(images))) for start in starts]
+    features = np.empty((2, len(images), backbone.feature_dim), np.float32)
+    done = 0
+    with tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar:
+        for both in embed_batches(backbone, images, device, batches, num_workers):
+            features[:, done : done + both.shape[1]] = both
+            done += both.shape[1]
+            bar.update(both.shape[1])
+    return features[0], features[1]
+
+
+def embed_batches(
+    backbone: nn.Module,
+    images: Sequence[np.ndarray],
+    device: torch.device,
+    batches: Sequence[Sequence[int]],
+    num_workers: int = 0,
+) -> Iterator[np.ndarray]:
+    """As `embed`, for batches of chosen images: yields float32 2×n×D for each, in their order."""
     loader = DataLoader(
         _Images(images, backbone.preprocessing.input_size),
-        batch_size=batch_size,
+        batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
         # Its own generator, so that judging in the middle of training does not move the global one.
@@ -38,18 +58,12 @@ def embed(
     )
     was_training = backbone.training
     backbone.eval()
-    features = np.empty((2, len(images), backbone.feature_dim), np.float32)
-    done = 0
     try:
-        with tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar:
-            for batch in loader:
-                both = _embed_batch(backbone, batch.to(device, non_blocking=True))
-                features[:, done : done + len(batch)] = both.cpu().numpy()
-                done += len(batch)
-                bar.update(len(batch))
+        for batch in loader:
+            both = _embed_batch(backbone, batch.to(device, non_blocking=True))
+            yield both.cpu().numpy()
     finally:
         backbone.train(was_training)
-    return features[0], features[1]
 
 
 @torch.inference_mode()

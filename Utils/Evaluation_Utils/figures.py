@@ -106,7 +106,7 @@ def operating_point(negatives: Negatives, positives: np.ndarray, fpr: float) -> 
 
 
 def roc(negatives: Negatives, positives: np.ndarray) -> Curve:
-    """Points of the ROC curve: exact scores as far as they were kept, then the histogram's edges."""
+    """Points of the ROC curve: exact scores as far as they were kept, then edges of the bins."""
     highest = negatives.highest
     values = highest[_spread(len(highest)) - 1] if len(highest) else np.empty(0)
     false = np.searchsorted(-highest, -values, side="right")

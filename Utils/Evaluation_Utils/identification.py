@@ -43,13 +43,15 @@ RANKS = (1, 10, 100)
 FPRS = (1e-4, 1e-5, 1e-6)
 FPIRS = (1e-2, 1e-3)
 
+SETTINGS = ScoringSettings()
+
 _EXACT_CURVE = 100_000  # scores at the top of the ROC curve that are kept exactly in any case
 
 
 @dataclass(frozen=True)
 class Confusion:
     """A search in which a distractor beat the mate. probe, mate: rows of the probe table;
-    distractor: row of the distractor table; beats: how many distractors beat it; and both scores."""
+    distractor: row of the distractor table; beats: how many distractors beat the mate."""
 
     probe: int
     mate: int
@@ -97,7 +99,7 @@ def evaluate(
     ranks: Sequence[int] = RANKS,
     fprs: Sequence[float] = FPRS,
     fpirs: Sequence[float] = FPIRS,
-    settings: ScoringSettings = ScoringSettings(),
+    settings: ScoringSettings = SETTINGS,
 ) -> IdentificationResult:
     """Judge P probes among N distractors.
 
@@ -120,7 +122,7 @@ def evaluate_trials(
     ranks: Sequence[int] = RANKS,
     fprs: Sequence[float] = FPRS,
     fpirs: Sequence[float] = FPIRS,
-    settings: ScoringSettings = ScoringSettings(),
+    settings: ScoringSettings = SETTINGS,
 ) -> list[IdentificationResult]:
     """Judge several choices of probes and distractors in one pass; otherwise as `evaluate`."""
     probes, ids = np.asarray(probes), np.asarray(probe_ids)

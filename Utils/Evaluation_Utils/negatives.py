@@ -34,7 +34,7 @@ class Negatives:
 
 
 def merge_negatives(parts: list[Negatives], keep: int) -> Negatives:
-    """Of several disjoint lots of scores, each with its `keep` highest or more, that of them all."""
+    """Of several disjoint lots of scores, each with its `keep` highest, that of all of them."""
     count = sum(part.count for part in parts)
     highest = np.sort(np.concatenate([part.highest for part in parts]))[::-1][:keep]
     bins = parts[0].bins
@@ -70,7 +70,7 @@ class TopPairs:
             self._cut()
 
     def raise_floor(self, product: float) -> None:
-        """Say that at least `keep` pairs, seen or about to be, have this product or a higher one."""
+        """Say that `keep` pairs, seen or about to be, have this product or a higher one."""
         self.floor = max(self.floor, product - 2 * self._bound)
 
     def highest(self) -> np.ndarray:

@@ -33,6 +33,9 @@ class Processes:
             dist.barrier(group=self.group)
 
 
+ALONE = Processes()
+
+
 @contextmanager
 def started_by_torchrun() -> Iterator[Processes]:
     """The processes of a torchrun launch, joined; just this one without it.

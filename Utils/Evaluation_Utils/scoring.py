@@ -26,9 +26,10 @@ from Utils.Evaluation_Utils.negatives import (
     TopPairs,
     merge_negatives,
 )
-from Utils.Evaluation_Utils.processes import Processes
+from Utils.Evaluation_Utils.processes import ALONE, Processes
 from Utils.Evaluation_Utils.trials import Part, Plan
 
+CPU = torch.device("cpu")
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
 
 _SAMPLE = 256  # distractors
@@ -43,17 +44,17 @@ class ScoringSettings:
     processes: those that share the work.
     """
 
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 - a constant value
+    device: torch.device = CPU
     ties: str = "mate"
     score_dtype: str = "fp32"
     block_size: int = 0
     progress: str | None = None
-    processes: Processes = Processes()
+    processes: Processes = ALONE
 
 
 @dataclass(eq=False)
 class Outcome:
-    """What one trial came to. Rows are those of the probe table; rows not in the trial hold nothing.
+    """What one trial came to. Rows are those of the probe table; what is not in the trial is empty.
 
     beats: int64 P×M, distractors above each mate (see `Mates`). best: float64 P, each probe's
     highest score with a distractor; best_distractor: int64 P, the distractor's row.
@@ -251,7 +252,9 @@ def _merge_processes(parts: list[list[_SegmentResult]], plan: Plan) -> list[_Seg
     for segment, shares in zip(plan.segments, zip(*parts, strict=True), strict=True):
         best, distractor = _best_of([(s.best, s.best_distractor) for s in shares])
         cells = []
-        for group, cell in zip(plan.groups, zip(*(s.cells for s in shares)), strict=True):
+        for group, cell in zip(
+            plan.groups, zip(*(s.cells for s in shares), strict=True), strict=True
+        ):
             keep = plan.cell_keep(group, segment)
             cells.append(merge_negatives(list(cell), keep) if keep else None)
         merged.append(_SegmentResult(sum(s.beats for s in shares), best, distractor, cells))

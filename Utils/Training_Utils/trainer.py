@@ -21,6 +21,7 @@ from Utils.Training_Utils.curves import draw_curves
 from Utils.Training_Utils.loader import Batch, TrainingLoader
 from Utils.Training_Utils.log import close_log, open_log
 from Utils.Training_Utils.loss_meter import LossMeter
+from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.run_folder import (
@@ -83,6 +84,9 @@ class Trainer:
         self.run_folder = self._open_run(resumed)
         self.log = open_log(self.run_folder.log if self.run_folder else None)
         self.test_sets = TestSets(config, self.device, self.log)
+        self.megaface = (
+            MegaFaceTest(config, self.device, self.log) if config.test_on_megaface else None
+        )
         self.metrics = Metrics(
             self.run_folder.metrics if self.run_folder else None, self.test_sets.names
         )
@@ -121,6 +125,8 @@ class Trainer:
                     self._save()
             last = self._test()
             self._save()
+            if self.megaface:
+                self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
             return self._finish(last)
 
     def _train_epoch(self) -> None:

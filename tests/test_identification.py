@@ -312,13 +312,12 @@ with started_by_torchrun() as processes:
 """
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_the_same_under_torchrun(tmp_path, count):
+def test_the_same_under_torchrun(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out.txt"
     script.write_text(SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"), out=str(out)))
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        + [f"--nproc_per_node={count}", str(script)],
+        + ["--nproc_per_node=3", str(script)],
         check=True,
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

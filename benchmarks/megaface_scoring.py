@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from Utils.Evaluation_Utils.identification import ScoringSettings, evaluate
+from Utils.Evaluation_Utils.identification import evaluate
 from Utils.Evaluation_Utils.scoring import BLOCK_SIZES
 from Utils.files import atomic_path
 
@@ -98,7 +98,7 @@ def measure(folder: Path, count: int, dim: int) -> str:
     before = multiply(probes, distractors, BLOCK_SIZES["cpu"])
     start = time.perf_counter()
     with MemoryWatch() as memory:
-        result = evaluate(probes, ids, distractors, settings=ScoringSettings())
+        result = evaluate(probes, ids, distractors)
     scoring = time.perf_counter() - start
     bare = (before + multiply(probes, distractors, BLOCK_SIZES["cpu"])) / 2
     tpr = result.verification["all"].points[-1].tar

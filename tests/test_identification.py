@@ -13,7 +13,7 @@ import torch
 
 from Utils.errors import DataError
 from Utils.Evaluation_Utils import exact_scores, identification, mates, negatives
-from Utils.Evaluation_Utils.identification import ScoringSettings, Trial, evaluate, evaluate_trials
+from Utils.Evaluation_Utils.identification import Trial, evaluate, evaluate_trials
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,7 @@ def check_equal(result, expected):
 
 
 def run(seed, **settings):
-    return evaluate(*problem(seed), RANKS, FPRS, FPIRS, ScoringSettings(**settings))
+    return evaluate(*problem(seed), RANKS, FPRS, FPIRS, **settings)
 
 
 def everything(result):
@@ -158,9 +158,9 @@ def test_the_same_whatever_the_product_is_computed_in(seed, score_dtype):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("score_dtype", ["fp32", "bf16"])
 def test_the_same_on_cuda(score_dtype):
-    there = run(4, score_dtype=score_dtype, device=torch.device("cuda"))
+    there = run(4, score_dtype=score_dtype, device="cuda")
     assert everything(there) == everything(run(4))
-    there = run_crowded(device=torch.device("cuda"))
+    there = run_crowded(device="cuda")
     assert everything(there) == everything(run_crowded())
 
 
@@ -175,7 +175,7 @@ def crowded():
 
 
 def run_crowded(**settings):
-    return evaluate(*crowded(), RANKS, FPRS, FPIRS, ScoringSettings(**settings))
+    return evaluate(*crowded(), RANKS, FPRS, FPIRS, **settings)
 
 
 def test_exact_where_float32_is_not():
@@ -197,8 +197,7 @@ def test_exact_when_little_is_kept(monkeypatch, make, score_dtype):
     monkeypatch.setattr(mates, "_COSTLY", 0.0)
     monkeypatch.setattr(exact_scores, "_PAIRS_AT_ONCE", 4)
     fprs = (0.02, 1e-3)
-    settings = ScoringSettings(block_size=16, score_dtype=score_dtype)
-    result = evaluate(*make(), RANKS, fprs, FPIRS, settings)
+    result = evaluate(*make(), RANKS, fprs, FPIRS, block_size=16, score_dtype=score_dtype)
     expected = brute_force(*make())
     assert result.beats.tolist() == expected["beats"]
     for name in ("all", "devkit"):

@@ -116,12 +116,20 @@ def _prepare(
     files.folder.mkdir(parents=True, exist_ok=True)
     files.about.unlink(missing_ok=True)  # until all is in place the folder holds nothing of use
     shape = (len(photos.names), about["dim"])
-    table = np.lib.format.open_memmap(files.table, "w+", FEATURE_DTYPES[about["dtype"]], shape)
-    table.flush()
+    np.lib.format.open_memmap(files.table, "w+", FEATURE_DTYPES[about["dtype"]], shape)
+    _reserve(files.table)
     write_photo_list(photos, files.list)
-    files.done.write_bytes(bytes(len(_lots(len(table)))))
+    files.done.write_bytes(bytes(len(_lots(len(photos.names)))))
     with atomic_path(files.about) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's space on disk now: where it runs out later, a mapped file ends the process
+    without a word."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _fill(files: FeatureFolder, lots: list[range], made: Iterable[np.ndarray]) -> None:

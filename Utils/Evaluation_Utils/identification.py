@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.exact_scores import SCORE_DTYPES
@@ -34,6 +35,7 @@ from Utils.Evaluation_Utils.figures import (
     verification,
 )
 from Utils.Evaluation_Utils.mates import TIES, Mates
+from Utils.Evaluation_Utils.processes import ALONE, Processes
 from Utils.Evaluation_Utils.scoring import Outcome, ScoringSettings, score_trials
 from Utils.Evaluation_Utils.trials import Plan, Trial
 
@@ -99,17 +101,25 @@ def evaluate(
     ranks: Sequence[int] = RANKS,
     fprs: Sequence[float] = FPRS,
     fpirs: Sequence[float] = FPIRS,
-    settings: ScoringSettings = SETTINGS,
+    device: torch.device | str = "cpu",
+    ties: str = "mate",
+    score_dtype: str = "fp32",
+    block_size: int = 0,
+    progress: str | None = None,
+    processes: Processes = ALONE,
 ) -> IdentificationResult:
     """Judge P probes among N distractors.
 
     probes: P×D and distractors: N×D of any float types, not necessarily normalised, arrays or
     memory maps. probe_ids: P identities. ranks: whole numbers from 1. fprs, fpirs: rates, 0..1.
-    settings: device, number format, rule for ties, ...; see `scoring.ScoringSettings`.
+    device, ties, score_dtype, block_size, progress, processes: see `scoring.ScoringSettings`.
 
     Raises DataError for shapes that do not fit, features that are not finite, no distractors, or no
     identity with two probes; ValueError for ranks, rates or settings that are none.
     """
+    settings = ScoringSettings(
+        torch.device(device), ties, score_dtype, block_size, progress, processes
+    )
     trial = Trial(np.arange(len(probes)), np.arange(len(distractors)))
     return evaluate_trials(probes, probe_ids, distractors, [trial], ranks, fprs, fpirs, settings)[0]
 

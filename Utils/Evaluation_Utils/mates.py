@@ -17,7 +17,7 @@ TIES = ("mate", "against")
 
 _TAIL = 64  # mates above a 64th of a probe's distractors are counted pair by pair
 _DEEP_AT_ONCE = 4096
-_PAIRS_AT_ONCE = 1 << 16
+_COMPARISONS_AT_ONCE = 1 << 21
 _COSTLY = 0.02  # share of a block above which a product in float64 is cheaper than single pairs
 
 
@@ -100,8 +100,9 @@ class RankCounter:
         probe, column, product = pairs
         chosen = product >= self.floors[probe]
         probe, column, product = probe[chosen], column[chosen], product[chosen].astype(np.float64)
-        for start in range(0, len(probe), _PAIRS_AT_ONCE):
-            part = slice(start, start + _PAIRS_AT_ONCE)
+        step = max(1, _COMPARISONS_AT_ONCE // self._mates.score.shape[1])
+        for start in range(0, len(probe), step):
+            part = slice(start, start + step)
             self._add_pairs(probe[part], distractors[column[part]], product[part])
         for start in range(0, len(self._deep_pairs[0]), _DEEP_AT_ONCE):
             self._add_deep(slice(start, start + _DEEP_AT_ONCE), distractors, scores, scan)

@@ -64,7 +64,7 @@ def open_megaface(config: Config) -> MegaFaceData:
 
     Raises DataError or FileNotFoundError for what is missing, or does not fit.
     """
-    if not any(getattr(config, name) for name in _PLACES):
+    if not names_megaface(config):
         config = _with_demo(config)
     probes = _open_probes(config)
     distractors, sets = _open_distractors(config)
@@ -85,6 +85,11 @@ _PLACES = (
     "probe_features",
     "distractor_features",
 )
+
+
+def names_megaface(config: Config) -> bool:
+    """Whether the settings name any probes or distractors of their own."""
+    return any(getattr(config, name) for name in _PLACES)
 
 
 def _with_demo(config: Config) -> Config:

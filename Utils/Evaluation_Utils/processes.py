@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
+
+# Processes wait for the slowest one, whose share of a million photos may take hours longer.
+_PATIENCE = datetime.timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def started_by_torchrun() -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Processes()
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=_PATIENCE)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
     finally:

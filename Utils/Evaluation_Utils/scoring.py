@@ -24,7 +24,13 @@ from Utils.Evaluation_Utils.negatives import (
     BestDistractor,
     Negatives,
     TopPairs,
-    merge_negatives,
+)
+from Utils.Evaluation_Utils.outcomes import (
+    Outcome,
+    SegmentResult,
+    in_table_order,
+    merge_processes,
+    outcome_of,
 )
 from Utils.Evaluation_Utils.processes import ALONE, Processes
 from Utils.Evaluation_Utils.trials import Part, Plan
@@ -52,30 +58,6 @@ class ScoringSettings:
     processes: Processes = ALONE
 
 
-@dataclass(eq=False)
-class Outcome:
-    """What one trial came to. Rows are those of the probe table; what is not in the trial is empty.
-
-    beats: int64 P×M, distractors above each mate (see `Mates`). best: float64 P, each probe's
-    highest score with a distractor; best_distractor: int64 P, the distractor's row.
-    all, devkit: the scores of all probes with the distractors, and of the first hundred.
-    """
-
-    beats: np.ndarray
-    best: np.ndarray
-    best_distractor: np.ndarray
-    all: Negatives
-    devkit: Negatives
-
-
-@dataclass(eq=False)
-class _SegmentResult:
-    beats: np.ndarray
-    best: np.ndarray
-    best_distractor: np.ndarray
-    cells: list[Negatives | None]
-
-
 def score_trials(
     probes: np.ndarray, ids: np.ndarray, distractors: np.ndarray, plan: Plan, how: ScoringSettings
 ) -> tuple[Mates, list[Outcome]]:
@@ -90,16 +72,26 @@ def score_trials(
     with full_precision(), BlockScan() as scan, _bar(plan, how) as bar:
         engine = _Engine(unit, distractors, mates, plan, how, scan, bar)
         results = [engine.segment(segment) for segment in plan.segments]
-    results = _merge_processes(how.processes.gather(results), plan)
-    back = np.empty(len(probes), np.int64)
-    back[order] = np.arange(len(order))
-    return _in_table_order(mates, results, plan, order, back, len(probes))
+    results = merge_processes(how.processes.gather(results), plan)
+    outcomes = [
+        outcome_of(number, results, plan, order, len(probes)) for number in range(len(plan.trials))
+    ]
+    return in_table_order(mates, order, len(probes)), outcomes
 
 
 class _Engine:
     """One pass over the distractors of each segment."""
 
-    def __init__(self, unit, distractors, mates, plan, how, scan, bar) -> None:
+    def __init__(
+        self,
+        unit: np.ndarray,
+        distractors: np.ndarray,
+        mates: Mates,
+        plan: Plan,
+        how: ScoringSettings,
+        scan: BlockScan,
+        bar: tqdm,
+    ) -> None:
         self.products = Products(unit, how.device, SCORE_DTYPES[how.score_dtype])
         self.exact = PairScorer(unit, distractors)
         self.distractors, self.mates, self.plan, self.how = distractors, mates, plan, how
@@ -110,7 +102,7 @@ class _Engine:
         self.low = self.products.dtype != torch.float32
         self.margin = self.products.bound + self.products.refined_bound if self.low else 0.0
 
-    def segment(self, segment: Part) -> _SegmentResult:
+    def segment(self, segment: Part) -> SegmentResult:
         """This process's share of a segment."""
         bound = self.products.refined_bound
         ranks = RankCounter(self.mates, self.products, self.exact, self.how.ties)
@@ -123,7 +115,7 @@ class _Engine:
             self._block(rows, scores, ranks, best, cells)
             self.bar.update(len(rows) * processes.count)
         score, distractor = best.best()
-        return _SegmentResult(ranks.beats(), score, distractor, [cell.result() for cell in cells])
+        return SegmentResult(ranks.beats(), score, distractor, [cell.result() for cell in cells])
 
     def _cells(self, segment: Part) -> Iterator[_Cell]:
         start = 0
@@ -144,7 +136,14 @@ class _Engine:
             raise DataError(_not_finite("distractor", rows[error.args[0]])) from None
         return self.products.all()
 
-    def _block(self, rows, scores, ranks, best, cells) -> None:
+    def _block(
+        self,
+        rows: np.ndarray,
+        scores: Tensor,
+        ranks: RankCounter,
+        best: BestDistractor,
+        cells: list[_Cell],
+    ) -> None:
         if not ranks.started:
             ranks.start(scores.cpu().numpy())
             best.raise_floors(scores.amax(dim=1).cpu().numpy().astype(np.float64) - self.margin)
@@ -159,7 +158,9 @@ class _Engine:
         for cell, counted in zip(cells, counts, strict=True):
             cell.add(probe, rows[column], product, len(rows), counted)
 
-    def _sweep(self, scores: Tensor, floors: np.ndarray, cells) -> tuple[Pairs, list]:
+    def _sweep(
+        self, scores: Tensor, floors: np.ndarray, cells: list[_Cell]
+    ) -> tuple[Pairs, list[np.ndarray | None]]:
         lots = [(cell.rows, cell.bins) for cell in cells]
         pairs, counts = self.scan.sweep(scores, floors - self.margin, lots)
         if self.low:
@@ -197,7 +198,14 @@ class _Cell:
         if self._keep and self._top.floor == -np.inf and self._keep < part.numel():
             self._top.raise_floor(scan.highest(part, self._keep) - margin)
 
-    def add(self, probe, distractor, product, columns: int, counts: np.ndarray | None) -> None:
+    def add(
+        self,
+        probe: np.ndarray,
+        distractor: np.ndarray,
+        product: np.ndarray,
+        columns: int,
+        counts: np.ndarray | None,
+    ) -> None:
         """Take in a block of so many columns: the pairs at or above `floor`, in row order, and the
         counts of its scores."""
         if not self._keep:
@@ -245,71 +253,3 @@ def _bar(plan: Plan, how: ScoringSettings) -> tqdm:
     total = sum(len(segment.rows) for segment in plan.segments)
     hidden = how.progress is None or how.processes.rank > 0
     return tqdm(total=total, desc=how.progress, unit="distractor", disable=hidden, unit_scale=True)
-
-
-def _merge_processes(parts: list[list[_SegmentResult]], plan: Plan) -> list[_SegmentResult]:
-    merged = []
-    for segment, shares in zip(plan.segments, zip(*parts, strict=True), strict=True):
-        best, distractor = _best_of([(s.best, s.best_distractor) for s in shares])
-        cells = []
-        for group, cell in zip(
-            plan.groups, zip(*(s.cells for s in shares), strict=True), strict=True
-        ):
-            keep = plan.cell_keep(group, segment)
-            cells.append(merge_negatives(list(cell), keep) if keep else None)
-        merged.append(_SegmentResult(sum(s.beats for s in shares), best, distractor, cells))
-    return merged
-
-
-def _best_of(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The highest of several scores of each probe; of equal ones the first distractor's."""
-    scores = np.stack([score for score, _ in parts])
-    rows = np.stack([row for _, row in parts])
-    best = scores.max(axis=0)
-    first = np.where((scores == best) & (rows >= 0), rows, np.iinfo(np.int64).max).min(axis=0)
-    return best, np.where(first == np.iinfo(np.int64).max, -1, first)
-
-
-def _in_table_order(mates, results, plan, order, back, count) -> tuple[Mates, list[Outcome]]:
-    width = mates.score.shape[1]
-    score = np.full((count, width), np.inf)
-    mate = np.full((count, width), -1, np.int64)
-    score[order] = mates.score
-    mate[order] = np.where(mates.real, order[mates.mate], -1)
-    outcomes = []
-    for number, trial in enumerate(plan.trials):
-        inside = [
-            result
-            for result, segment in zip(results, plan.segments, strict=True)
-            if segment.member[number]
-        ]
-        best, distractor = _best_of([(r.best, r.best_distractor) for r in inside])
-        beats = np.zeros((count, width), np.int64)
-        beats[order] = sum(r.beats for r in inside)
-        all_scores, devkit = (
-            _union(inside, plan, column, keep[number], trial.far)
-            for column, keep in (
-                (number, plan.keep_all),
-                (number + len(plan.trials), plan.keep_devkit),
-            )
-        )
-        known = back[trial.probes]
-        values, rows = np.full(count, -np.inf), np.full(count, -1, np.int64)
-        values[trial.probes], rows[trial.probes] = best[known], distractor[known]
-        outcomes.append(Outcome(beats, values, rows, all_scores, devkit))
-    return Mates(score, mate), outcomes
-
-
-def _union(inside, plan, column, keep, far) -> Negatives:
-    """The negatives of all cells of a trial, with those that are far off."""
-    cells = [
-        cell
-        for result in inside
-        for cell, group in zip(result.cells, plan.groups, strict=True)
-        if group.member[column]
-    ]
-    probes = sum(len(group.rows) for group in plan.groups if group.member[column])
-    merged = merge_negatives(cells, keep)
-    merged.far = probes * far
-    merged.count += merged.far
-    return merged

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from Config import Config
+from Utils.errors import DataError
 from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface import Network, judge_megaface
-from Utils.Evaluation_Utils.megaface_data import open_megaface
+from Utils.Evaluation_Utils.megaface_data import names_megaface, open_megaface
 from Utils.Evaluation_Utils.megaface_report import write_report
 
 
@@ -22,6 +23,11 @@ class MegaFaceTest:
 
     def __init__(self, config: Config, device: torch.device, log: logging.Logger) -> None:
         self._config, self._device, self._log = config, device, log
+        if config.train_dataset != "Demo" and not names_megaface(config):
+            raise DataError(
+                "test_on_megaface is on, but no MegaFace is named: give facescrub_dataset_path and "
+                "megaface_dataset_path, with their file lists."
+            )
         self._data = open_megaface(config)
         listed = self._data.distractors.listed
         log.info(f"MegaFace, at the end: {len(listed.names):,} distractors, {listed.source}")

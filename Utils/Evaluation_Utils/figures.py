@@ -23,11 +23,16 @@ _POINTS_PER_DECADE = 20
 @dataclass(frozen=True, eq=False)
 class Curve:
     """K points of a ROC curve by rising FPR. fpr, tpr, thresholds: float64 K; the first threshold
-    may be +inf, which accepts nothing."""
+    is +inf, which accepts nothing.
+
+    exact_up_to: the FPR up to which the points are those of exact scores. Beyond it negatives are
+    counted by their products, whose rounding may put a few on the other side of a threshold.
+    """
 
     fpr: np.ndarray
     tpr: np.ndarray
     thresholds: np.ndarray
+    exact_up_to: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +122,7 @@ def roc(negatives: Negatives, positives: np.ndarray) -> Curve:
         beyond = (counts > len(highest)) & (edges < highest[-1])
         values = np.concatenate([values, edges[beyond]])
         false = np.concatenate([false, counts[beyond]])
+    exact = 1.0 if negatives.complete else len(highest) / negatives.count
     values, false = np.append(np.inf, values), np.append(0, false)
     true = len(positives) - np.searchsorted(positives, values, side="left")
     # At no false accept at all, the positives above every negative are accepted.
@@ -126,7 +132,8 @@ def roc(negatives: Negatives, positives: np.ndarray) -> Curve:
         values = np.insert(values, 1, positives[len(positives) - clear])
         false, true = np.insert(false, 1, 0), np.insert(true, 1, clear)
     keep = np.append(True, (np.diff(false) > 0) | (np.diff(true) > 0))
-    return Curve(false[keep] / negatives.count, true[keep] / len(positives), values[keep])
+    fpr, tpr = false[keep] / negatives.count, true[keep] / len(positives)
+    return Curve(fpr, tpr, values[keep], exact)
 
 
 def open_set(

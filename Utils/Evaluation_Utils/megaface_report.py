@@ -289,6 +289,7 @@ def _verification_values(found: Verification) -> dict[str, Any]:
             "fpr": curve.fpr.tolist(),
             "tpr": curve.tpr.tolist(),
             "thresholds": [_number(value) for value in curve.thresholds.tolist()],
+            "exact_up_to_fpr": curve.exact_up_to,
         },
     }
 

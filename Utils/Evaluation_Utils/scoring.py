@@ -43,7 +43,8 @@ _SAMPLE = 256  # distractors
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How to score; none of it changes a figure, but for `ties`.
+    """How to score; but for `ties` none of it changes a figure (see `figures.Curve` for the far end
+    of the ROC curve).
 
     ties: see `mates.RankCounter`. score_dtype: number format of the product, see SCORE_DTYPES.
     block_size: distractors at once; 0 chooses by the device. progress: label of a bar; None: none.

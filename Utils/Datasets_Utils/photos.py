@@ -1,7 +1,7 @@
 """Photos of a folder, by a devkit list or all that there are, as one sequence of images."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def _from_training_set(path: str | Path) -> Photos:
     return Photos(PhotoList(names, labels, str(path)), _Images(dataset))
 
 
-def _walk(root: Path):
+def _walk(root: Path) -> Iterator[str]:
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders.sort()
         for name in sorted(files):

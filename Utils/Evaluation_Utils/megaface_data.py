@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,7 +179,9 @@ def _expand(patterns: str) -> list[str]:
     return list(files)
 
 
-def _noisy(path: str, listed: PhotoList, find) -> np.ndarray | None:
+def _noisy(
+    path: str, listed: PhotoList, find: Callable[[PhotoList, frozenset[str]], np.ndarray]
+) -> np.ndarray | None:
     return find(listed, read_noise_list(path)) if path else None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from Utils.Evaluation_Utils.plots import new_figure, save_figure
 
@@ -65,6 +66,6 @@ def _set_rates(axes: Axes, lowest: float) -> None:
     axes.set_ylim(bottom, 1 + 0.02 * (1 - bottom))
 
 
-def _finish(figure, path: str | os.PathLike[str]) -> None:
+def _finish(figure: Figure, path: str | os.PathLike[str]) -> None:
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save_figure(figure, path)

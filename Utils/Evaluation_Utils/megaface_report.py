@@ -11,6 +11,7 @@ from Utils.errors import DataError
 from Utils.Evaluation_Utils.figures import Verification
 from Utils.Evaluation_Utils.identification import Confusion, IdentificationResult
 from Utils.Evaluation_Utils.megaface import MegaFaceResult
+from Utils.Evaluation_Utils.megaface_data import Source
 from Utils.Evaluation_Utils.megaface_plots import XY, plot_cmc, plot_megaface_roc, plot_sizes
 from Utils.Evaluation_Utils.noise import CLEANED, RAW
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
@@ -265,7 +266,7 @@ def _pair(judged: MegaFaceResult, confusion: Confusion) -> SheetPair:
     return left, right, caption
 
 
-def _photo_row(source, row: int) -> int:
+def _photo_row(source: Source, row: int) -> int:
     """Features given in place of photos may be in another order than these."""
     names = source.photos.listed.names
     return row if source.ready is None else list(names).index(source.listed.names[row])

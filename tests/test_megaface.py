@@ -29,6 +29,7 @@ from Utils.Datasets_Utils.photo_list import (
 )
 from Utils.errors import CheckpointError, DataError
 from Utils.Evaluation_Utils.devkit_file import read_devkit_file, write_devkit_file
+from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.feature_file import FeatureFolder, packed_features
 from Utils.Evaluation_Utils.identification import evaluate
 from Utils.Evaluation_Utils.megaface_script import SETTINGS, evaluate_megaface
@@ -187,6 +188,22 @@ def test_features_are_the_sum_of_photo_and_mirror_image(tiny, first_run):
             total = (backbone(pixels) + backbone(pixels.flip(3)))[0].numpy()
         expected = total / np.linalg.norm(total)
         assert np.allclose(table_of(folder, "probes")[row], expected, atol=1e-5)
+
+
+def test_embeddings_do_not_depend_on_the_number_of_threads():
+    torch.manual_seed(0)
+    backbone = build_backbone("MobileFaceNet", 32, (64, 64))
+    images = list(np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(np.concatenate(embed(backbone, images, torch.device("cpu"), 4)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
 
 
 def test_a_repeated_run_extracts_nothing_and_a_changed_one_anew(tiny, tmp_path, judge):

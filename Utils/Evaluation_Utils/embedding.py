@@ -1,6 +1,8 @@
 """Embeddings of images and of their mirror images, each image once."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -59,11 +61,36 @@ def embed_batches(
     was_training = backbone.training
     backbone.eval()
     try:
-        for batch in loader:
-            both = _embed_batch(backbone, batch.to(device, non_blocking=True))
-            yield both.cpu().numpy()
+        if device.type == "cpu":
+            yield from _in_threads(lambda batch: _embed_batch(backbone, batch).numpy(), loader)
+        else:
+            for batch in loader:
+                both = _embed_batch(backbone, batch.to(device, non_blocking=True))
+                yield both.cpu().numpy()
     finally:
         backbone.train(was_training)
+
+
+def _in_threads(
+    work: Callable[[torch.Tensor], np.ndarray], batches: Iterable[torch.Tensor]
+) -> Iterator[np.ndarray]:
+    """Work on batches side by side, each in one thread; gives the results in order.
+
+    One batch in several threads has other roundings for each number of them: so, embeddings are
+    the same to the last bit in however many threads and processes they are made.
+    """
+    count = torch.get_num_threads()
+    waiting: deque[Future[np.ndarray]] = deque()
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for batch in batches:
+                waiting.append(pool.submit(work, batch))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(count)  # what a thread sets for itself, later threads inherit
 
 
 @torch.inference_mode()

@@ -1,17 +1,25 @@
-"""Judge a checkpoint on MegaFace: rank-1 identification and TPR@FPR=1e-6.
+"""Judge a checkpoint on MegaFace: rank-1 identification and TPR@FPR=1e-6 among up to a million
+distractors, CMC and ROC curves, open-set identification, and pictures of the worst confusions.
 
-This evaluation is not built yet.
+    python MegaFace_Evaluation.py --checkpoint Trained_Models/<run>/checkpoints/best.pt
+        --facescrub_dataset_path FOLDER --facescrub_file_list facescrub_features_list.json
+        --megaface_dataset_path FOLDER --megaface_file_list "megaface_features_list.json_*_1"
+
+Without paths, the demo's probes and distractors are judged. Several GPUs or processes share the
+work: torchrun --nproc_per_node 4 MegaFace_Evaluation.py ... What is killed goes on where it was.
 """
 
-from Utils.errors import RunError, run_script
+from Config import read_config
+from Utils.errors import run_script
+from Utils.Evaluation_Utils.megaface_script import SETTINGS, evaluate_megaface
 
 
 def main() -> None:
-    """Say that there is nothing to run yet, and fail."""
-    raise RunError(
-        "MegaFace evaluation is not built yet; LFW_Evaluation.py, AgeDB30_Evaluation.py and "
-        "CFPFP_Evaluation.py judge a checkpoint on verification."
-    )
+    """Read the settings, judge, print the table."""
+    config = read_config(__doc__, only=SETTINGS)
+    report = evaluate_megaface(config)
+    if report:
+        print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")
 
 
 if __name__ == "__main__":

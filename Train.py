@@ -14,7 +14,17 @@ from Utils.Training_Utils.fine_tuning import pretrained_settings
 from Utils.Training_Utils.summary import training_table
 from Utils.Training_Utils.trainer import Trainer, saved_settings
 
-JUDGING_ONLY = {"checkpoint", "output", "data", "pairs"}
+JUDGING_ONLY = {
+    "checkpoint",
+    "output",
+    "data",
+    "pairs",
+    "probe_features",
+    "distractor_features",
+    "devkit_suffix",
+    "export_devkit",
+    "compare",
+}
 
 
 def main() -> None:

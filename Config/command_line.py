@@ -101,6 +101,13 @@ def _read_integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers like 22,31") from None
 
 
+def _read_floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers like 1e-4,1e-6") from None
+
+
 def _read_optional_float(text: str) -> float | None:
     if text.lower() == "none":
         return None
@@ -115,6 +122,14 @@ _READERS = {
     float: float,
     str: str,
     tuple[int, ...]: _read_integers,
+    tuple[float, ...]: _read_floats,
     float | None: _read_optional_float,
 }
-_METAVARS = {int: "N", float: "X", str: "TEXT", tuple[int, ...]: "N,N", float | None: "X"}
+_METAVARS = {
+    int: "N",
+    float: "X",
+    str: "TEXT",
+    tuple[int, ...]: "N,N",
+    tuple[float, ...]: "X,X",
+    float | None: "X",
+}

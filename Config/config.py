@@ -73,6 +73,59 @@ class Config:
     cfp_file_list: str = setting("", "its pairs, 'left right 1|-1' a line; none for .bin and .blp")
     blp_channel_order: str = setting("BGR", "channel order of the values in .blp sets, BGR or RGB")
 
+    # MegaFace
+    facescrub_dataset_path: str = setting("", "folder of the FaceScrub probes; empty: the demo's")
+    facescrub_file_list: str = setting(
+        "", "the probes' devkit list (JSON); empty: all images, a folder for each person"
+    )
+    megaface_dataset_path: str = setting("", "folder of the MegaFace distractors")
+    megaface_file_list: str = setting(
+        "",
+        "devkit lists of distractors, one for each set size, with commas between or a pattern like "
+        "DIR/megaface_features_list.json_*_1; empty: all images of the folder",
+    )
+    distractor_sizes: tuple[int, ...] = setting(
+        (), "more set sizes, as in 10,100,1000: the first so many of the largest list"
+    )
+    probe_noise: str = setting("", "list of mislabelled probes; figures with and without them")
+    distractor_noise: str = setting(
+        "", "list of distractors that are FaceScrub people; figures with and without them"
+    )
+    noise: str = setting(
+        "drop",
+        "what is done with photos on the noise lists: drop, or insightface (probes become their "
+        "person's clean centre, distractors lie far off), for comparison with its figures",
+    )
+    ties: str = setting(
+        "mate", "a distractor that scores as high as the mate: mate (does not beat it) or against"
+    )
+    ranks: tuple[int, ...] = setting((1, 10, 100), "ranks to report")
+    fprs: tuple[float, ...] = setting((1e-4, 1e-5, 1e-6), "false positive rates to report TPR at")
+    fpirs: tuple[float, ...] = setting(
+        (1e-2, 1e-3), "false positive identification rates to report FNIR at (open set)"
+    )
+    feature_flip: str = setting(
+        "sum", "feature of a photo and its mirror image: sum, concat or none (photo alone)"
+    )
+    feature_dtype: str = setting("fp32", "number format of feature files: fp32 or fp16")
+    score_dtype: str = setting(
+        "fp32", "number format of the products that find what to score: fp32, bf16 or fp16"
+    )
+    probe_features: str = setting(
+        "", "folder of the probes' features in place of photos: the devkit's files, or ours"
+    )
+    distractor_features: str = setting(
+        "", "folder of the distractors' features in place of photos: the devkit's files, or ours"
+    )
+    devkit_suffix: str = setting(
+        "_features.bin", "what follows the image's name in the name of a devkit feature file"
+    )
+    export_devkit: str = setting("", "folder to write the devkit's feature files to")
+    compare: str = setting(
+        "", "megaface.json of other results to draw in the same pictures, with commas between"
+    )
+    test_on_megaface: bool = setting(False, "judge on MegaFace at the end of training")
+
     # Network
     backbone: str = setting(
         "MobileFaceNet",

@@ -15,6 +15,19 @@ AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
 PROTOCOLS = ("cosine", "insightface", "both")
 
+# Settings that are one of a few words.
+CHOICES = {
+    "amp_dtype": AMP_DTYPES,
+    "protocol": PROTOCOLS,
+    "channel_order": ("", *CHANNEL_ORDERS),
+    "blp_channel_order": CHANNEL_ORDERS,
+    "noise": ("drop", "insightface"),
+    "ties": ("mate", "against"),
+    "feature_flip": ("sum", "concat", "none"),
+    "feature_dtype": ("fp32", "fp16"),
+    "score_dtype": ("fp32", "bf16", "fp16"),
+}
+
 # The prefix of each known training set's `<prefix>_dataset_path` and `<prefix>_file_list`.
 TRAIN_DATASETS = {"Demo": "demo", "CASIA_WebFace": "webface", "MS_Celeb_1M": "ms1m"}
 
@@ -81,10 +94,8 @@ def require(name: str, value: str, allowed: Iterable[str]) -> None:
 def _check_names(config: Config) -> None:
     require("backbone", config.backbone, BACKBONES)
     require("margin", config.margin, HEADS)
-    require("amp_dtype", config.amp_dtype, AMP_DTYPES)
-    require("protocol", config.protocol, PROTOCOLS)
-    require("blp_channel_order", config.blp_channel_order, CHANNEL_ORDERS)
-    require("channel_order", config.channel_order, ("", *CHANNEL_ORDERS))
+    for name, allowed in CHOICES.items():
+        require(name, getattr(config, name), allowed)
 
 
 def _check_numbers(config: Config) -> None:
@@ -100,6 +111,12 @@ def _check_numbers(config: Config) -> None:
             raise ConfigError(
                 name, value, f"it must be {'at least' if inclusive else 'above'} {bound}."
             )
+    for name in ("ranks", "distractor_sizes"):
+        if any(value < 1 for value in getattr(config, name)):
+            raise ConfigError(name, getattr(config, name), "they must be whole numbers from 1 on.")
+    for name in ("fprs", "fpirs"):
+        if not getattr(config, name) or any(not 0 <= r <= 1 for r in getattr(config, name)):
+            raise ConfigError(name, getattr(config, name), "they must be rates from 0 to 1.")
     if config.momentum >= 1:
         raise ConfigError("momentum", config.momentum, "it must be below 1.")
     if config.visdom_port > 65535:

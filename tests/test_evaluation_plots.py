@@ -29,8 +29,8 @@ def near(image, colour) -> int:
 @pytest.fixture
 def figures(monkeypatch):
     """The figures drawn, kept as they are saved."""
-    kept, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda f, path: (kept.append(f), save(f, path)))
+    kept, save = [], plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda f, path: (kept.append(f), save(f, path)))
     return kept
 
 

@@ -135,11 +135,9 @@ def load_pairs_set(
     pairs file that cannot be understood.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: is not a folder; expected the images of {file_list}")
     pairs = read_pairs(file_list)
     return VerificationSet(
-        images=ImageFiles(_locate_all(folder, pairs)),
+        images=ImageFiles(locate_images(folder, pairs.names, pairs.source)),
         names=pairs.names,
         left=pairs.left,
         right=pairs.right,
@@ -148,13 +146,20 @@ def load_pairs_set(
     )
 
 
-def _locate_all(folder: Path, pairs: Pairs) -> list[str]:
-    found = [_locate(folder, name) for name in pairs.names]
-    missing = [name for name, file in zip(pairs.names, found, strict=True) if file is None]
+def locate_images(folder: Path, names: Sequence[str], source: str | Path) -> list[str]:
+    """The files of the images that a list names, relative to the folder.
+
+    Suffixes are added where a name has no file as it is, never replaced: names may hold dots.
+    source: the list. Raises FileNotFoundError naming the folder, the list and the first missing.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: is not a folder; expected the images of {source}")
+    found = [_locate(folder, name) for name in names]
+    missing = [name for name, file in zip(names, found, strict=True) if file is None]
     if missing:
         named = ", ".join(missing[:_MISSING_NAMED]) + (", ..." * (len(missing) > _MISSING_NAMED))
         raise FileNotFoundError(
-            f"{folder}: {len(missing)} of the {len(found)} images named in {pairs.source} are not "
+            f"{folder}: {len(missing)} of the {len(found)} images named in {source} are not "
             f"there: {named}; names are taken relative to the folder, as they are or with one of "
             f"{', '.join(IMAGE_SUFFIXES[:4])} added: check the data set's path"
         )
@@ -162,7 +167,6 @@ def _locate_all(folder: Path, pairs: Pairs) -> list[str]:
 
 
 def _locate(folder: Path, name: str) -> str | None:
-    """The image's file, or None. Suffixes are added, never replaced: names may hold dots."""
     stem = os.path.join(folder, name)
     candidates = (stem, *(stem + suffix for suffix in IMAGE_SUFFIXES))
     return next((file for file in candidates if os.path.isfile(file)), None)

@@ -1,6 +1,8 @@
 """Embeddings of images and of their mirror images, each image once."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -28,9 +30,29 @@ def embed(
     backbone's training mode is put back at the end. Raises ImageError, naming the file, where an
     image can't be read.
     """
+    starts = range(0, len(images), batch_size)
+    batches = [range(start, min(start + batch_size, len(images))) for start in starts]
+    features = np.empty((2, len(images), backbone.feature_dim), np.float32)
+    done = 0
+    with tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar:
+        for both in embed_batches(backbone, images, device, batches, num_workers):
+            features[:, done : done + both.shape[1]] = both
+            done += both.shape[1]
+            bar.update(both.shape[1])
+    return features[0], features[1]
+
+
+def embed_batches(
+    backbone: nn.Module,
+    images: Sequence[np.ndarray],
+    device: torch.device,
+    batches: Sequence[Sequence[int]],
+    num_workers: int = 0,
+) -> Iterator[np.ndarray]:
+    """As `embed`, for batches of chosen images: yields float32 2×n×D for each, in their order."""
     loader = DataLoader(
         _Images(images, backbone.preprocessing.input_size),
-        batch_size=batch_size,
+        batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_stack,
         pin_memory=device.type == "cuda",
@@ -39,20 +61,39 @@ def embed(
     )
     was_training = backbone.training
     backbone.eval()
-    features = np.empty((2, len(images), backbone.feature_dim), np.float32)
-    done = 0
     try:
-        with tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar:
+        if device.type == "cpu":
+            yield from _in_threads(lambda batch: _embed_batch(backbone, batch).numpy(), loader)
+        else:
             for batch in loader:
                 if isinstance(batch, str):
                     raise ImageError(batch)
                 both = _embed_batch(backbone, batch.to(device, non_blocking=True))
-                features[:, done : done + len(batch)] = both.cpu().numpy()
-                done += len(batch)
-                bar.update(len(batch))
+                yield both.cpu().numpy()
     finally:
         backbone.train(was_training)
-    return features[0], features[1]
+
+
+def _in_threads(
+    work: Callable[[torch.Tensor], np.ndarray], batches: Iterable[torch.Tensor]
+) -> Iterator[np.ndarray]:
+    """Work on batches side by side, each in one thread; gives the results in order.
+
+    One batch in several threads has other roundings for each number of them: so, embeddings are
+    the same to the last bit in however many threads and processes they are made.
+    """
+    count = torch.get_num_threads()
+    waiting: deque[Future[np.ndarray]] = deque()
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for batch in batches:
+                waiting.append(pool.submit(work, batch))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(count)  # what a thread sets for itself, later threads inherit
 
 
 @torch.inference_mode()

@@ -42,7 +42,7 @@ def plot_roc(curves: Mapping[str, Roc], path: str | os.PathLike[str], title: str
     """
     if not curves:
         raise ValueError("curves is empty, expected at least one label -> Roc to draw")
-    figure, axes = _new_figure((7.0, 5.2), title)
+    figure, axes = new_figure((7.0, 5.2), title)
     start = _first_decade(curves.values())
     lowest = [_draw_roc(axes, label, curve, start) for label, curve in curves.items()]
     axes.set_xscale("log")
@@ -52,7 +52,7 @@ def plot_roc(curves: Mapping[str, Roc], path: str | os.PathLike[str], title: str
     axes.set_xlabel("FAR: share of mismatched pairs accepted")
     axes.set_ylabel("TAR: share of matched pairs accepted")
     figure.legend(loc="outside lower center", ncols=2 if len(curves) > 1 else 1, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_scores(
@@ -68,7 +68,7 @@ def plot_scores(
     to 100 % of its own kind of pair.
     """
     scores, same = np.asarray(scores, dtype=np.float64), np.asarray(same, dtype=bool)
-    figure, axes = _new_figure((7.6, 4.8), title)
+    figure, axes = new_figure((7.6, 4.8), title)
     edges = np.histogram_bin_edges(np.append(scores, threshold), bins=_BINS)
     for kind, chosen, colour in (
         ("mismatched", scores[~same], _IMPOSTOR),
@@ -89,7 +89,7 @@ def plot_scores(
     axes.set_ylabel("Share of the pairs of that kind, per bin")
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def contact_sheet(
@@ -130,7 +130,7 @@ def contact_sheet(
                 top -= row_inches
             box = _box(figure, 0.15 + column * _PAIR_INCHES, top, _PAIR_INCHES, row_inches)
             _draw_pair(figure, box, side_by_side(left, right), captions[heading][index])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -165,7 +165,8 @@ def _draw_roc(axes: Axes, label: str, curve: Roc, start: float) -> float:
     return at_zero
 
 
-def _new_figure(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
+def new_figure(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
+    """An empty picture of that width and height with one pair of axes."""
     figure = Figure(figsize=inches, dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, parse_math=False, weight="bold")
@@ -209,7 +210,7 @@ def _draw_pair(
     axes.text(0.5, -0.03, caption, size=8, color=_INK, parse_math=False, **place)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write the picture under a temporary name and rename it: a reader never sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

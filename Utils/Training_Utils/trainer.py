@@ -22,6 +22,7 @@ from Utils.Training_Utils.fine_tuning import set_frozen
 from Utils.Training_Utils.loader import Batch, TrainingLoader
 from Utils.Training_Utils.log import close_log, open_log
 from Utils.Training_Utils.loss_meter import LossMeter
+from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.run_folder import (
@@ -87,6 +88,9 @@ class Trainer:
             self.state.restore(saved, config)
         self.run_folder = self._open_run(resumed)
         self.log = open_log(self.run_folder.log if self.run_folder else None)
+        self.megaface = (
+            MegaFaceTest(config, self.device, self.log) if config.test_on_megaface else None
+        )
         self.metrics = Metrics(
             self.run_folder.metrics if self.run_folder else None, self.test_sets.names
         )
@@ -125,6 +129,8 @@ class Trainer:
                     self._save()
             last = self._test()
             self._save()
+            if self.megaface:
+                self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
             return self._finish(last)
 
     def _train_epoch(self) -> None:

@@ -1,0 +1,183 @@
+"""The passes over a block of scores: which pairs lie above their probe's floor, and a histogram.
+
+On a CPU numpy and OpenCV do them in as many threads as torch uses: at this size they are several
+times faster than torch's own, and all of them let other threads run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+_BINS = 256  # a byte each
+_COMPARED_AT_ONCE = _SWEPT_AT_ONCE = 1 << 17  # scores that stay in the processor's cache
+
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # probe, column, score
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Equal bins between two scores; the first and the last one take what lies beyond.
+
+    low, high: where the first bin ends and the last one begins.
+    """
+
+    low: float
+    high: float
+
+    @property
+    def factor(self) -> float:
+        """Bins for each unit of score."""
+        return float(np.float32((_BINS - 2) / (self.high - self.low)))
+
+    @property
+    def offset(self) -> float:
+        """The bin of a score is its whole part of score × factor + offset."""
+        return float(np.float32(1 - self.low * self.factor))
+
+    @property
+    def edges(self) -> np.ndarray:
+        """float64: the lower edge of each bin, ascending; of the first one, below every score."""
+        edges = (np.arange(_BINS) - self.offset) / self.factor
+        return np.append(-1.01, edges[1:])
+
+    def nothing(self) -> np.ndarray:
+        """Counts of no scores."""
+        return np.zeros(_BINS, np.int64)
+
+    def count(self, values: np.ndarray) -> np.ndarray:
+        """int64 counts of float64 values in each bin."""
+        places = np.searchsorted(self.edges, values, side="right") - 1
+        return np.bincount(places, minlength=_BINS)
+
+
+class BlockScan:
+    """Passes over float32 P×B scores, on whatever device they are."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max(torch.get_num_threads(), 1))
+
+    def __enter__(self) -> BlockScan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def sweep(
+        self, scores: Tensor, floors: np.ndarray, lots: Sequence[tuple[slice, Bins | None]]
+    ) -> tuple[Pairs, list[np.ndarray | None]]:
+        """Go over P×B scores once.
+
+        floors: float64 P. lots: consecutive rows, all P together, each with the bins in which its
+        scores are counted (None: they are not). Returns the pairs at or above their probe's floor,
+        in row order, and for each lot its int64 counts.
+        """
+        limits = at_most(floors)[:, None]
+        if scores.device.type != "cpu":
+            return _sweep_on_device(scores, limits, lots)
+        values, step = scores.numpy(), max(1, _SWEPT_AT_ONCE // scores.shape[1])
+        tasks = [
+            (slice(start, min(start + step, rows.stop)), number, bins)
+            for number, (rows, bins) in enumerate(lots)
+            for start in range(rows.start, rows.stop, step)
+        ]
+        done = self._pool.map(
+            lambda t: (
+                _above(values[t[0]], limits[t[0]], t[0]),
+                t[2] and _count(values[t[0]], t[2]),
+            ),
+            tasks,
+        )
+        pairs, counts = [], [None if bins is None else bins.nothing() for _, bins in lots]
+        for (_, number, bins), (found, counted) in zip(tasks, done, strict=True):
+            pairs.append(found)
+            if bins is not None:
+                counts[number] += counted
+        return tuple(np.concatenate(arrays) for arrays in zip(*pairs, strict=True)), counts
+
+    def compare(
+        self, scores: Tensor, rows: np.ndarray, values: np.ndarray, bound: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Compare K rows of float32 or float64 P×B scores with a value each.
+
+        Returns int64 K counts of the scores more than `bound` above the row's value, and the
+        places (k, column) of those within `bound` of it.
+        """
+        # The value is rounded to the scores' format, and so is the difference.
+        bound += 2.0**-23 if scores.dtype == torch.float32 else 2.0**-51
+        if scores.device.type != "cpu":
+            return _compare_on_device(scores, rows, values, bound)
+        table, step = scores.numpy(), max(1, _COMPARED_AT_ONCE // scores.shape[1])
+        starts = range(0, len(rows), step)
+        parts = list(
+            self._pool.map(lambda k: _compare(table, rows[k : k + step], values, bound, k), starts)
+        )
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+    def highest(self, scores: Tensor, count: int) -> float:
+        """The count-th highest of all."""
+        flat = scores.reshape(-1)
+        if scores.device.type != "cpu":
+            return float(flat.topk(count).values[-1])
+        return float(np.partition(flat.numpy(), len(flat) - count)[len(flat) - count])
+
+
+def at_most(values: np.ndarray) -> np.ndarray:
+    """float64 as float32, never rounded up: a floor must let through what it let through."""
+    near = values.astype(np.float32)
+    return np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def _compare(
+    scores: np.ndarray, rows: np.ndarray, values: np.ndarray, bound: float, first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    part = scores[rows]
+    part -= values[first : first + len(rows), None].astype(part.dtype)
+    counts = np.bitwise_count(np.packbits(part > bound, axis=1)).sum(axis=1, dtype=np.int64)
+    near = np.flatnonzero(np.abs(part, out=part) <= bound)
+    pair, column = np.divmod(near, part.shape[1])
+    return counts, pair + first, column
+
+
+def _compare_on_device(
+    scores: Tensor, rows: np.ndarray, values: np.ndarray, bound: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    part = scores[torch.from_numpy(rows).to(scores.device)]
+    part -= torch.from_numpy(values).to(scores.device, scores.dtype)[:, None]
+    pair, column = (part.abs() <= bound).nonzero(as_tuple=True)
+    return (part > bound).sum(dim=1).cpu().numpy(), pair.cpu().numpy(), column.cpu().numpy()
+
+
+def _above(scores: np.ndarray, limits: np.ndarray, rows: slice) -> Pairs:
+    flat = np.flatnonzero(scores >= limits)
+    probe, column = np.divmod(flat, scores.shape[1])
+    return probe + rows.start, column, scores.reshape(-1)[flat]
+
+
+def _count(scores: np.ndarray, bins: Bins) -> np.ndarray:
+    places = scores * np.float32(bins.factor)
+    places += np.float32(bins.offset)
+    np.clip(places, 0, _BINS - 1, out=places)
+    found = cv2.calcHist([places.astype(np.uint8)], [0], None, [_BINS], [0, _BINS])
+    return found.reshape(-1).astype(np.int64)
+
+
+def _sweep_on_device(
+    scores: Tensor, limits: np.ndarray, lots: Sequence[tuple[slice, Bins | None]]
+) -> tuple[Pairs, list[np.ndarray | None]]:
+    found = (scores >= torch.from_numpy(limits).to(scores.device)).nonzero(as_tuple=True)
+    pairs = found[0].cpu().numpy(), found[1].cpu().numpy(), scores[found].cpu().numpy()
+    counts = []
+    for rows, bins in lots:
+        if bins is None:
+            counts.append(None)
+            continue
+        places = (scores[rows] * bins.factor + bins.offset).clamp_(0, _BINS - 1).to(torch.int32)
+        counts.append(torch.bincount(places.view(-1), minlength=_BINS).cpu().numpy())
+    return pairs, counts

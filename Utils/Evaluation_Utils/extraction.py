@@ -1,0 +1,124 @@
+"""MegaFace's features: embedded from photos, or read from the devkit's files.
+
+No random augmentation: the feature of a photo joins the embeddings of it and of its mirror image,
+in the way that `FLIPS` names, and has length 1.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from Utils.Datasets_Utils.photo_list import PhotoList
+from Utils.Datasets_Utils.photos import Photos
+from Utils.errors import CheckpointError
+from Utils.Evaluation_Utils.devkit_file import read_devkit_file, read_features
+from Utils.Evaluation_Utils.embedding import embed_batches
+from Utils.Evaluation_Utils.exact_scores import unit_rows
+from Utils.Evaluation_Utils.feature_file import Producer, by_lots
+from Utils.Evaluation_Utils.processes import Processes
+
+# sum: added up, as insightface does for MegaFace. concat: side by side, as the lineage does for
+# verification; twice as large. none: the mirror image is not looked at.
+FLIPS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "sum": lambda straight, mirrored: straight + mirrored,
+    "concat": lambda straight, mirrored: np.concatenate([straight, mirrored], axis=1),
+    "none": lambda straight, mirrored: straight,
+}
+
+
+def feature_size(backbone: nn.Module, flip: str) -> int:
+    """Numbers in the feature of a photo."""
+    return backbone.feature_dim * (2 if flip == "concat" else 1)
+
+
+def embedded(
+    photos: Photos,
+    backbone: nn.Module,
+    flip: str,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+    progress: str | None,
+    processes: Processes,
+) -> Producer:
+    """A producer of features from photos; images/s and time left are shown by one process."""
+
+    def produce(lots: Sequence[range]) -> Iterable[np.ndarray]:
+        # A batch never goes over the end of a lot, so each photo is always in the same batch,
+        # whatever was there before and however many processes there are.
+        batches = [
+            range(start, min(start + batch_size, lot.stop))
+            for lot in lots
+            for start in range(lot.start, lot.stop, batch_size)
+        ]
+        made = embed_batches(backbone, photos.images, device, batches, num_workers)
+        joined = (unit_rows(FLIPS[flip](*both)) for both in made)
+        return by_lots(lots, _shown(joined, lots, progress, "image", processes))
+
+    return produce
+
+
+def from_devkit(
+    folder: Path, listed: PhotoList, suffix: str, progress: str | None, processes: Processes
+) -> tuple[Producer, int]:
+    """A producer of features from the devkit's files, and the numbers in a feature."""
+    dim = len(read_devkit_file(folder / f"{listed.names[0]}{suffix}"))
+
+    def produce(lots: Sequence[range]) -> Iterable[np.ndarray]:
+        rows = [row for lot in lots for row in lot]
+        parts = (part[None] for part in read_features(folder, listed.names, suffix, rows, dim))
+        return by_lots(lots, _shown(parts, lots, progress, "file", processes))
+
+    return produce, dim
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} can't be read: {error.strerror}.") from None
+
+
+def weights_digest(backbone: nn.Module) -> str:
+    """SHA-256 of a network's weights, for one that is in no file."""
+    found = hashlib.sha256()
+    for name, value in backbone.state_dict().items():
+        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def list_digest(listed: PhotoList) -> str:
+    """SHA-256 of the names and identities of a list."""
+    found = hashlib.sha256("\n".join(listed.names).encode("utf-8", "surrogateescape"))
+    found.update("\n".join(listed.ids or ()).encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def about_features(
+    made_by: str, listed: PhotoList, dim: int, dtype: str, **more: Any
+) -> dict[str, Any]:
+    """What features were made with, for `packed_features`."""
+    return {"network": made_by, "list": list_digest(listed), "dim": dim, "dtype": dtype, **more}
+
+
+def _shown(
+    parts: Iterable[np.ndarray],
+    lots: Sequence[range],
+    progress: str | None,
+    unit: str,
+    processes: Processes,
+) -> Iterable[np.ndarray]:
+    hidden = progress is None or processes.rank > 0
+    total = sum(len(lot) for lot in lots)
+    with tqdm(total=total, desc=progress, unit=unit, disable=hidden) as bar:
+        for part in parts:
+            bar.update(len(part))
+            yield part

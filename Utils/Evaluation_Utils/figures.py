@@ -1,0 +1,169 @@
+"""From ranks and scores to figures: CMC, TPR at a FPR, the ROC curve, open-set identification.
+
+A pair is accepted when its score is at or above a threshold. FPR is the share of negatives
+accepted, TPR that of positives. A threshold is always a score that occurs: nothing is interpolated.
+Open-set identification follows NIST's FRVT 1:N: FPIR is the share of searches for people who are
+not in the gallery that return somebody, FNIR that of searches for people who are in it that return
+them not at all or not first.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from Utils.Evaluation_Utils.negatives import Negatives
+from Utils.Evaluation_Utils.roc import OperatingPoint
+
+_POINTS_PER_DECADE = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """K points of a ROC curve by rising FPR. fpr, tpr, thresholds: float64 K; the first threshold
+    is +inf, which accepts nothing.
+
+    exact_up_to: the FPR up to which the points are those of exact scores. Beyond it negatives are
+    counted by their products, whose rounding may put a few on the other side of a threshold.
+    """
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    thresholds: np.ndarray
+    exact_up_to: float
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """Same-person pairs against probes with distractors. positives, negatives: how many.
+    points: the exact TPR at each FPR asked for. curve: some exact points of the whole curve."""
+
+    positives: int
+    negatives: int
+    points: tuple[OperatingPoint, ...]
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class OpenSetPoint:
+    """FNIR at a FPIR. target: the FPIR asked for; fpir: the one reached, at or below it.
+    threshold: a mate is returned when its score is at or above (+inf: never)."""
+
+    target: float
+    fpir: float
+    fnir: float
+    threshold: float
+
+
+def allowed(rate: float, count: int) -> int:
+    """The largest number of `count` things that is a share of at most `rate` of them."""
+    # In decimals: 1e-6 of 10^8 is 100, which binary fractions round to 99.
+    return min(math.floor(Decimal(repr(float(rate))) * count), count)
+
+
+def rank_rate(beats: np.ndarray, rank: int) -> float:
+    """The share (0..1) of searches whose mate is among the first `rank`, from sorted counts."""
+    return float(np.searchsorted(beats, rank, side="left")) / len(beats)
+
+
+def cmc(beats: np.ndarray, gallery: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ranks, rates) of the CMC curve up to the last rank, gallery + 1, some ranks of each decade.
+
+    beats: sorted counts of the distractors above each mate.
+    """
+    ranks = _spread(gallery + 1)
+    rates = np.searchsorted(beats, ranks, side="left") / len(beats)
+    return ranks, rates
+
+
+def verification(
+    negatives: Negatives, positives: np.ndarray, fprs: Sequence[float]
+) -> Verification:
+    """Figures of sorted float64 positive scores against negatives."""
+    return Verification(
+        positives=len(positives),
+        negatives=negatives.count,
+        points=tuple(operating_point(negatives, positives, fpr) for fpr in fprs),
+        curve=roc(negatives, positives),
+    )
+
+
+def operating_point(negatives: Negatives, positives: np.ndarray, fpr: float) -> OperatingPoint:
+    """The largest TPR whose FPR does not exceed the target, as `roc.tar_at_far` defines it.
+
+    Positives are accepted down to, but without, the score of the first negative that may not be:
+    one of the very same score is rejected. Of several thresholds the strictest is given.
+    """
+    may = allowed(fpr, negatives.count)
+    highest = negatives.highest
+    barrier = highest[may] if may < len(highest) else -np.inf
+    accepted = positives[np.searchsorted(positives, barrier, side="right") :]
+    threshold = float(accepted[0]) if len(accepted) else np.inf
+    false = int(np.searchsorted(-highest, -threshold, side="right"))
+    return OperatingPoint(
+        target=float(fpr),
+        far=false / negatives.count,
+        tar=len(accepted) / len(positives),
+        threshold=threshold,
+    )
+
+
+def roc(negatives: Negatives, positives: np.ndarray) -> Curve:
+    """Points of the ROC curve: exact scores as far as they were kept, then edges of the bins."""
+    highest = negatives.highest
+    values = highest[_spread(len(highest)) - 1] if len(highest) else np.empty(0)
+    false = np.searchsorted(-highest, -values, side="right")
+    if not negatives.complete:
+        # Of scores equal to the last one kept there may be more than were kept.
+        values, false = values[false < len(highest)], false[false < len(highest)]
+        edges, counts = _edge_counts(negatives)
+        beyond = (counts > len(highest)) & (edges < highest[-1])
+        values = np.concatenate([values, edges[beyond]])
+        false = np.concatenate([false, counts[beyond]])
+    exact = 1.0 if negatives.complete else len(highest) / negatives.count
+    values, false = np.append(np.inf, values), np.append(0, false)
+    true = len(positives) - np.searchsorted(positives, values, side="left")
+    # At no false accept at all, the positives above every negative are accepted.
+    top = highest[0] if len(highest) else -np.inf
+    clear = len(positives) - np.searchsorted(positives, top, side="right")
+    if clear:
+        values = np.insert(values, 1, positives[len(positives) - clear])
+        false, true = np.insert(false, 1, 0), np.insert(true, 1, clear)
+    keep = np.append(True, (np.diff(false) > 0) | (np.diff(true) > 0))
+    fpr, tpr = false[keep] / negatives.count, true[keep] / len(positives)
+    return Curve(fpr, tpr, values[keep], exact)
+
+
+def open_set(
+    best: np.ndarray, mate_scores: np.ndarray, found_first: np.ndarray, fpir: float
+) -> OpenSetPoint:
+    """FNIR at a FPIR.
+
+    best: each probe's highest score with a distractor. mate_scores, found_first: of each ordered
+    same-person pair, its score and whether no distractor beats it.
+    """
+    descending = np.sort(best)[::-1]
+    may = allowed(fpir, len(best))
+    barrier = descending[may] if may < len(best) else -np.inf
+    returned = mate_scores[found_first & (mate_scores > barrier)]
+    threshold = float(returned.min()) if len(returned) else np.inf
+    return OpenSetPoint(
+        target=float(fpir),
+        fpir=float(np.mean(best >= threshold)),
+        fnir=1 - len(returned) / len(mate_scores),
+        threshold=threshold,
+    )
+
+
+def _spread(last: int) -> np.ndarray:
+    """Whole numbers from 1 to `last`, evenly on a logarithmic axis, both ends among them."""
+    decades = math.log10(max(last, 1))
+    steps = np.logspace(0, decades, int(decades * _POINTS_PER_DECADE) + 2)
+    return np.unique(np.clip(np.rint(steps), 1, max(last, 1)).astype(np.int64))
+
+
+def _edge_counts(negatives: Negatives) -> tuple[np.ndarray, np.ndarray]:
+    """(threshold, scores at or above it) at the bins' lower edges, descending."""
+    return negatives.bins.edges[::-1], np.cumsum(negatives.counts[::-1])

@@ -1,0 +1,95 @@
+"""Judging a checkpoint on MegaFace, alone or as one of the processes of torchrun."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from Config import Config, validate
+from Utils.devices import choose_device
+from Utils.errors import CheckpointError, RunError
+from Utils.Evaluation_Utils.extraction import digest
+from Utils.Evaluation_Utils.megaface import Network, judge_megaface
+from Utils.Evaluation_Utils.megaface_data import MegaFaceData, open_megaface
+from Utils.Evaluation_Utils.megaface_report import read_others, write_report
+from Utils.Evaluation_Utils.processes import Processes, started_by_torchrun
+from Utils.Evaluation_Utils.report import Report, default_output
+from Utils.Pretrained_Utils import load_backbone
+
+# What MegaFace_Evaluation.py takes as flags.
+SETTINGS = frozenset(
+    "checkpoint output device eval_batch_size num_workers demo_dataset_path "
+    "facescrub_dataset_path facescrub_file_list megaface_dataset_path megaface_file_list "
+    "distractor_sizes probe_noise distractor_noise noise ties ranks fprs fpirs feature_flip "
+    "feature_dtype score_dtype probe_features distractor_features devkit_suffix export_devkit "
+    "compare".split()
+)
+
+
+def evaluate_megaface(config: Config) -> Report | None:
+    """Judge `config.checkpoint`, or the features that are given in place of photos.
+
+    Writes <output>/megaface.json with every number of the table, pictures beside it, and the
+    features below <output>/features. Returns None in all processes of torchrun but the first.
+    Raises ConfigError, DataError, CheckpointError or RunError.
+    """
+    validate(config, torch.cuda.device_count())
+    with started_by_torchrun() as processes:
+        device = _device(config, processes)
+        read_others(config.compare)  # what can't be read is found before hours of work
+        data = _open(config, processes)
+        network = _load(config, data, device)
+        folder = _make_output(config)
+        say = print if processes.rank == 0 else _silent
+        judged = judge_megaface(
+            config, data, network, device, folder / "features", processes, say=say
+        )
+        if processes.rank > 0:
+            return None
+        name = config.checkpoint if network else "features of other origin"
+        return Report(write_report(config, judged, name, folder), folder)
+
+
+def _open(config: Config, processes: Processes) -> MegaFaceData:
+    if processes.rank > 0:
+        processes.wait()  # the first process may have to draw the demo's faces
+        return open_megaface(config)
+    data = open_megaface(config)
+    processes.wait()
+    return data
+
+
+def _device(config: Config, processes: Processes) -> torch.device:
+    device = choose_device(config)
+    found = torch.cuda.device_count()
+    if processes.count > 1 and device.type == "cuda" and ":" not in config.device:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % found)
+    return device
+
+
+def _load(config: Config, data: MegaFaceData, device: torch.device) -> Network | None:
+    if not (data.probes.needs_network or data.distractors.needs_network):
+        return None
+    if not config.checkpoint:
+        raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
+    backbone = load_backbone(config.checkpoint).to(device, memory_format=torch.channels_last)
+    return Network(backbone, digest(config.checkpoint))
+
+
+def _make_output(config: Config) -> Path:
+    folder = Path("Results") / "features"
+    if config.output:
+        folder = Path(config.output)
+    elif config.checkpoint:
+        folder = default_output(Path(config.checkpoint))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the output folder {folder} can't be made ({error.strerror}); give another --output."
+        ) from None
+    return folder
+
+
+def _silent(_: str) -> None:
+    pass

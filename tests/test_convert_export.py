@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from Backbone import Preprocessing, build_backbone, describe_backbone
+from tests import lineage_mobilefacenets as mobilefacenets
 from tests import lineage_networks as networks
 from tests.conftest import assert_one_paragraph, run_script
 from tests.lineage_networks import Recorder
@@ -63,7 +64,7 @@ def test_every_lineages_names_come_back_bit_for_bit(case):
     [
         (quasarlight_mobile, "quasarlight"),
         (lambda net, x: networks.iresnet(net, x, 18), "insightface"),
-        (lambda net, x: networks.insightface_mbf(net, x, 2, (1, 4, 6, 2)), "insightface"),
+        (lambda net, x: mobilefacenets.insightface_mbf(net, x, 2, (1, 4, 6, 2)), "insightface"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -81,7 +82,7 @@ def test_the_command_converts_there_and_back(network, lineage, suffix, command, 
 
 def test_a_bare_backbone_file_says_all_that_it_takes(command, tmp_path):
     net = Recorder()
-    networks.treb1en_mobilefacenet(net, torch.zeros(1, 3, 48, 48, dtype=torch.float64))
+    mobilefacenets.treb1en_mobilefacenet(net, torch.zeros(1, 3, 48, 48, dtype=torch.float64))
     torch.save(net.state, tmp_path / "theirs.pth")
     original = load_backbone(tmp_path / "theirs.pth")
     for name in ("ours.pt", "ours.safetensors"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import lineage_mobilefacenets as mobilefacenets
 from tests import lineage_networks as networks
 from tests.lineage_networks import Recorder
 from Utils.Pretrained_Utils import load_backbone
@@ -70,23 +71,23 @@ BGR_128 = ("BGR", 127.5, 128.0)
 
 
 def quasarlight_mobile(net, x):
-    return networks.sequential_mobilefacenet(net, x, *MOBILE["quasarlight"])
+    return mobilefacenets.sequential_mobilefacenet(net, x, *MOBILE["quasarlight"])
 
 
 def wujiyang_mobile(net, x):
-    return networks.sequential_mobilefacenet(net, x, *MOBILE["wujiyang"])
+    return mobilefacenets.sequential_mobilefacenet(net, x, *MOBILE["wujiyang"])
 
 
 def own_mobile(net, x):
-    return networks.sequential_mobilefacenet(net, x, *MOBILE["wujiyang"], nested=True)
+    return mobilefacenets.sequential_mobilefacenet(net, x, *MOBILE["wujiyang"], nested=True)
 
 
 def mbf(net, x):
-    return networks.insightface_mbf(net, x, 2, (1, 4, 6, 2))
+    return mobilefacenets.insightface_mbf(net, x, 2, (1, 4, 6, 2))
 
 
 def mbf_large(net, x):
-    return networks.insightface_mbf(net, x, 4, (2, 8, 12, 4))
+    return mobilefacenets.insightface_mbf(net, x, 4, (2, 8, 12, 4))
 
 
 def depth(network, number, mode="ir"):
@@ -120,7 +121,7 @@ CASES = [
     Case(
         "treb1en",
         "MobileFaceNet",
-        networks.treb1en_mobilefacenet,
+        mobilefacenets.treb1en_mobilefacenet,
         preprocessing=BGR,
         normalised=True,
     ),
@@ -149,7 +150,7 @@ CASES = [
     Case("cvlface", "ResNet18_IR", depth(networks.adaface, 18), partial(prefixed, "net.")),
     Case("cvlface", "ResNet18_IR", depth(networks.iresnet, 18), partial(prefixed, "net.")),
     Case("facex_zoo", "ResNet50_IR", depth(networks.irse, 50), facex_zoo, BGR_128),
-    Case("facex_zoo", "MobileFaceNet", networks.treb1en_mobilefacenet, facex_zoo, BGR_128),
+    Case("facex_zoo", "MobileFaceNet", mobilefacenets.treb1en_mobilefacenet, facex_zoo, BGR_128),
 ]
 
 
@@ -235,8 +236,8 @@ DEEP = [
     ),
     ("insightface", "MobileFaceNet", mbf, dict, (112, 112)),
     ("insightface", "MobileFaceNet", mbf_large, dict, (112, 112)),
-    ("treb1en", "MobileFaceNet", networks.treb1en_mobilefacenet, dict, (112, 112)),
-    ("facex_zoo", "MobileFaceNet", networks.treb1en_mobilefacenet, facex_zoo, (112, 96)),
+    ("treb1en", "MobileFaceNet", mobilefacenets.treb1en_mobilefacenet, dict, (112, 112)),
+    ("facex_zoo", "MobileFaceNet", mobilefacenets.treb1en_mobilefacenet, facex_zoo, (112, 96)),
     ("quasarlight", "MobileFaceNet", quasarlight_mobile, dict, (112, 112)),
     ("own", "SEResNet200_IR", depth(networks.iresnet, 200, "ir_se"), dict, (112, 112)),
 ]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from Backbone import build_backbone
 from Config import Config
+from tests import lineage_mobilefacenets as mobilefacenets
 from tests import lineage_networks as networks
 from tests.conftest import assert_one_paragraph, run_script
 from tests.lineage_networks import Recorder
@@ -94,7 +95,7 @@ def test_class_weights_come_along_as_classes_by_dimension(file, tmp_path):
     net = Recorder()
     pixels = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
     if file is facex_zoo:
-        networks.treb1en_mobilefacenet(net, pixels)
+        mobilefacenets.treb1en_mobilefacenet(net, pixels)
     elif file is lightning:
         networks.adaface(net, pixels, 18, "ir")
     else:

@@ -80,10 +80,11 @@ class Trainer:
         self.data = open_training_data(config)
         self.test_sets = TestSets(config, self.device)
         self._check_batch_size()
+        classes = self.data.num_classes
         saved = checkpoints.read_run(resumed) if resumed else None
         if saved:
-            checkpoints.check_fits(saved, resumed, config, self.data.num_classes, len(self.data))
-        self.state = build_state(config, self.data.num_classes, self.device, self.amp_dtype, saved)
+            checkpoints.check_fits(saved, resumed, config, classes, len(self.data))
+        self.state = build_state(config, classes, self.device, self.amp_dtype, saved)
         if saved:
             self.state.restore(saved, config)
         self.run_folder = self._open_run(resumed)
@@ -289,12 +290,10 @@ class Trainer:
         self.log.info(
             f"{config.train_dataset}: {len(data):,} images, {data.num_classes:,} identities"
         )
-        for line in self.test_sets.descriptions:
+        for line in (*self.test_sets.descriptions, *self.state.start):
             self.log.info(line)
         self.log.info(f"{config.backbone} with {config.margin}, {where}{precision}")
         self.log.info(f"saving to {folder}")
-        for line in self.state.start:
-            self.log.info(line)
         if resumed:
             position = self.state.iteration
             self.log.info(f"continuing after iteration {position} from {resumed}")

@@ -93,9 +93,9 @@ class Config:
     initial_lr: float = setting(0.1, "learning rate at the start")
     momentum: float = setting(0.9, "Nesterov momentum of SGD")
     weight_decay: float = setting(5e-4, "weight decay, on all weights")
-    total_epoch: int = setting(5, "epochs to train")
+    total_epoch: int = setting(4, "epochs to train")
     milestones: tuple[int, ...] = setting(
-        (3, 4), "finished epochs after which the learning rate is divided by 10, as in 22,31"
+        (3,), "finished epochs after which the learning rate is divided by 10, as in 22,31"
     )
 
     # Watching and saving

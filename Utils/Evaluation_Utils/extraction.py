@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils.photo_list import PhotoList
 from Utils.Datasets_Utils.photos import Photos
-from Utils.errors import CheckpointError
 from Utils.Evaluation_Utils.devkit_file import read_devkit_file, read_features
 from Utils.Evaluation_Utils.embedding import embed_batches
 from Utils.Evaluation_Utils.exact_scores import unit_rows
@@ -78,18 +77,9 @@ def from_devkit(
     return produce, dim
 
 
-def digest(path: str | Path) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} can't be read: {error.strerror}.") from None
-
-
 def weights_digest(backbone: nn.Module) -> str:
-    """SHA-256 of a network's weights, for one that is in no file."""
-    found = hashlib.sha256()
+    """SHA-256 of a network's weights and of how its input is made, as 64 hexadecimal digits."""
+    found = hashlib.sha256(repr(backbone.preprocessing).encode())
     for name, value in backbone.state_dict().items():
         found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()

@@ -1,24 +1,21 @@
 """Judging a checkpoint on MegaFace, alone or as one of the processes of torchrun."""
 
 import os
-from pathlib import Path
 
 import torch
 
 from Config import Config, validate
 from Utils.devices import choose_device
-from Utils.errors import CheckpointError, RunError
-from Utils.Evaluation_Utils.extraction import digest
+from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface import Network, judge_megaface
 from Utils.Evaluation_Utils.megaface_data import MegaFaceData, open_megaface
 from Utils.Evaluation_Utils.megaface_report import read_others, write_report
 from Utils.Evaluation_Utils.processes import Processes, started_by_torchrun
-from Utils.Evaluation_Utils.report import Report, default_output
-from Utils.Pretrained_Utils import load_backbone
+from Utils.Evaluation_Utils.report import Report, load_network, make_output
 
 # What MegaFace_Evaluation.py takes as flags.
 SETTINGS = frozenset(
-    "checkpoint output device eval_batch_size num_workers demo_dataset_path "
+    "checkpoint lineage channel_order input_mean input_scale output device eval_batch_size num_workers demo_dataset_path "
     "facescrub_dataset_path facescrub_file_list megaface_dataset_path megaface_file_list "
     "distractor_sizes probe_noise distractor_noise noise ties ranks fprs fpirs feature_flip "
     "feature_dtype score_dtype probe_features distractor_features devkit_suffix export_devkit "
@@ -39,7 +36,7 @@ def evaluate_megaface(config: Config) -> Report | None:
         read_others(config.compare)  # what can't be read is found before hours of work
         data = _open(config, processes)
         network = _load(config, data, device)
-        folder = _make_output(config)
+        folder = make_output(config)
         say = print if processes.rank == 0 else _silent
         judged = judge_megaface(
             config, data, network, device, folder / "features", processes, say=say
@@ -70,25 +67,8 @@ def _device(config: Config, processes: Processes) -> torch.device:
 def _load(config: Config, data: MegaFaceData, device: torch.device) -> Network | None:
     if not (data.probes.needs_network or data.distractors.needs_network):
         return None
-    if not config.checkpoint:
-        raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
-    backbone = load_backbone(config.checkpoint).to(device, memory_format=torch.channels_last)
-    return Network(backbone, digest(config.checkpoint))
-
-
-def _make_output(config: Config) -> Path:
-    folder = Path("Results") / "features"
-    if config.output:
-        folder = Path(config.output)
-    elif config.checkpoint:
-        folder = default_output(Path(config.checkpoint))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"the output folder {folder} can't be made ({error.strerror}); give another --output."
-        ) from None
-    return folder
+    backbone = load_network(config, device)
+    return Network(backbone, weights_digest(backbone))
 
 
 def _silent(_: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from Config import Config, validate
 from Utils.Datasets_Utils import open_verification_set
@@ -92,17 +93,9 @@ def _evaluate(
     config: Config, benchmark: Benchmark, open_data: Callable[[], tuple[VerificationSet, str]]
 ) -> Report:
     validate(config, torch.cuda.device_count())
-    if not config.checkpoint:
-        raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
     device = choose_device(config)
-    backbone = load_backbone(
-        config.checkpoint,
-        config.lineage or None,
-        config.channel_order,
-        config.input_mean,
-        config.input_scale,
-    ).to(device, memory_format=torch.channels_last)
-    folder = _make_output(config)
+    backbone = load_network(config, device)
+    folder = make_output(config)
     data, source = open_data()
     results = judge(
         backbone,
@@ -119,10 +112,31 @@ def _evaluate(
     return Report(_table(about, results), folder)
 
 
-def _make_output(config: Config) -> Path:
-    folder = (
-        Path(config.output) if config.output else default_output(find_weights(config.checkpoint))
+def load_network(config: Config, device: torch.device) -> nn.Module:
+    """The network that `checkpoint` names, read as the settings say, on the device.
+
+    Raises CheckpointError where none is named or it can't be read.
+    """
+    if not config.checkpoint:
+        raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
+    backbone = load_backbone(
+        config.checkpoint,
+        config.lineage or None,
+        config.channel_order,
+        config.input_mean,
+        config.input_scale,
     )
+    return backbone.to(device, memory_format=torch.channels_last)
+
+
+def make_output(config: Config) -> Path:
+    """The folder for figures and pictures, made. Raises RunError where that can't be done."""
+    if config.output:
+        folder = Path(config.output)
+    elif config.checkpoint:
+        folder = default_output(find_weights(config.checkpoint))
+    else:
+        folder = Path("Results") / "features"  # features that came without a network
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

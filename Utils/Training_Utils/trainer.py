@@ -3,7 +3,6 @@
 import json
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
 from Utils.devices import choose_amp_dtype, choose_device, spread_over_gpus
 from Utils.errors import RunError
-from Utils.files import atomic_path
 from Utils.Training_Utils import checkpoint as checkpoints
 from Utils.Training_Utils.curves import draw_curves
 from Utils.Training_Utils.fine_tuning import set_frozen
@@ -25,6 +23,7 @@ from Utils.Training_Utils.loss_meter import LossMeter
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.progress import Progress
+from Utils.Training_Utils.results import TrainingResult, write_results
 from Utils.Training_Utils.run_folder import (
     RunFolder,
     check_writable,
@@ -37,19 +36,6 @@ from Utils.Training_Utils.test_sets import TestSets
 from Utils.Training_Utils.visdom_curves import VisdomCurves
 
 MEAN = "mean"
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """run: the run's folder, None in para_adj_mode. last: accuracies at the end, by test set.
-    best: the best of each with its iteration. loss: mean since the last report."""
-
-    run: Path | None
-    iterations: int
-    elapsed: str
-    loss: float
-    last: dict[str, float]
-    best: dict[str, Best]
 
 
 def open_training_data(config: Config) -> torch.utils.data.Dataset:
@@ -224,7 +210,7 @@ class Trainer:
         )
         if self.run_folder:
             draw_curves(self.metrics, self.run_folder.curves, self.run_folder.name)
-            _write_results(result, self.run_folder.results)
+            write_results(result, self.run_folder.results)
         return result
 
     def _at_the_end(self) -> bool:
@@ -298,17 +284,6 @@ class Trainer:
             position = self.state.iteration
             self.log.info(f"continuing after iteration {position} from {resumed}")
         self.log.debug(f"settings {json.dumps(config.to_dict())}")
-
-
-def _write_results(result: TrainingResult, path: Path) -> None:
-    values = {
-        "iterations": result.iterations,
-        "loss": result.loss,
-        "last": result.last,
-        "best": {name: vars(best) for name, best in result.best.items()},
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def saved_settings(resume: str, save_dir: str) -> dict:

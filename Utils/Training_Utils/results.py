@@ -1,0 +1,52 @@
+"""What a run comes to: its figures, the file and the table they go to."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from Utils.files import atomic_path
+from Utils.Training_Utils.state import Best
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """run: the run's folder, None in para_adj_mode. last: accuracies at the end, by test set.
+    best: the best of each with its iteration. loss: mean since the last report."""
+
+    run: Path | None
+    iterations: int
+    elapsed: str
+    loss: float
+    last: dict[str, float]
+    best: dict[str, Best]
+
+
+def write_results(result: TrainingResult, path: Path) -> None:
+    """Write the figures as JSON."""
+    values = {
+        "iterations": result.iterations,
+        "loss": result.loss,
+        "last": result.last,
+        "best": {name: vars(best) for name, best in result.best.items()},
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def training_table(result: TrainingResult) -> str:
+    """Lines with the accuracies at the end and the best ones, in percent, for printing."""
+    lines = ["", f"Trained {result.iterations} iterations in {result.elapsed}"]
+    if result.last:
+        lines += ["", f"{'test set':<10}{'at the end':>12}{'best':>9}   at iteration"]
+    for name, accuracy in result.last.items():
+        best = result.best[name]
+        lines.append(
+            f"{name:<10}{100 * accuracy:>10.2f} %{100 * best.accuracy:>7.2f} %{best.iteration:>10}"
+        )
+    if result.run:
+        weights = "best.pt" if result.last else "last.pt"
+        lines += ["", f"Log, curves and checkpoints: {result.run}"]
+        lines += [
+            f"Judge it: python LFW_Evaluation.py --checkpoint {result.run}/checkpoints/{weights}"
+        ]
+    return "\n".join(lines)

@@ -11,8 +11,9 @@ Settings are in Config/config.py; every one of them is also a flag.
 from Config import read_config
 from Utils.errors import run_script
 from Utils.Training_Utils.fine_tuning import pretrained_settings
+from Utils.Training_Utils.opening import saved_settings
 from Utils.Training_Utils.results import training_table
-from Utils.Training_Utils.trainer import Trainer, saved_settings
+from Utils.Training_Utils.trainer import Trainer
 
 JUDGING_ONLY = {
     "checkpoint",

@@ -1,10 +1,12 @@
 """The classification head: it owns the class weights, and applies a margin and the scale s."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Margin = Callable[[Tensor], Tensor]
 
@@ -34,13 +36,46 @@ class MarginHead(nn.Module):
             unit_embeddings = F.normalize(embeddings.to(self.weight.dtype))
             unit_weight = F.normalize(self.weight)
             # The scale goes in on the small side of the product: N×D numbers, not N×C.
-            logits = F.linear(self.scale * unit_embeddings, unit_weight)  # N×C
-            rows = torch.arange(len(labels), device=labels.device)
-            target = logits[rows, labels]  # N, s·cos θ_y
-            change = self.scale * self.margin(target / self.scale) - target
-            # Adding the change touches N entries in place, and its gradient needs no copy of
-            # the N×C matrix, which overwriting them would.
-            return logits.scatter_add_(1, labels[:, None], change[:, None])
+            scaled = self.scale * unit_embeddings
+            return _MarginProduct.apply(scaled, unit_weight, labels, self.scale, self.margin)
+
+
+class _MarginProduct(torch.autograd.Function):
+    """scaled·unit_weightᵀ with s·margin(cos θ_y) in place of the targets' s·cos θ_y.
+
+    The N×C product is the only matrix of its size, forward and backward: the targets are
+    overwritten in it, and the gradient is that of the plain product plus a correction of N rows
+    by the margin's slope, m′(cos θ_y) - 1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, scaled: Tensor, unit_weight: Tensor, labels: Tensor, scale: float, margin: Margin
+    ) -> Tensor:
+        logits = F.linear(scaled, unit_weight)  # N×C
+        rows = torch.arange(len(labels), device=labels.device)
+        with torch.enable_grad():
+            cosine = (logits[rows, labels] / scale).detach().requires_grad_()  # N
+            target = margin(cosine)
+            (slope,) = torch.autograd.grad(target.sum(), cosine)
+        logits[rows, labels] = scale * target.detach()
+        ctx.save_for_backward(scaled, unit_weight, labels, slope)
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        scaled, unit_weight, labels, slope = ctx.saved_tensors
+        with torch.autocast(gradient.device.type, enabled=False):
+            correction = gradient.gather(1, labels[:, None]) * (slope - 1)[:, None]  # N×1
+            scaled_gradient = weight_gradient = None
+            if ctx.needs_input_grad[0]:
+                scaled_gradient = gradient @ unit_weight
+                scaled_gradient += correction * unit_weight[labels]
+            if ctx.needs_input_grad[1]:
+                weight_gradient = gradient.T @ scaled
+                weight_gradient.index_add_(0, labels, correction * scaled)
+        return scaled_gradient, weight_gradient, None, None, None
 
 
 class SoftmaxHead(nn.Module):

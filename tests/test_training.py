@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 from Backbone import build_backbone
 from Config import Config
 from tests.conftest import ROOT, assert_one_paragraph, run_script
-from Utils.errors import CheckpointError, RunError
+from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Training_Utils.trainer import Trainer
 
@@ -92,8 +93,10 @@ def test_metrics_hold_training_figures_and_test_accuracies(whole_run):
     with open(run / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     training = [row for row in rows if row["loss"]]
-    assert [int(row["iteration"]) for row in training] == [2, 4, 6, 8]
-    assert [float(row["learning_rate"]) for row in training] == pytest.approx([0.1] * 3 + [0.01])
+    assert [int(row["iteration"]) for row in training] == [2, 4, 6, 8, 9]
+    assert [float(row["learning_rate"]) for row in training] == pytest.approx(
+        [0.1] * 3 + [0.01] * 2
+    )
     assert [int(row["iteration"]) for row in rows if row["LFW"]] == [4, 8, 9]
     assert all(0 <= float(row["LFW"]) <= 1 for row in rows if row["LFW"])
 
@@ -113,22 +116,17 @@ def test_a_checkpoint_gives_back_the_network_it_was_taken_from(whole_run):
         load_backbone(path, "ResNet18_IR")
 
 
-def test_resumed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(
-    whole_run, tiny_faces, tmp_path
+def test_resumed_from_an_older_checkpoint_it_ends_with_the_same_weights_in_a_new_run(
+    whole_run, tmp_path
 ):
     run, _ = whole_run
-    start = run / "checkpoints" / "iteration_00000004.pt"
+    before = {p.name: p.stat().st_mtime_ns for p in (run / "checkpoints").iterdir()}
+    start = run / "checkpoints" / "iteration_00000004.pt"  # in the middle of the second epoch
     run_script("Train.py", "--resume", start, "--save_dir", tmp_path, check=True)
-    # The checkpoint lies in its run's folder, so the run goes on there.
-    assert not list(tmp_path.iterdir())
-    assert_same_weights(
-        run / "checkpoints" / "last.pt", run / "checkpoints" / "iteration_00000009.pt"
-    )
-    copy = tmp_path / "elsewhere.pt"
-    copy.write_bytes(start.read_bytes())
-    run_script("Train.py", "--resume", copy, "--save_dir", tmp_path / "new", check=True)
-    new = only_run(tmp_path / "new")
+    new = only_run(tmp_path)
     assert_same_weights(run / "checkpoints" / "last.pt", new / "checkpoints" / "last.pt")
+    after = {p.name: p.stat().st_mtime_ns for p in (run / "checkpoints").iterdir()}
+    assert after == before, "another history was written into the run"
 
 
 def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weights(
@@ -153,7 +151,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
     assert_same_weights(whole_run[0] / "checkpoints" / "last.pt", run / "checkpoints" / "last.pt")
     with open(run / "metrics.csv") as file:
         iterations = [int(row["iteration"]) for row in csv.DictReader(file) if row["loss"]]
-    assert iterations == [2, 4, 6, 8]  # none lost, none twice
+    assert iterations == [2, 4, 6, 8, 9]  # none lost, none twice
 
 
 def test_a_finished_run_can_be_trained_on_with_other_settings(tiny_config):
@@ -245,13 +243,82 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoints(tiny_
         return step(batch, with_accuracy)
 
     trainer._step = poisoned
-    with pytest.raises(RunError, match="the loss is nan by iteration 5"):
+    with pytest.raises(RunError, match=r"the loss is nan by iteration 5\. The last checkpoint is"):
         trainer.run()
     checkpoints = trainer.run_folder.checkpoints
     assert sorted(p.name for p in checkpoints.glob("iteration*")) == [
         f"iteration_{i:08d}.pt" for i in range(1, 5)
     ]
     assert all(t.isfinite().all() for t in weights(checkpoints / "last.pt").values())
+
+
+def test_weights_that_a_step_makes_infinite_are_not_saved_though_the_loss_was_finite(tiny_config):
+    config = dataclasses.replace(tiny_config, initial_lr=1e38, save_freq=1, log_freq=1)
+    with pytest.raises(RunError, match="not finite"):
+        Trainer(config).run()
+    (run,) = Path(config.save_dir).iterdir()
+    assert not list((run / "checkpoints").iterdir())
+
+
+def test_a_test_photo_that_cannot_be_read_does_not_end_the_run(tiny_config, tiny_faces, tmp_path):
+    broken = shutil.copytree(tiny_faces.lfw, tmp_path / "lfw")
+    next(broken.glob("*/*.jpg")).write_bytes(b"no photo")
+    result = Trainer(dataclasses.replace(tiny_config, lfw_dataset_path=str(broken))).run()
+    assert result.last == {}
+    assert (result.run / "checkpoints" / "iteration_00000009.pt").exists()
+    assert "test sets not judged" in (result.run / "train.log").read_text()
+
+
+def test_a_run_shorter_than_log_freq_still_shows_its_figures(tiny_config):
+    trainer = Trainer(dataclasses.replace(tiny_config, log_freq=1000, para_adj_mode=True))
+    result = trainer.run()
+    iterations, losses = trainer.metrics.series("loss")
+    assert iterations == [ITERATIONS]
+    assert losses[0] == pytest.approx(result.loss, abs=1e-5)
+
+
+def test_resumed_at_an_epochs_end_with_other_batches_the_total_is_right(tiny_config, capsys):
+    Trainer(dataclasses.replace(tiny_config, total_epoch=2, milestones=())).run()
+    changes = {"resume": "last", "batch_size": 24, "log_freq": 1}
+    result = Trainer(dataclasses.replace(tiny_config, **changes)).run()
+    assert result.iterations == 7  # two epochs of 3 batches and one of 1
+    assert "iteration 7/7" in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_the_run_in_one_paragraph(tiny_faces, tmp_path):
+    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)"
+    go = "; import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.argv[0] = 'Train.py'"
+    code = f"{limit}{go}; runpy.run_path('Train.py', run_name='__main__')"
+    run = run_script("-c", code, *tiny_faces.flags, "--save_dir", tmp_path)
+    assert_one_paragraph(run, "can't be written", "is the disk full?")
+
+
+def test_ctrl_c_says_where_to_go_on(tiny_faces, tmp_path):
+    flags = [*tiny_faces.flags, "--total_epoch", "200", "--milestones=", "--save_dir", tmp_path]
+    process = subprocess.Popen(
+        [sys.executable, "Train.py", *map(str, flags)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/checkpoints/last.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The last checkpoint is" in out
+    assert "Traceback" not in out + err
+
+
+def test_pairs_of_one_kind_are_found_before_training(tiny_config, tiny_faces, tmp_path):
+    pairs = tmp_path / "pairs.txt"
+    photos = [f"Person_0_{i}/Person_0_{i}_0001.jpg" for i in range(3)]
+    pairs.write_text("".join(f"{photo} {photo} 1\n" for photo in photos * 4))
+    with pytest.raises(DataError, match="all 12 pairs are matched"):
+        Trainer(dataclasses.replace(tiny_config, lfw_file_list=str(pairs)))
 
 
 def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path):

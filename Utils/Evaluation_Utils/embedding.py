@@ -63,15 +63,22 @@ def embed_batches(
     backbone.eval()
     try:
         if device.type == "cpu":
-            yield from _in_threads(lambda batch: _embed_batch(backbone, batch).numpy(), loader)
+            yield from _in_threads(
+                lambda batch: _embed_batch(backbone, batch).numpy(), _readable(loader)
+            )
         else:
-            for batch in loader:
-                if isinstance(batch, str):
-                    raise ImageError(batch)
+            for batch in _readable(loader):
                 both = _embed_batch(backbone, batch.to(device, non_blocking=True))
                 yield both.cpu().numpy()
     finally:
         backbone.train(was_training)
+
+
+def _readable(batches: Iterable[torch.Tensor | str]) -> Iterator[torch.Tensor]:
+    for batch in batches:
+        if isinstance(batch, str):
+            raise ImageError(batch)
+        yield batch
 
 
 def _in_threads(

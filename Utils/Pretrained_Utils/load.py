@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from Backbone import BACKBONES, rebuild_backbone
-from Config import Config
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.files import BACKBONE_FORMAT, Description, find_weights, read_file
 from Utils.Pretrained_Utils.lineages import LINEAGES, OWN, Lineage, find_lineage
@@ -122,22 +121,12 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
 
 def _read_own(path: Path, contents: dict[str, Any]) -> Weights:
     """A checkpoint of a run, or a bare backbone file."""
-    architecture = contents.get("architecture") or _from_settings(contents["settings"])
+    missing = {"architecture", "backbone"} - set(contents)
+    if missing:
+        raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
     head = contents.get("head", {}).get("weight")
-    description = Description(architecture, contents.get("lineage", OWN))
+    description = Description(contents["architecture"], contents.get("lineage", OWN))
     return Weights(path, description, contents["backbone"], head)
-
-
-def _from_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """What runs' checkpoints said before they described their network themselves."""
-    config = Config.from_dict(settings)
-    return {
-        "name": config.backbone,
-        "feature_dim": config.feature_dim,
-        "input_size": list(config.input_size),
-        "variant": {},
-        "preprocessing": {},
-    }
 
 
 def _read_foreign(

@@ -12,11 +12,17 @@ from typing import Any
 import torch
 
 from Config import Config
-from Utils.errors import CheckpointError
+from Utils.errors import CheckpointError, RunError
 from Utils.files import atomic_path, link_or_copy
 from Utils.Training_Utils.run_folder import BEST, LAST, RunFolder
 
 FORMAT = "face-training-checkpoint-1"
+
+# What `torch.load` raises for files that are cut short or something else altogether.
+READ_ERRORS = (
+    *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
+    zipfile.BadZipFile,
+)
 
 
 def save(run: RunFolder, state: dict[str, Any], iteration: int) -> Path:
@@ -50,7 +56,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except READ_ERRORS as error:
         reason = "it is truncated or not a checkpoint"
         raise CheckpointError(
             f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
@@ -64,6 +70,17 @@ def read_run(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {path} was not written by Train.py, so a run can't go on from it."
         )
+    missing = {
+        "settings",
+        "architecture",
+        "backbone",
+        "head",
+        "optimizer",
+        "position",
+        "random",
+    } - set(state)
+    if missing:
+        raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
     return state
 
 
@@ -128,8 +145,14 @@ def set_random_state(state: dict[str, Any], generator: torch.Generator) -> None:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise RunError(
+            f"checkpoint {path} can't be written ({_first_line(error)}); is the disk full? The "
+            f"checkpoints before it are whole."
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

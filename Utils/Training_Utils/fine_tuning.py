@@ -29,7 +29,7 @@ def starting_backbone(
     Raises CheckpointError for a weights file that can't be read or holds another network than the
     settings say.
     """
-    if saved and "architecture" in saved:
+    if saved:
         return rebuild_backbone(saved["architecture"]), None, ""
     if not config.pretrained:
         backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)

@@ -4,6 +4,7 @@
 <save_dir>/<run>/checkpoints/iteration_00000100.pt ... last.pt  best.pt
 """
 
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ class RunFolder:
         self.path = Path(path)
         self.name = self.path.name
         self.checkpoints = self.path / CHECKPOINTS
+        self.last = self.checkpoints / LAST
         self.log = self.path / "train.log"
         self.metrics = self.path / "metrics.csv"
         self.curves = self.path / "curves.png"
@@ -39,27 +41,35 @@ class RunFolder:
             with atomic_path(self.settings) as temporary:
                 temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
         except OSError as error:
-            raise RunError(
-                f"the run's folder {self.path} can't be written ({error.strerror}); "
-                f"give another save_dir."
-            ) from None
+            raise RunError(_not_writable(self.path, error)) from None
 
 
-def new_run(config: Config) -> RunFolder:
-    """A folder name not yet taken: backbone, head, data set and time, without blanks or colons."""
+def run_name(config: Config) -> str:
+    """Backbone, head, data set and time, without blanks or colons."""
     words = (
         config.backbone,
         config.margin,
         config.train_dataset,
         f"{datetime.now():%Y%m%d-%H%M%S}",
     )
-    name = re.sub(r"[^\w.-]+", "-", "_".join(words))
-    path = Path(config.save_dir) / name
-    number = 2
-    while path.exists():
-        path = Path(config.save_dir) / f"{name}_{number}"
-        number += 1
-    return RunFolder(path)
+    return re.sub(r"[^\w.-]+", "-", "_".join(words))
+
+
+def create_run(config: Config) -> RunFolder:
+    """Make a new run's folder. Raises RunError where that can't be done."""
+    name = run_name(config)
+    for number in itertools.count(1):
+        path = Path(config.save_dir) / (name if number == 1 else f"{name}_{number}")
+        try:
+            path.mkdir(parents=True)  # fails where another run of this second was first
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(_not_writable(path, error)) from None
+        run = RunFolder(path)
+        run.create(config)
+        return run
+    raise AssertionError("count never ends")
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:
@@ -67,6 +77,16 @@ def run_of(checkpoint: Path) -> RunFolder | None:
     folder = Path(checkpoint).resolve().parent
     is_run = folder.name == CHECKPOINTS and (folder.parent / "settings.json").exists()
     return RunFolder(folder.parent) if is_run else None
+
+
+def run_to_continue(checkpoint: Path) -> RunFolder | None:
+    """The run that goes on from a checkpoint: its own where it is the newest of that run.
+
+    None for any other: to go on from an older one is another history, in a folder of its own.
+    """
+    run = run_of(checkpoint)
+    newest = run is not None and run.last.exists() and os.path.samefile(checkpoint, run.last)
+    return run if newest else None
 
 
 def find_checkpoint(resume: str, save_dir: str) -> Path:
@@ -96,3 +116,7 @@ def check_writable(folder: str | Path) -> None:
         raise RunError(f"{path} can't be a folder: {existing} is a file. Give another save_dir.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RunError(f"{existing} is not writable, so {path} can't be made there.")
+
+
+def _not_writable(path: Path, error: OSError) -> str:
+    return f"the run's folder {path} can't be written ({error.strerror}); give another save_dir."

@@ -64,6 +64,11 @@ class TrainingState:
             "best": {name: vars(best).copy() for name, best in self.best.items()},
         }
 
+    def is_finite(self) -> bool:
+        """Whether every weight and statistic is a number; waits for the device."""
+        tensors = (*self.backbone.state_dict().values(), *self.head.state_dict().values())
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
     def restore(self, checkpoint: dict[str, Any], config: Config) -> None:
         """The inverse of `checkpoint`, for the same network and number of classes.
 
@@ -124,6 +129,8 @@ def build_state(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=True,
+        # Fused, it takes the gradient scaler's verdict on the device; else each step waits for it.
+        fused=device.type == "cuda",
     )
     return TrainingState(
         backbone=backbone,

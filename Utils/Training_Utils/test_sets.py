@@ -5,6 +5,7 @@ from torch import nn
 
 from Config import Config
 from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.errors import DataError
 from Utils.Evaluation_Utils.benchmark import BENCHMARKS, benchmark_paths, judge, open_benchmark
 
 
@@ -26,6 +27,7 @@ class TestSets:
             path, _ = benchmark_paths(config, benchmark)
             if path or config.train_dataset == "Demo":
                 data, source = open_benchmark(config, benchmark)
+                _check_judgeable(data, source)
                 self._sets[benchmark.title] = data
                 text = f"{len(data.images):,} images, {len(data.same):,} pairs, {source}"
             else:
@@ -52,3 +54,12 @@ class TestSets:
             )
             accuracies[name] = results[self._protocol].accuracy
         return accuracies
+
+
+def _check_judgeable(data: VerificationSet, source: str) -> None:
+    """Raise DataError now for what would end the first test, thousands of iterations later."""
+    if data.same.all() or not data.same.any():
+        kind = "matched" if data.same.all() else "mismatched"
+        raise DataError(f"{source}: all {len(data.same)} pairs are {kind}; both kinds are needed.")
+    if data.folds.min() == data.folds.max():
+        raise DataError(f"{source}: all pairs are in one fold; at least two are needed.")

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from Config import Config, training_paths, validate
-from Utils.Datasets_Utils import open_training_set
-from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
+from Config import Config, validate
 from Utils.devices import choose_amp_dtype, choose_device, spread_over_gpus
 from Utils.errors import RunError
 from Utils.Training_Utils import checkpoint as checkpoints
@@ -22,29 +20,22 @@ from Utils.Training_Utils.log import close_log, open_log
 from Utils.Training_Utils.loss_meter import LossMeter
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
+from Utils.Training_Utils.opening import open_training_data
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.results import TrainingResult, write_results
 from Utils.Training_Utils.run_folder import (
     RunFolder,
     check_writable,
+    create_run,
     find_checkpoint,
-    new_run,
-    run_of,
+    run_name,
+    run_to_continue,
 )
 from Utils.Training_Utils.state import Best, build_state
 from Utils.Training_Utils.test_sets import TestSets
 from Utils.Training_Utils.visdom_curves import VisdomCurves
 
 MEAN = "mean"
-
-
-def open_training_data(config: Config) -> torch.utils.data.Dataset:
-    """The training set that `train_dataset` and its paths mean; the demo's is drawn if need be."""
-    if config.train_dataset == "Demo":
-        demo = ensure_demo_sets(Path(config.demo_dataset_path))
-        return open_training_set(demo.train_images, demo.train_list)
-    path, file_list = training_paths(config)
-    return open_training_set(path, file_list or None)
 
 
 class Trainer:
@@ -65,7 +56,6 @@ class Trainer:
             check_writable(config.save_dir)
         self.data = open_training_data(config)
         self.test_sets = TestSets(config, self.device)
-        self._check_batch_size()
         classes = self.data.num_classes
         saved = checkpoints.read_run(resumed) if resumed else None
         if saved:
@@ -100,42 +90,57 @@ class Trainer:
 
         Raises RunError for a loss that is not finite; the last checkpoint is older and sound.
         """
-        config, state = self.config, self.state
-        total = config.total_epoch * self.loader.batches_per_epoch
+        state = self.state
         self.metrics.start(state.iteration)
         with ExitStack() as stack:
             stack.callback(close_log, self.log)
             curves = self._open_visdom()
+            total = state.iteration + self._iterations_left()
             self.progress = Progress(self.log, self.metrics, curves, total, state.iteration)
             stack.callback(self.progress.close)
-            while state.epoch < config.total_epoch:
-                self._train_epoch()
-                state.scheduler.step()
-                state.epoch, state.batch = state.epoch + 1, 0
-                if state.epoch < config.total_epoch:
-                    self._save()
-            last = self._test()
-            self._save()
+            try:
+                last = self._train_epochs()
+            except KeyboardInterrupt:
+                self.log.info(f"stopped at iteration {state.iteration}. {self._last_saved()}")
+                raise
             if self.megaface:
                 self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
             return self._finish(last)
 
+    def _train_epochs(self) -> dict[str, float]:
+        """Train what is left; returns the accuracies at the end."""
+        config, state = self.config, self.state
+        last = {}
+        while state.epoch < config.total_epoch:
+            self._train_epoch()
+            state.scheduler.step()
+            state.epoch, state.batch = state.epoch + 1, 0
+            self._save()  # before the test, which may take long or fail
+            if state.epoch == config.total_epoch or state.iteration % config.test_freq == 0:
+                last = self._test()
+        self._save()  # again, with the best accuracies
+        return last
+
     def _train_epoch(self) -> None:
         config, state = self.config, self.state
         set_frozen(state.backbone, state.epoch < config.freeze_backbone_epochs)
-        trained = 0
+        first_batch, trained = state.batch, 0
         for batch in self.loader.epoch(state.epoch, state.batch):
-            report_due = (state.iteration + 1) % config.log_freq == 0
+            report_due = (
+                state.iteration + 1
+            ) % config.log_freq == 0 or self._iterations_left() == 1
             trained += self._step(batch, with_accuracy=report_due)
             state.batch += 1
             state.iteration += 1
             if report_due:
                 self._report()
-            if state.iteration % config.test_freq == 0 and not self._at_the_end():
+            if state.batch == self.loader.batches_per_epoch:
+                break  # what is due now comes with the epoch's end
+            if state.iteration % config.test_freq == 0:
                 self._test()
-            if state.iteration % config.save_freq == 0 and state.batch < self._batches():
+            if state.iteration % config.save_freq == 0:
                 self._save()
-        if trained == 0 and self._unreadable:
+        if trained == 0 and first_batch == 0:
             raise RunError(f"no image of epoch {state.epoch + 1} could be read; see the log.")
 
     def _step(self, batch: Batch, with_accuracy: bool) -> int:
@@ -169,19 +174,21 @@ class Trainer:
         loss = self._checked_loss()
         accuracy = self._accuracy.item() if self._accuracy is not None else 0.0
         rate = self.state.optimizer.param_groups[0]["lr"]
-        self.progress.report(self.state.iteration, self.state.epoch + 1, loss, accuracy, rate)
+        self.progress.report(self.state.iteration, self._epoch_shown(), loss, accuracy, rate)
         self.loss.restart()
 
     def _test(self) -> dict[str, float]:
         """Judge the test sets; remember the best, and keep the weights of the best mean."""
-        self._checked_loss()
+        self._check_sound()
         state = self.state
-        accuracies = self.test_sets.judge(state.backbone)
+        try:
+            accuracies = self.test_sets.judge(state.backbone)
+        except ValueError as error:  # a photo that can't be read is no reason to end a long run
+            self.log.info(f"iteration {state.iteration}  test sets not judged: {error}")
+            return {}
         if not accuracies:
             return accuracies
-        self.progress.report_tests(
-            state.iteration, min(state.epoch + 1, self.config.total_epoch), accuracies
-        )
+        self.progress.report_tests(state.iteration, self._epoch_shown(), accuracies)
         mean = sum(accuracies.values()) / len(accuracies)
         for name, accuracy in {**accuracies, MEAN: mean}.items():
             if accuracy > state.best.setdefault(name, Best()).accuracy:
@@ -191,7 +198,7 @@ class Trainer:
         return accuracies
 
     def _save(self) -> None:
-        self._checked_loss()  # never a checkpoint of weights that are not numbers
+        self._check_sound()
         if self.run_folder:
             checkpoints.save(
                 self.run_folder,
@@ -213,29 +220,40 @@ class Trainer:
             write_results(result, self.run_folder.results)
         return result
 
-    def _at_the_end(self) -> bool:
-        """Whether this was the last iteration of all, after which the sets are judged anyway."""
-        state = self.state
-        return state.epoch + 1 == self.config.total_epoch and state.batch == self._batches()
+    def _iterations_left(self) -> int:
+        state, batches = self.state, self.loader.batches_per_epoch
+        return (self.config.total_epoch - state.epoch) * batches - state.batch
 
-    def _batches(self) -> int:
-        return self.loader.batches_per_epoch
+    def _epoch_shown(self) -> int:
+        """The epoch under way, or the one just finished; from 1."""
+        return self.state.epoch + (self.state.batch > 0)
 
     def _checked_loss(self) -> float:
         """The mean loss since the last report. Raises RunError where it is not finite."""
         loss = self.loss.mean()
         if not math.isfinite(loss):
-            raise RunError(self._lost(loss))
+            raise RunError(self._lost(f"the loss is {loss}"))
         return loss
 
-    def _lost(self, loss: float) -> str:
-        saved = self.run_folder.checkpoints / checkpoints.LAST if self.run_folder else None
-        where = f"The last sound checkpoint is {saved}. " if saved and saved.exists() else ""
+    def _check_sound(self) -> None:
+        """Raise RunError before weights that are not numbers are judged or saved.
+
+        The loss alone does not tell: it is that of the weights before the last step.
+        """
+        self._checked_loss()
+        if not self.state.is_finite():
+            raise RunError(self._lost("the weights are not finite"))
+
+    def _lost(self, what: str) -> str:
         return (
-            f"the loss is {loss} by iteration {self.state.iteration}. {where}A lower initial_lr "
+            f"{what} by iteration {self.state.iteration}. {self._last_saved()} A lower initial_lr "
             f"({self.config.initial_lr} now), a smaller scale_size or margin_size, or bf16 in "
             f"place of fp16 usually helps."
         )
+
+    def _last_saved(self) -> str:
+        path = self.run_folder.last if self.run_folder else None
+        return f"The last checkpoint is {path}." if path and path.exists() else "Nothing is saved."
 
     def _log_unreadable(self, batch: Batch) -> None:
         for reason in batch.unreadable:
@@ -243,18 +261,13 @@ class Trainer:
                 self._unreadable.add(reason)
                 self.log.info(f"image left out: {reason}")
 
-    def _check_batch_size(self) -> None:
-        if len(self.data) < self.config.batch_size:
-            raise RunError(
-                f"batch_size is {self.config.batch_size}, but the training set has only "
-                f"{len(self.data)} images; set a batch_size of at most that."
-            )
-
     def _open_run(self, resumed: Path | None) -> RunFolder | None:
-        """The folder of the run, made; that of the resumed run where the checkpoint lies in one."""
+        """The folder of the run, made: a new one, or to go on from a run's end, that run's."""
         if self.config.para_adj_mode:
             return None
-        run = (run_of(resumed) if resumed else None) or new_run(self.config)
+        run = run_to_continue(resumed) if resumed else None
+        if run is None:
+            return create_run(self.config)
         run.create(self.config)
         return run
 
@@ -262,7 +275,7 @@ class Trainer:
         config = self.config
         if not config.use_visdom:
             return None
-        name = self.run_folder.name if self.run_folder else new_run(config).name
+        name = self.run_folder.name if self.run_folder else run_name(config)
         return VisdomCurves(config.visdom_server, config.visdom_port, name, self.metrics, self.log)
 
     def _describe(self, where: str, resumed: Path | None) -> None:
@@ -284,8 +297,3 @@ class Trainer:
             position = self.state.iteration
             self.log.info(f"continuing after iteration {position} from {resumed}")
         self.log.debug(f"settings {json.dumps(config.to_dict())}")
-
-
-def saved_settings(resume: str, save_dir: str) -> dict:
-    """The settings inside the checkpoint that `resume` means; for `Config.read_config`."""
-    return checkpoints.read_run(find_checkpoint(resume, save_dir))["settings"]

@@ -1,0 +1,42 @@
+"""What a run begins with: its training data, and the settings of a run to go on with."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from Config import Config, training_paths
+from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
+from Utils.errors import RunError
+from Utils.Training_Utils.checkpoint import read_run
+from Utils.Training_Utils.run_folder import find_checkpoint
+
+
+def open_training_data(config: Config) -> torch.utils.data.Dataset:
+    """The training set that `train_dataset` and its paths mean; the demo's is drawn if need be.
+
+    Raises DataError as `open_training_set` does, RunError where it has no full batch.
+    """
+    data = _open(config)
+    if len(data) < config.batch_size:
+        raise RunError(
+            f"batch_size is {config.batch_size}, but the training set has only {len(data)} images; "
+            f"set a batch_size of at most that."
+        )
+    return data
+
+
+def _open(config: Config) -> torch.utils.data.Dataset:
+    if config.train_dataset == "Demo":
+        demo = ensure_demo_sets(Path(config.demo_dataset_path))
+        return open_training_set(demo.train_images, demo.train_list)
+    path, file_list = training_paths(config)
+    return open_training_set(path, file_list or None)
+
+
+def saved_settings(resume: str, save_dir: str) -> dict[str, Any]:
+    """The settings inside the checkpoint that `resume` means, with its path as their `resume`; for
+    `Config.read_config`."""
+    path = find_checkpoint(resume, save_dir)
+    return {**read_run(path)["settings"], "resume": str(path)}

@@ -10,6 +10,8 @@ import torch
 from Backbone import build_backbone
 from tests.conftest import assert_one_paragraph, run_script
 from Utils.Datasets_Utils import open_verification_set
+from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.report import default_output
 from Utils.Evaluation_Utils.verification import combine_flip, evaluate
@@ -93,6 +95,14 @@ def test_embedding_does_not_depend_on_batches_or_workers_and_keeps_the_mode():
     assert np.abs(features - flipped).max() > 1e-2
 
 
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "no photo.jpg").write_bytes(b"no photo")
+    images = ImageFiles([str(tmp_path / "no photo.jpg")])
+    backbone = build_backbone("ResNet18_IR", 8, (32, 32))
+    with pytest.raises(ImageError, match=r"no photo\.jpg"):
+        embed(backbone, images, torch.device("cpu"))
+
+
 def test_results_go_beside_each_other_by_run_and_checkpoint(trained, tmp_path):
     assert default_output(trained).parts == ("Results", f"{trained.parts[-3]}_best")
     assert default_output(tmp_path / "net.pt").parts == ("Results", "net")
@@ -124,11 +134,12 @@ def test_mistakes_of_a_user_end_in_one_paragraph(trained, tiny_faces, tmp_path):
             ["--lfw_dataset_path", tmp_path, *paths[2:], *out, "--checkpoint", trained],
             ["not there"],
         ),
-        ([*paths[:2], *out, "--checkpoint", trained], ["lfw_file_list"]),
+        ([*paths[:2], *out, "--checkpoint", trained], ["pairs.txt does not exist"]),
         ([*paths, "--output", a_file / "out", "--checkpoint", trained], [str(a_file), "--output"]),
     ):
         assert_one_paragraph(run_script("LFW_Evaluation.py", *arguments), *said)
 
 
-def test_megaface_says_that_it_is_not_there_yet():
-    assert_one_paragraph(run_script("MegaFace_Evaluation.py"), "not built yet")
+def test_megaface_without_a_checkpoint_asks_for_one(tiny_faces):
+    photos = ("--facescrub_dataset_path", tiny_faces.lfw, "--megaface_dataset_path", tiny_faces.lfw)
+    assert_one_paragraph(run_script("MegaFace_Evaluation.py", *photos), "--checkpoint")

@@ -63,11 +63,11 @@ def embed_batches(
     backbone.eval()
     try:
         if device.type == "cpu":
-            yield from _in_threads(lambda batch: _embed_batch(backbone, batch).numpy(), loader)
+            yield from _in_threads(
+                lambda batch: _embed_batch(backbone, batch).numpy(), _readable(loader)
+            )
         else:
-            for batch in loader:
-                if isinstance(batch, str):
-                    raise ImageError(batch)
+            for batch in _readable(loader):
                 both = _embed_batch(backbone, batch.to(device, non_blocking=True))
                 yield both.cpu().numpy()
     finally:
@@ -94,6 +94,13 @@ def _in_threads(
                 yield waiting.popleft().result()
     finally:
         torch.set_num_threads(count)  # what a thread sets for itself, later threads inherit
+
+
+def _readable(batches: Iterable[torch.Tensor | str]) -> Iterator[torch.Tensor]:
+    for batch in batches:
+        if isinstance(batch, str):
+            raise ImageError(batch)
+        yield batch
 
 
 @torch.inference_mode()

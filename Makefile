@@ -1,4 +1,5 @@
-# make train   set up, train on the built-in demo faces, show the results
+# make train   set up, train with the settings of Config/config.py, which are the demo's until
+#              you edit them, show the results
 # make test    set up, run the tests
 # make lint    check style and formatting
 # make clean   remove what these made: .venv, demo faces, caches (not your runs)
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/installed
 .PHONY: train test lint clean
 
 train: $(INSTALLED)
-	$(BIN)/python Train.py --recipe demo $(ARGS)
+	$(BIN)/python Train.py $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)

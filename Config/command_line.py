@@ -40,6 +40,8 @@ def read_config(
 ) -> Config:
     """Build the config of a script from `Config/config.py`, a recipe and the command line.
 
+    Recipes are settings of training, so a script that takes no `train_dataset` has no --recipe.
+
     description: what --help says first.
     only, exclude: the settings that the script takes as flags; without `only`, all.
     argv: the arguments; None takes the process's own.
@@ -74,9 +76,9 @@ def _flags(description: str, names: Sequence[str]) -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--recipe", choices=sorted(RECIPES), help="start from these settings (Config/recipes.py)"
-    )
+    if "train_dataset" in names:
+        text = "start from these settings (Config/recipes.py)"
+        parser.add_argument("--recipe", choices=sorted(RECIPES), help=text)
     types = typing.get_type_hints(Config)
     fields = {f.name: f for f in dataclasses.fields(Config)}
     for name in names:

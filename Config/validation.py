@@ -1,24 +1,26 @@
 """Checks of the settings, before any data is read: each error names the setting, its value and
 what is allowed."""
 
-import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 
 from Backbone import BACKBONES
 from Config.config import Config
 from Head import HEADS
+from Utils.Evaluation_Utils.names import nearest_name
+from Utils.Evaluation_Utils.protocols import PROTOCOLS
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
-PROTOCOLS = ("cosine", "insightface", "both")
 
 # Settings that are one of a few words.
 CHOICES = {
+    "backbone": BACKBONES,
+    "margin": HEADS,
     "amp_dtype": AMP_DTYPES,
-    "protocol": PROTOCOLS,
+    "protocol": (*PROTOCOLS, "both"),
     "channel_order": ("", *CHANNEL_ORDERS),
     "blp_channel_order": CHANNEL_ORDERS,
     "noise": ("drop", "insightface"),
@@ -52,6 +54,12 @@ LOWER_BOUNDS = {
     "visdom_port": (1, True),
 }
 
+# Highest allowed value: of the random generators' seeds, of what fits into memory, of ports.
+UPPER_BOUNDS = {"seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1}
+
+# Sets of known names with a `<prefix>_file_list`, which needs its `<prefix>_dataset_path`.
+LISTED = ("webface", "ms1m", "lfw", "agedb", "cfp")
+
 
 class ConfigError(ValueError):
     """A setting has a value that can't be used."""
@@ -60,18 +68,25 @@ class ConfigError(ValueError):
         super().__init__(f"setting {name} is {value!r}: {why}")
 
 
-def validate(config: Config, cuda_devices: int = 0) -> None:
-    """Check every setting and those that depend on each other.
+def validate(config: Config, cuda_devices: int = 0, only: Collection[str] | None = None) -> None:
+    """Check the settings, each alone and those that depend on each other.
 
     cuda_devices: how many CUDA devices the machine has.
+    only: the settings in use, where nothing is trained; None: all of them, to train.
     Raises ConfigError for the first one that can't be used.
     """
-    _check_names(config)
-    _check_numbers(config)
-    _check_schedule(config)
-    _check_freezing(config)
-    _check_data(config)
-    _check_devices(config, cuda_devices)
+    names = [f.name for f in fields(config) if only is None or f.name in only]
+    _check_choices(config, names)
+    _check_bounds(config, names)
+    _check_rows(config, names)
+    _check_lists(config, names)
+    _check_device(config, cuda_devices)
+    if only is None:
+        _check_network(config)
+        _check_schedule(config)
+        _check_freezing(config)
+        _check_data(config)
+        _check_sharing(config, cuda_devices)
 
 
 def training_paths(config: Config) -> tuple[str, str]:
@@ -81,46 +96,61 @@ def training_paths(config: Config) -> tuple[str, str]:
 
 
 def require(name: str, value: str, allowed: Iterable[str]) -> None:
-    """Raise ConfigError, with the nearest allowed name, unless value is allowed."""
+    """Raise ConfigError, with the allowed name most like it, unless value is allowed."""
     allowed = list(allowed)
     if value not in allowed:
-        lower = {a.lower(): a for a in allowed}
-        nearest = difflib.get_close_matches(str(value).lower(), lower, n=1, cutoff=0.0)
-        raise ConfigError(
-            name, value, f"did you mean {lower[nearest[0]]!r}? Allowed: {', '.join(allowed)}."
-        )
+        named = [a for a in allowed if a]
+        nearest = nearest_name(value, named)
+        hint = f"did you mean {nearest!r}? Allowed" if nearest else "allowed"
+        raise ConfigError(name, value, f"{hint}: {', '.join(named)}.")
 
 
-def _check_names(config: Config) -> None:
-    require("backbone", config.backbone, BACKBONES)
-    require("margin", config.margin, HEADS)
+def _check_choices(config: Config, names: Collection[str]) -> None:
     for name, allowed in CHOICES.items():
-        require(name, getattr(config, name), allowed)
+        if name in names:
+            require(name, getattr(config, name), allowed)
 
 
-def _check_numbers(config: Config) -> None:
-    for f in fields(config):
-        value = getattr(config, f.name)
+def _check_bounds(config: Config, names: Collection[str]) -> None:
+    for name in names:
+        value = getattr(config, name)
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f.name, value, "it must be a finite number.")
+            raise ConfigError(name, value, "it must be a finite number.")
     for name, (bound, inclusive) in LOWER_BOUNDS.items():
         value = getattr(config, name)
-        if value is None:
+        if name not in names or value is None:
             continue
         if value < bound or (value == bound and not inclusive):
             raise ConfigError(
                 name, value, f"it must be {'at least' if inclusive else 'above'} {bound}."
             )
-    for name in ("ranks", "distractor_sizes"):
+    for name, bound in UPPER_BOUNDS.items():
+        if name in names and getattr(config, name) > bound:
+            raise ConfigError(name, getattr(config, name), f"it must be at most {bound}.")
+
+
+def _check_rows(config: Config, names: Collection[str]) -> None:
+    """The settings that are several numbers."""
+    for name in {"ranks", "distractor_sizes"}.intersection(names):
         if any(value < 1 for value in getattr(config, name)):
             raise ConfigError(name, getattr(config, name), "they must be whole numbers from 1 on.")
-    for name in ("fprs", "fpirs"):
+    for name in {"fprs", "fpirs"}.intersection(names):
         if not getattr(config, name) or any(not 0 <= r <= 1 for r in getattr(config, name)):
             raise ConfigError(name, getattr(config, name), "they must be rates from 0 to 1.")
+
+
+def _check_lists(config: Config, names: Collection[str]) -> None:
+    for prefix in LISTED:
+        name, path = f"{prefix}_file_list", f"{prefix}_dataset_path"
+        if name in names and getattr(config, name) and not getattr(config, path):
+            raise ConfigError(
+                name, getattr(config, name), f"{path}, where its images are, is empty; give both."
+            )
+
+
+def _check_network(config: Config) -> None:
     if config.momentum >= 1:
         raise ConfigError("momentum", config.momentum, "it must be below 1.")
-    if config.visdom_port > 65535:
-        raise ConfigError("visdom_port", config.visdom_port, "it must be at most 65535.")
     if config.margin == "ArcFace" and (config.margin_size or 0) >= math.pi:
         raise ConfigError("margin_size", config.margin_size, "ArcFace's is an angle below π.")
     size = config.input_size
@@ -156,20 +186,28 @@ def _check_freezing(config: Config) -> None:
 
 
 def _check_data(config: Config) -> None:
-    path, _ = training_paths(config)
-    if path:
-        return
-    prefix = TRAIN_DATASETS.get(config.train_dataset, "train")
     known = ", ".join(TRAIN_DATASETS)
-    raise ConfigError(
-        "train_dataset",
-        config.train_dataset,
-        f"it needs {prefix}_dataset_path, the folder or file of its images, which is empty. "
-        f"Known: {known}; any other name is a set of your own.",
-    )
+    prefix = TRAIN_DATASETS.get(config.train_dataset)
+    for name in ("train_dataset_path", "train_file_list"):
+        if prefix and getattr(config, name):
+            raise ConfigError(
+                name,
+                getattr(config, name),
+                f"it is for a set of your own, but train_dataset is {config.train_dataset}, which "
+                f"has {prefix}_dataset_path; give your set a name with --train_dataset, any but "
+                f"{known}.",
+            )
+    path, _ = training_paths(config)
+    if not path:
+        raise ConfigError(
+            "train_dataset",
+            config.train_dataset,
+            f"it needs {prefix or 'train'}_dataset_path, the folder or file of its images, which "
+            f"is empty. Known: {known}; any other name is a set of your own.",
+        )
 
 
-def _check_devices(config: Config, cuda_devices: int) -> None:
+def _check_device(config: Config, cuda_devices: int) -> None:
     device = config.device
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ConfigError("device", device, "allowed: auto, cpu, cuda, cuda:N.")
@@ -181,12 +219,37 @@ def _check_devices(config: Config, cuda_devices: int) -> None:
                 device,
                 f"this machine shows {cuda_devices} CUDA devices; use cpu or auto.",
             )
+
+
+def _check_sharing(config: Config, cuda_devices: int) -> None:
+    """How training uses the devices: number format, and the batch over several of them."""
+    gpus, device = config.gpus, config.device
     on_cpu = device == "cpu" or cuda_devices == 0
     if config.use_amp and config.amp_dtype == "fp16" and on_cpu:
         raise ConfigError(
             "amp_dtype", "fp16", "fp16 training needs a CUDA device; on a CPU use bf16 or auto."
         )
-    if len(set(config.gpus)) != len(config.gpus) or any(gpu < 0 for gpu in config.gpus):
-        raise ConfigError("gpus", config.gpus, "they must be different device numbers, as in 0,1.")
-    if config.use_multi_gpus and cuda_devices and any(gpu >= cuda_devices for gpu in config.gpus):
-        raise ConfigError("gpus", config.gpus, f"this machine shows {cuda_devices} CUDA devices.")
+    if len(set(gpus)) != len(gpus) or any(gpu < 0 for gpu in gpus):
+        raise ConfigError("gpus", gpus, "they must be different device numbers, as in 0,1.")
+    if on_cpu or not config.use_multi_gpus:
+        return
+    if any(gpu >= cuda_devices for gpu in gpus):
+        raise ConfigError("gpus", gpus, f"this machine shows {cuda_devices} CUDA devices.")
+    number = device.partition(":")[2]
+    if number and gpus and int(number) not in gpus:
+        raise ConfigError(
+            "gpus", gpus, f"device is {device}, which is not among them; add it, or use auto."
+        )
+    _check_shares(config.batch_size, len(gpus) or cuda_devices)
+
+
+def _check_shares(batch_size: int, gpus: int) -> None:
+    # DataParallel gives each GPU a share rounded up and the last one what is left.
+    share = math.ceil(batch_size / gpus)
+    if batch_size < 2 * gpus or batch_size % share == 1:
+        raise ConfigError(
+            "batch_size",
+            batch_size,
+            f"split over {gpus} GPUs, it leaves one of them fewer than the 2 images that BatchNorm "
+            f"learns from; take a multiple of {gpus}, at least {2 * gpus}.",
+        )

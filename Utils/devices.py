@@ -7,16 +7,16 @@ from Config import Config
 
 
 def choose_device(config: Config) -> torch.device:
-    """The device that `device` and, when several GPUs share the work, `gpus` name."""
-    if config.device == "auto":
-        config_device = "cuda" if torch.cuda.is_available() else "cpu"
-    else:
-        config_device = config.device
-    device = torch.device(config_device)
-    if device.type == "cuda" and device.index is None:
-        first = config.gpus[0] if config.use_multi_gpus and config.gpus else 0
-        device = torch.device("cuda", first)
-    return device
+    """The device to train on, as `device` and, when several GPUs share the work, `gpus` say."""
+    first = config.gpus[0] if config.use_multi_gpus and config.gpus else 0
+    return find_device(config.device, first)
+
+
+def find_device(name: str, first: int = 0) -> torch.device:
+    """The device that a `device` setting names; of CUDA without a number, number `first`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", first) if name == "cuda" else torch.device(name)
 
 
 def choose_amp_dtype(config: Config, device: torch.device) -> torch.dtype | None:
@@ -44,7 +44,6 @@ def spread_over_gpus(
     if found < 2 or len(gpus) < 2:
         reason = f"{found} CUDA devices" if found < 2 else f"gpus = {gpus}"
         return backbone, f"training on {device}: use_multi_gpus is on, but there is {reason}"
-    if device.index != gpus[0]:
-        gpus = [device.index, *(gpu for gpu in gpus if gpu != device.index)]
+    gpus.sort(key=lambda gpu: gpu != device.index)  # DataParallel gathers on the first
     parallel = nn.DataParallel(backbone, device_ids=gpus, output_device=device)
     return parallel, f"training on CUDA devices {', '.join(map(str, gpus))}"

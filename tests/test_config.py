@@ -1,14 +1,19 @@
 """Settings: defaults, recipes, flags, and errors that name the setting."""
 
 import dataclasses
+import shlex
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from Config import RECIPES, Config, ConfigError, read_config, validate
 from tests.conftest import ROOT
 from Train import JUDGING_ONLY
+from Utils.devices import choose_device, find_device
+from Utils.Evaluation_Utils.protocols import PROTOCOLS
+from Utils.Evaluation_Utils.report import settings_of
 
 
 def read(*argv, **kwargs):
@@ -89,6 +94,21 @@ def test_settings_survive_their_trip_through_plain_values():
         ({"train_dataset": "CASIA_WebFace"}, "webface_dataset_path"),
         ({"margin_size": 3.5}, "below π"),
         ({"momentum": 1.0}, "below 1"),
+        ({"seed": 2**63}, "at most 9223372036854775807"),
+        ({"feature_dim": 999_999_999_999}, "at most 65536"),
+        ({"visdom_port": 65536}, "at most 65535"),
+        ({"protocol": "Cosin"}, "'cosine'? Allowed: cosine, insightface, both"),
+        ({"channel_order": "GBR"}, "Allowed: RGB, BGR"),
+        ({"margin": "?!"}, "is '?!': allowed: ArcFace, CosFace, Softmax"),
+        ({"train_dataset_path": "faces"}, "give your set a name with --train_dataset"),
+        (
+            {"train_dataset": "MS_Celeb_1M", "ms1m_dataset_path": "m", "train_dataset_path": "f"},
+            "ms1m_dataset_path",
+        ),
+        ({"lfw_file_list": "pairs.txt"}, "lfw_dataset_path, where its images are, is empty"),
+        ({"cfp_file_list": "pairs.txt"}, "cfp_dataset_path"),
+        ({"webface_file_list": "list.txt"}, "webface_dataset_path"),
+        ({"train_file_list": "list.txt", "train_dataset": "MyFaces"}, "train_dataset_path"),
     ],
 )
 def test_a_bad_setting_is_named_with_what_is_allowed(changes, named):
@@ -97,6 +117,81 @@ def test_a_bad_setting_is_named_with_what_is_allowed(changes, named):
     # The last name is the setting at fault; the ones before it make it one.
     assert f"setting {list(changes)[-1]} is" in str(error.value)
     assert named in str(error.value)
+
+
+def test_a_list_of_your_own_images_needs_a_name_for_the_set():
+    config = Config(train_file_list="list.txt")
+    with pytest.raises(ConfigError, match=r"setting train_file_list .* name with --train_dataset"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"gpus": (0, 2), "device": "cuda:1"}, r"gpus .*cuda:1, which is not among them"),
+        ({"gpus": (0, 4)}, r"gpus .*4 CUDA devices"),
+        ({"batch_size": 7}, r"batch_size .*at least 8"),
+        ({"gpus": (0, 2, 3), "batch_size": 5}, r"batch_size .*at least 6"),
+        # Shares are rounded up: 3, 3, 3, 1.
+        ({"batch_size": 10}, r"batch_size .*fewer than the 2 images"),
+    ],
+)
+def test_a_batch_that_cannot_be_split_over_the_gpus_is_refused(changes, named):
+    with pytest.raises(ConfigError, match=f"setting {named}"):
+        validate(Config(use_multi_gpus=True, **changes), cuda_devices=4)
+    # Where the work isn't shared, neither setting matters.
+    single = {k: v for k, v in changes.items() if k != "gpus"}
+    validate(Config(**single), cuda_devices=4)
+
+
+@pytest.mark.parametrize("gpus", range(2, 9))
+def test_a_batch_is_allowed_where_each_share_has_two_images(gpus):
+    for batch_size in range(2, 40):
+        config = Config(use_multi_gpus=True, batch_size=batch_size)
+        shares = [len(share) for share in torch.empty(batch_size).chunk(gpus)]
+        if min(shares) < 2 or batch_size < 2 * gpus:
+            with pytest.raises(ConfigError, match="batch_size"):
+                validate(config, cuda_devices=gpus)
+        else:
+            validate(config, cuda_devices=gpus)
+
+
+def test_judging_takes_its_own_device_whatever_the_gpus_of_training():
+    config = Config(device="cuda", use_multi_gpus=True, gpus=(3, 1))
+    assert choose_device(config) == torch.device("cuda:3")
+    assert find_device(config.device) == torch.device("cuda:0")
+    assert find_device("cuda:1") == choose_device(Config(device="cuda:1")) == torch.device("cuda:1")
+    assert find_device("cpu") == torch.device("cpu")
+
+
+def test_judging_does_not_check_what_only_training_uses():
+    training = {"train_dataset": "CASIA_WebFace", "milestones": (9,), "batch_size": 1}
+    training |= {"margin": "?", "use_multi_gpus": True, "gpus": (7,), "cfp_file_list": "pairs"}
+    validate(Config(**training), cuda_devices=1, only=settings_of("lfw"))
+    for changes in ({"protocol": "?"}, {"device": "?"}, {"lfw_file_list": "pairs"}):
+        with pytest.raises(ConfigError, match=f"setting {next(iter(changes))} is"):
+            validate(Config(**training, **changes), only=settings_of("lfw"))
+
+
+def test_recipes_are_for_training_only(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        read("--recipe", "casia_webface", only=settings_of("lfw"))
+    assert exit_.value.code == 2
+    assert "--recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "both"])
+def test_every_protocol_of_the_library_is_a_setting(protocol):
+    validate(Config(protocol=protocol))
+
+
+def test_make_train_goes_on_with_a_run():
+    command = ["make", "-n", "train", "ARGS=--resume last"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    line = next(line for line in run.stdout.splitlines() if "Train.py" in line)
+    argv = shlex.split(line.partition("Train.py")[2])
+    config = read(*argv, saved_settings=lambda *_: {"total_epoch": 9})
+    assert (config.resume, config.total_epoch) == ("last", 9)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The evaluation scripts, as a user runs them."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,11 +10,15 @@ import pytest
 import torch
 
 from Backbone import build_backbone
+from Config import Config
 from tests.conftest import assert_one_paragraph, run_script
 from Utils.Datasets_Utils import open_verification_set
+from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.verification_set import ImageFiles
+from Utils.errors import RunError
 from Utils.Evaluation_Utils.embedding import embed
-from Utils.Evaluation_Utils.report import default_output
-from Utils.Evaluation_Utils.verification import combine_flip, evaluate
+from Utils.Evaluation_Utils.report import default_output, evaluate_checkpoint
+from Utils.Evaluation_Utils.verification import REPORTED_FARS, combine_flip, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +99,40 @@ def test_embedding_does_not_depend_on_batches_or_workers_and_keeps_the_mode():
     assert np.abs(features - flipped).max() > 1e-2
 
 
+def test_settings_of_training_do_not_matter_when_judging(trained, tiny_faces, tmp_path):
+    config = Config(
+        train_dataset="CASIA_WebFace",
+        milestones=(40,),
+        gpus=(9,),
+        use_multi_gpus=True,
+        checkpoint=str(trained),
+        lfw_dataset_path=str(tiny_faces.lfw),
+        lfw_file_list=str(tiny_faces.lfw_pairs),
+        output=str(tmp_path),
+        device="cpu",
+        num_workers=0,
+    )
+    table = evaluate_checkpoint(config, "lfw").table
+    assert "12 images, 12 pairs" in table
+    for far in REPORTED_FARS:
+        assert f"TAR@FAR={far:g}" in table
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder that takes no files")
+def test_an_output_that_takes_no_files_is_found_before_the_data_are_opened(trained, tmp_path):
+    config = Config(checkpoint=str(trained), output="/proc/self", device="cpu")
+    with pytest.raises(RunError, match=r"/proc/self can't be .*written to.*--output"):
+        evaluate_checkpoint(replace(config, lfw_dataset_path=str(tmp_path / "nowhere")), "lfw")
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "no photo.jpg").write_bytes(b"no photo")
+    images = ImageFiles([str(tmp_path / "no photo.jpg")])
+    backbone = build_backbone("ResNet18_IR", 8, (32, 32))
+    with pytest.raises(ImageError, match=r"no photo\.jpg"):
+        embed(backbone, images, torch.device("cpu"))
+
+
 def test_results_go_beside_each_other_by_run_and_checkpoint(trained, tmp_path):
     assert default_output(trained).parts == ("Results", f"{trained.parts[-3]}_best")
     assert default_output(tmp_path / "net.pt").parts == ("Results", "net")
@@ -124,11 +164,14 @@ def test_mistakes_of_a_user_end_in_one_paragraph(trained, tiny_faces, tmp_path):
             ["--lfw_dataset_path", tmp_path, *paths[2:], *out, "--checkpoint", trained],
             ["not there"],
         ),
-        ([*paths[:2], *out, "--checkpoint", trained], ["lfw_file_list"]),
+        ([*paths[:2], *out, "--checkpoint", trained], ["pairs.txt does not exist"]),
         ([*paths, "--output", a_file / "out", "--checkpoint", trained], [str(a_file), "--output"]),
+        ([*paths[2:], *out, "--checkpoint", trained], ["lfw_file_list", "lfw_dataset_path"]),
+        ([*paths[:3], "/nope", *out, "--checkpoint", trained], ["the pairs file /nope"]),
     ):
         assert_one_paragraph(run_script("LFW_Evaluation.py", *arguments), *said)
 
 
-def test_megaface_says_that_it_is_not_there_yet():
-    assert_one_paragraph(run_script("MegaFace_Evaluation.py"), "not built yet")
+def test_megaface_without_a_checkpoint_asks_for_one(tiny_faces):
+    photos = ("--facescrub_dataset_path", tiny_faces.lfw, "--megaface_dataset_path", tiny_faces.lfw)
+    assert_one_paragraph(run_script("MegaFace_Evaluation.py", *photos), "--checkpoint")

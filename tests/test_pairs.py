@@ -194,6 +194,13 @@ def test_another_kind_of_file_is_refused(tmp_path, text, message):
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize(("name", "why"), [("nope", "No such file"), ("", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_called_the_pairs_file(tmp_path, name, why):
+    with pytest.raises(PairsError, match=f"the pairs file .*can't be read: {why}") as caught:
+        read_pairs(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
 def test_the_real_lfw_file(shared_data):
     pairs = read_pairs(shared_data / "lfw_half" / "pairs.txt")
     assert len(pairs.names) == 1227

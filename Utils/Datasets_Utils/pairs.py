@@ -29,7 +29,8 @@ _LIST_FORM = "`left right 1` or `left right -1` (tabs between them if names hold
 
 
 class PairsError(ValueError):
-    """A pairs file that cannot be understood; the message says where and what was expected."""
+    """A pairs file that cannot be read or understood; the message says where, and what was
+    expected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +68,14 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
     a file with fewer or more whole folds than its header says is taken as it is.
 
     Raises PairsError naming the file, line and text for a malformed line, or saying the numbers
-    when the lines do not fill whole folds; OSError when the file cannot be opened.
+    when the lines do not fill whole folds, or why the file cannot be read.
     """
     path = Path(path)
-    return parse_pairs(path, path.read_bytes())
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PairsError(f"the pairs file {path} can't be read: {error.strerror}.") from None
+    return parse_pairs(path, content)
 
 
 def parse_pairs(path: Path, content: bytes) -> Pairs:

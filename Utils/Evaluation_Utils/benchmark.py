@@ -10,7 +10,6 @@ from Config import Config
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
 from Utils.Datasets_Utils.verification_set import VerificationSet
-from Utils.errors import DataError
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.verification import (
     PROTOCOLS,
@@ -44,18 +43,11 @@ def find_benchmark(prefix: str) -> Benchmark:
 
 def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
     """(images, pairs file) as the settings say; both empty where they name no data set, the second
-    also for formats that hold their pairs.
-
-    Raises DataError where only the pairs file is given.
-    """
-    path = getattr(config, f"{benchmark.prefix}_dataset_path")
-    file_list = getattr(config, f"{benchmark.prefix}_file_list")
-    if file_list and not path:
-        raise DataError(
-            f"{benchmark.prefix}_file_list is {file_list}, but {benchmark.prefix}_dataset_path, "
-            f"where its images are, is empty."
-        )
-    return path, file_list
+    also for formats that hold their pairs."""
+    return (
+        getattr(config, f"{benchmark.prefix}_dataset_path"),
+        getattr(config, f"{benchmark.prefix}_file_list"),
+    )
 
 
 def demo_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:

@@ -5,7 +5,7 @@ import os
 import torch
 
 from Config import Config, validate
-from Utils.devices import choose_device
+from Utils.devices import find_device
 from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface import Network, judge_megaface
 from Utils.Evaluation_Utils.megaface_data import MegaFaceData, open_megaface
@@ -31,7 +31,7 @@ def evaluate_megaface(config: Config) -> Report | None:
     features below <output>/features. Returns None in all processes of torchrun but the first.
     Raises ConfigError, DataError, CheckpointError or RunError.
     """
-    validate(config, torch.cuda.device_count())
+    validate(config, torch.cuda.device_count(), SETTINGS)
     with started_by_torchrun() as processes:
         device = _device(config, processes)
         read_others(config.compare)  # what can't be read is found before hours of work
@@ -58,7 +58,7 @@ def _open(config: Config, processes: Processes) -> MegaFaceData:
 
 
 def _device(config: Config, processes: Processes) -> torch.device:
-    device = choose_device(config)
+    device = find_device(config.device)
     found = torch.cuda.device_count()
     if processes.count > 1 and device.type == "cuda" and ":" not in config.device:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % found)

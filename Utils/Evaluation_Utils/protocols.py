@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from Utils.Evaluation_Utils.names import nearest_name
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,6 @@ def find_protocol(name: str) -> Protocol:
     """The protocol of that name; ValueError naming the known ones and the nearest if none is."""
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    nearest = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    nearest = nearest_name(name, PROTOCOLS)
+    hint = f"; did you mean {nearest!r}?" if nearest else ""
     raise ValueError(f"protocol {name!r} is unknown, expected one of {', '.join(PROTOCOLS)}{hint}")

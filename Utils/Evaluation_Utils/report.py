@@ -1,6 +1,7 @@
 """Judging a checkpoint on a verification benchmark: table, results file and pictures."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from Config import Config, validate
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.image_size import describe_sizes
 from Utils.Datasets_Utils.verification_set import VerificationSet
-from Utils.devices import choose_device
+from Utils.devices import find_device
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.benchmark import (
     Benchmark,
@@ -24,7 +25,7 @@ from Utils.Evaluation_Utils.benchmark import (
     protocols_of,
 )
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
-from Utils.Evaluation_Utils.verification import VerificationResult
+from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResult
 from Utils.files import atomic_path
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
@@ -68,6 +69,7 @@ def evaluate_checkpoint(config: Config, prefix: str) -> Report:
     score histograms and a sheet of the worst errors as PNG. Raises ConfigError, DataError,
     CheckpointError or RunError.
     """
+    validate(config, torch.cuda.device_count(), settings_of(prefix))
     benchmark = find_benchmark(prefix)
     return _evaluate(config, benchmark, lambda: open_benchmark(config, benchmark))
 
@@ -77,6 +79,7 @@ def evaluate_set(config: Config) -> Report:
 
     Writes what `evaluate_checkpoint` writes, named after the set, and raises what it raises.
     """
+    validate(config, torch.cuda.device_count(), SETTINGS)
     if not config.data:
         raise DataError("there is nothing to judge on: give --data PATH.")
     path = Path(config.data).absolute()
@@ -92,8 +95,7 @@ def _open_set(config: Config) -> tuple[VerificationSet, str]:
 def _evaluate(
     config: Config, benchmark: Benchmark, open_data: Callable[[], tuple[VerificationSet, str]]
 ) -> Report:
-    validate(config, torch.cuda.device_count())
-    device = choose_device(config)
+    device = find_device(config.device)
     backbone = load_network(config, device)
     folder = make_output(config)
     data, source = open_data()
@@ -130,7 +132,8 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
 
 
 def make_output(config: Config) -> Path:
-    """The folder for figures and pictures, made. Raises RunError where that can't be done."""
+    """The folder for figures and pictures, made. Raises RunError where that can't be done, or
+    no file can be written to it: better now than after hours of work."""
     if config.output:
         folder = Path(config.output)
     elif config.checkpoint:
@@ -139,9 +142,11 @@ def make_output(config: Config) -> Path:
         folder = Path("Results") / "features"  # features that came without a network
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise RunError(
-            f"the output folder {folder} can't be made ({error.strerror}); give another --output."
+            f"the output folder {folder} can't be made or written to ({error.strerror}); give "
+            f"another --output."
         ) from None
     return folder
 
@@ -233,10 +238,10 @@ def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str
     return "\n".join(lines)
 
 
-def _summary_rows():
+def _summary_rows() -> list[tuple[str, Callable[[VerificationResult], str]]]:
     """(label, what to show of a result) of the rows below the folds."""
     rows = [("accuracy", lambda r: f"{100 * r.accuracy:>9.2f} % ± {100 * r.std:<8.2f}")]
-    for far in (0.1, 0.01, 0.001):
+    for far in REPORTED_FARS:
         rows.append(
             (f"TAR@FAR={far:g}", lambda r, far=far: f"{100 * r.tar_at_far[far]:>9.2f} %{'':<11}")
         )

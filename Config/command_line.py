@@ -46,7 +46,8 @@ def read_config(
     only, exclude: the settings that the script takes as flags; without `only`, all.
     argv: the arguments; None takes the process's own.
     saved_settings: called as (resume, save_dir) when `resume` is set; gives the settings of the
-    run to continue, which then hold instead of the defaults. Explicit flags always win.
+    run to continue, which then hold instead of the defaults, and as its `resume` the path of the
+    checkpoint. Explicit flags always win.
     pretrained_settings: called with the config when `pretrained` is set; gives the settings that
     the weights decide, which then hold instead of the defaults and the recipe's.
 
@@ -66,7 +67,8 @@ def read_config(
     if recipe:
         raise ConfigError("resume", config.resume, "the run's settings hold; leave --recipe out.")
     saved = Config.from_dict(saved_settings(config.resume, config.save_dir))
-    return dataclasses.replace(saved, **{**given, "resume": config.resume})
+    given.pop("resume", None)  # what it means is among the saved settings, as a path
+    return dataclasses.replace(saved, **given)
 
 
 def _flags(description: str, names: Sequence[str]) -> argparse.ArgumentParser:

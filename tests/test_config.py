@@ -63,11 +63,16 @@ def test_explicit_flags_win_over_the_recipe_even_at_default_values():
 
 
 def test_resume_starts_from_the_run_and_flags_win():
-    saved = dataclasses.replace(Config(), backbone="ResNet18_IR", total_epoch=9).to_dict()
+    changes = {"backbone": "ResNet18_IR", "total_epoch": 9, "resume": "run/last.pt"}
+    saved = dataclasses.replace(Config(), **changes).to_dict()
     config = read(
         "--resume", "last", "--total_epoch", "12", saved_settings=lambda resume, save_dir: saved
     )
-    assert (config.backbone, config.total_epoch, config.resume) == ("ResNet18_IR", 12, "last")
+    assert (config.backbone, config.total_epoch, config.resume) == (
+        "ResNet18_IR",
+        12,
+        "run/last.pt",
+    )
 
 
 def test_settings_survive_their_trip_through_plain_values():
@@ -190,8 +195,8 @@ def test_make_train_goes_on_with_a_run():
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     line = next(line for line in run.stdout.splitlines() if "Train.py" in line)
     argv = shlex.split(line.partition("Train.py")[2])
-    config = read(*argv, saved_settings=lambda *_: {"total_epoch": 9})
-    assert (config.resume, config.total_epoch) == ("last", 9)
+    config = read(*argv, saved_settings=lambda *_: {"total_epoch": 9, "resume": "last.pt"})
+    assert (config.resume, config.total_epoch) == ("last.pt", 9)
 
 
 @pytest.mark.parametrize(

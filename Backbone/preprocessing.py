@@ -4,6 +4,7 @@ A model owns this description; data code only asks for it. Images travel as uint
 up to the device and become float N×3×H×W there, once per batch.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.channel_order not in CHANNEL_ORDERS:
             raise ValueError(f"channel_order is {self.channel_order!r}; it must be RGB or BGR")
-        if not self.scale > 0:
-            raise ValueError(f"scale is {self.scale}; it must be above 0")
+        if not (math.isfinite(self.mean) and 0 < self.scale < math.inf):
+            raise ValueError(
+                f"mean is {self.mean} and scale {self.scale}; both must be finite, scale above 0"
+            )
 
     def __call__(self, images: Tensor, flip: Tensor | None = None) -> Tensor:
         """Turn uint8 N×H×W×3 RGB images into the network's float32 N×3×H×W input.

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from Backbone import build_backbone
-from Config import Config, read_config
+from Backbone import build_backbone, describe_backbone
+from Config import read_config
 from Utils.Datasets_Utils.photo_list import (
     PhotoList,
     join_lists,
@@ -88,9 +88,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         (root / f"megaface.json_{count}_1").write_text(json.dumps(listed))
     for number in range(2):
         torch.manual_seed(number)
-        config = Config(feature_dim=16, input_size=(32, 32))
-        backbone = build_backbone(config.backbone, 16, (32, 32))
-        state = {"format": FORMAT, "settings": config.to_dict(), "num_classes": 2}
+        backbone = build_backbone("MobileFaceNet", 16, (32, 32))
+        state = {"format": FORMAT, "architecture": describe_backbone(backbone)}
         torch.save({**state, "backbone": backbone.state_dict()}, root / f"network{number}.pt")
     return Tiny(root)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from Backbone import build_backbone
+from Backbone import build_backbone, describe_backbone
 from Config import Config
 from tests import lineage_mobilefacenets as mobilefacenets
 from tests import lineage_networks as networks
@@ -120,10 +120,13 @@ def test_lightnings_classes_are_no_hindrance_and_are_not_run(tmp_path, monkeypat
     assert "pytorch_lightning" not in sys.modules
 
 
-def test_runs_checkpoints_of_this_project_with_and_without_a_description(tmp_path):
+def test_a_runs_checkpoint_gives_its_network(tmp_path):
     backbone = build_backbone("MobileFaceNet", 16, (32, 32)).eval()
-    settings = Config(feature_dim=16, input_size=(32, 32)).to_dict()
-    saved = {"format": FORMAT, "settings": settings, "backbone": backbone.state_dict()}
+    saved = {"format": FORMAT, "backbone": backbone.state_dict()}
+    torch.save(saved, tmp_path / "cut.pt")
+    with pytest.raises(CheckpointError, match="lacks architecture"):
+        load_backbone(tmp_path / "cut.pt")
+    saved["architecture"] = describe_backbone(backbone)
     torch.save(saved, tmp_path / "last.pt")
     images = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(load_backbone(tmp_path / "last.pt")(images), backbone(images))

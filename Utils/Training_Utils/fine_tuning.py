@@ -30,7 +30,11 @@ def starting_backbone(
     settings say.
     """
     if saved:
-        return rebuild_backbone(saved["architecture"]), None, ""
+        backbone = rebuild_backbone(saved["architecture"])
+        backbone.preprocessing = override_preprocessing(
+            backbone.preprocessing, config.channel_order, config.input_mean, config.input_scale
+        )
+        return backbone, None, ""
     if not config.pretrained:
         backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
         backbone.preprocessing = override_preprocessing(

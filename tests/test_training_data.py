@@ -1,6 +1,7 @@
 """Image lists, class folders and the list maker; batches in an order that can be gone back to."""
 
 import os
+import zipfile
 
 import cv2
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from tests.conftest import assert_one_paragraph, run_script
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.generate_dataset_list import write_list
+from Utils.Datasets_Utils.image_list import scan_tree
 from Utils.Datasets_Utils.images import fit_image
 from Utils.Datasets_Utils.path_table import PathTable
+from Utils.Datasets_Utils.photos import open_folder
 from Utils.errors import DataError
 from Utils.Training_Utils.loader import TrainingLoader
 
@@ -90,10 +93,13 @@ def test_absolute_paths_blanks_and_single_spaces_are_read(tree, tmp_path):
     [
         ("", "names no images"),
         ("b/0.jpg  0\nb/9.jpg  0\nd/0.jpg  1\n", "2 of 3 files are missing"),
-        ("b/0.jpg  0\nb/1.jpg  2\n", "not 0..C-1"),
+        ("b/0.jpg  0\nb/1.jpg  2\n", "not 0..C-1.*python -m Utils.Datasets_Utils.generate_dataset"),
         ("b/0.jpg  0\nb/1.jpg  -1\n", "line 2"),
         ("b/0.jpg  0\nb/1.jpg\n", "line 2"),
         ("b/0.jpg  0\nb/1.jpg  one\n", "line 2"),
+        ("b/0.jpg  0\nb/1.jpg  9223372036854775807\n", "line 2.*at most 18 digits"),
+        ("b/0.jpg  0\nb/1.jpg  99999999999999999999\n", "line 2.*at most 18 digits"),
+        pytest.param(f"b/0.jpg  0\nb/1.jpg  {'9' * 5000}\n", "line 2.*18 digits", id="5000 digits"),
     ],
 )
 def test_a_bad_list_is_named_with_what_is_wrong(tree, tmp_path, content, said):
@@ -102,6 +108,63 @@ def test_a_bad_list_is_named_with_what_is_wrong(tree, tmp_path, content, said):
     with pytest.raises(DataError, match=said) as error:
         open_training_set(tree, file_list)
     assert str(file_list) in str(error.value)
+
+
+@pytest.mark.parametrize("label", ["99999999999999999999", "1e300", "9007199254740993"])
+def test_a_label_too_large_for_an_lst_is_named(tmp_path, label):
+    (tmp_path / "train.lst").write_text(f"0\t1\ta.jpg\n1\t{label}\tb.jpg\n")
+    with pytest.raises(DataError, match=r"train\.lst, line 2"):
+        write_list(tmp_path / "train.lst", tmp_path / "list.txt")
+
+
+def test_a_byte_order_mark_and_leading_blanks_are_no_part_of_a_path(tree, tmp_path):
+    text = "\ufeffb/0.jpg  0\r\n \tc/0.jpg  1\r\n  a person/0.jpg 2\r\n"
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8", newline="")
+    wanted = ["b/0.jpg", "c/0.jpg", "a person/0.jpg"]
+    dataset = open_training_set(tree, tmp_path / "list.txt")
+    assert [dataset.name(i) for i in range(3)] == wanted
+    with zipfile.ZipFile(tmp_path / "tree.zip", "w") as archive:
+        for name in wanted:
+            archive.write(tree / name, name)
+        archive.write(tmp_path / "list.txt", "list.txt")
+    dataset = open_training_set(tmp_path / "tree.zip", "list.txt")
+    assert [dataset.name(i) for i in range(3)] == wanted
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["sorted", "any order"])
+def test_folders_and_links_to_nowhere_are_no_files(tree, tmp_path, order):
+    (tree / "b" / "folder.jpg").mkdir()
+    (tree / "b" / "broken.jpg").symlink_to("gone.jpg")
+    (tree / "b" / "itself.jpg").symlink_to("itself.jpg")
+    (tree / "b" / "link.jpg").symlink_to("0.jpg")
+    names = ["b/0.jpg", "b/broken.jpg", "b/folder.jpg", "b/itself.jpg", "b/link.jpg"]
+    # Where the lines of a folder are apart, its later files are looked for one by one.
+    names = names if order == 1 else ["b/0.jpg", "c/0.jpg", *names[1:]]
+    (tmp_path / "list.txt").write_text("".join(f"{name}  0\n" for name in names))
+    said = rf"3 of {len(names)} files are missing.*: b/broken\.jpg, b/folder\.jpg, b/itself\.jpg\."
+    with pytest.raises(DataError, match=said):
+        open_training_set(tree, tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("link", "target"), [("c/all", ".."), ("c/self", "."), ("empty/outside", "../..")]
+)
+def test_links_in_a_circle_give_no_image_twice(tree, link, target):
+    (tree / "stray.jpg").unlink()
+    wanted, classes = [image for image, _ in scan_tree(tree).images], scan_tree(tree).classes
+    (tree / link).symlink_to(target)
+    assert [image for image, _ in scan_tree(tree).images] == wanted
+    assert scan_tree(tree).classes == classes
+    assert open_folder(tree, with_ids=True).listed.names == wanted
+
+
+def test_links_to_folders_elsewhere_are_followed(tree, tmp_path):
+    (tree / "b").rename(tmp_path / "elsewhere")
+    before = scan_tree(tree).classes
+    (tree / "b").symlink_to(tmp_path / "elsewhere")
+    (tree / "b2").symlink_to(tmp_path / "elsewhere")
+    assert before == ["a person", "c"]
+    assert scan_tree(tree).classes == ["a person", "b", "b2", "c"]
 
 
 def test_a_missing_file_is_found_in_a_list_of_any_order(tree, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from Utils.Datasets_Utils.images import ImageError, read_image
+from Utils.Datasets_Utils.images import ImageError, decode_image, read_image
 from Utils.Datasets_Utils.verification_set import VerificationSet, load_pairs_set
 
 COLOURS = {"Ann_0001": (200, 20, 60), "Ann_0002": (10, 150, 30), "J.K._Bo_0001": (1, 2, 250)}
@@ -148,6 +148,27 @@ def test_a_broken_file_is_named(tmp_path, content):
     (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=f"broken.jpg: {len(content)} bytes"):
         read_image(tmp_path / "broken.jpg")
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9, -2])
+def test_a_jpeg_cut_short_is_refused_and_a_whole_one_with_padding_is_not(shared_data, kept):
+    photo = shared_data / "lfw_half/images/Abel_Pacheco/Abel_Pacheco_0001.jpg"
+    content = photo.read_bytes()
+    cut = content[: kept if kept < 0 else int(len(content) * kept)]
+    with pytest.raises(ImageError, match=rf"x\.jpg: {len(cut)} bytes of a JPEG .*cut short"):
+        decode_image(cut, "x.jpg")
+    whole = decode_image(content + bytes(600), "x.jpg")
+    assert np.array_equal(whole, np.array(Image.open(photo)))
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg(shared_data):
+    content = (shared_data / "lfw_half/images/Abel_Pacheco/Abel_Pacheco_0001.jpg").read_bytes()
+    # An application segment that holds a JPEG, as cameras put one there: FF EF, length, contents.
+    segment = b"\xff\xef" + (len(content) + 2).to_bytes(2, "big") + content
+    photo = content[:2] + segment + content[2:]
+    assert decode_image(photo, "x.jpg").shape == (112, 112, 3)
+    with pytest.raises(ImageError, match="cut short"):
+        decode_image(photo[:-300], "x.jpg")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -21,6 +21,8 @@ from Utils.Datasets_Utils.path_table import PathTable
 from Utils.errors import DataError, run_script
 from Utils.files import atomic_path
 
+_EXACT_FLOATS = 1 << 53  # whole numbers below it are exact as float64, and fit into an int64
+
 
 def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -> str:
     """Write `name  label` lines for the images of source, and return a report of what was found.
@@ -103,7 +105,7 @@ def _label(text: str) -> int | None:
         value = float(text)
     except ValueError:
         return None
-    return int(value) if value >= 0 and value.is_integer() else None
+    return int(value) if 0 <= value < _EXACT_FLOATS and value.is_integer() else None
 
 
 def _renumber(labels: np.ndarray, min_images: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -14,8 +14,8 @@ _JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 def examine(encoded: bytes | np.ndarray, place: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """((height, width), 128-bit digest of the pixels as two int64) of an image.
 
-    Raises ImageError for one that can't be decoded, and for one that is cut short: OpenCV fills the
-    rest of such a JPEG with grey and says nothing.
+    Raises ImageError for one that can't be decoded, or that Pillow, which forgives less than
+    OpenCV, calls damaged or cut short.
     """
     image = decode_image(encoded, place)
     if _may_be_cut_short(encoded):

@@ -1,14 +1,17 @@
 """Training sets of single image files: a list of them, or one folder for each class.
 
 A list has a line per image, `path  label` with two blanks as the lineage writes it (any white
-space before the last word will do, so that paths may contain blanks). Paths are absolute or
-relative to the data set's folder.
+space before the last word will do, so that paths may contain blanks, though not begin with one).
+It is UTF-8, with or without a byte order mark. Paths are absolute or relative to the data set's
+folder.
 """
 
+import io
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -18,6 +21,8 @@ from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, TrainingSet
 from Utils.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+_LABEL_DIGITS = 18  # a number of so many digits fits into an int64
 
 
 class FileImages(ImageStore):
@@ -63,21 +68,16 @@ def parse_list(file_list: str | Path) -> tuple[PathTable, np.ndarray]:
 
     Raises DataError for a list that can't be read, and for a line that is not `path  label`.
     """
-    labels = array("q")
     try:
-        with open(file_list, encoding="utf-8", errors="surrogateescape") as lines:
-            paths = PathTable(_parse(lines, Path(file_list), labels))
+        with open(file_list, "rb") as file:
+            return _parse_bytes(file, Path(file_list))
     except OSError as error:
         raise DataError(f"the image list {file_list} can't be read: {error.strerror}.") from None
-    return paths, np.array(labels, np.int64)
 
 
 def parse_list_text(content: bytes, file_list: Path) -> tuple[PathTable, np.ndarray]:
     """The names and labels of an image list's bytes; file_list is where they come from."""
-    labels = array("q")
-    lines = content.decode("utf-8", "surrogateescape").splitlines()
-    paths = PathTable(_parse(iter(lines), file_list, labels))
-    return paths, np.array(labels, np.int64)
+    return _parse_bytes(io.BytesIO(content), file_list)
 
 
 def read_class_folders(root: str | Path) -> TrainingSet:
@@ -102,15 +102,14 @@ class Tree:
 def scan_tree(root: str | Path) -> Tree:
     """Find the images of a class-per-folder tree, sorted, with contiguous labels.
 
-    A class is a folder that holds images itself; folders of folders may stand above it.
-    Raises DataError where root is no folder.
+    A class is a folder that holds images itself; folders of folders may stand above it. Links are
+    followed as by `walk_folders`. Raises DataError where root is no folder.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"the data set's folder {root} does not exist or is no folder.")
     tree = Tree()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders.sort()
+    for folder, subfolders, files in walk_folders(root):
         name = os.path.relpath(folder, root)
         images = sorted(f for f in files if os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES)
         others = sorted(set(files) - set(images))
@@ -126,18 +125,45 @@ def scan_tree(root: str | Path) -> Tree:
     return tree
 
 
-def _parse(lines: Iterator[str], file_list: Path, labels: array) -> Iterator[str]:
+def walk_folders(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(folder, names of its folders, names of its files) of a tree from root down, folders sorted.
+
+    Links to folders are followed, but not into a folder that they themselves lie in: such a link
+    would give every image again for each turn.
+    """
+    root = os.fspath(root)
+    ways = {root: frozenset({_identity(root)})}  # of folders still to come, and what they lie in
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        way = ways.pop(folder)
+        found = {name: _identity(os.path.join(folder, name)) for name in sorted(subfolders)}
+        subfolders[:] = [name for name, identity in found.items() if identity not in way]
+        ways.update((os.path.join(folder, name), way | {found[name]}) for name in subfolders)
+        yield folder, subfolders, files
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _parse_bytes(content: BinaryIO, file_list: Path) -> tuple[PathTable, np.ndarray]:
+    labels = array("q")
+    lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape")
+    return PathTable(_parse(lines, file_list, labels)), np.array(labels, np.int64)
+
+
+def _parse(lines: Iterable[str], file_list: Path, labels: array) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         words = line.rsplit(None, 1)
         if not words:
             continue
-        if len(words) != 2 or not words[1].isdecimal():
+        if len(words) != 2 or not words[1].isdecimal() or len(words[1]) > _LABEL_DIGITS:
             raise DataError(
                 f"{file_list}, line {number}: {line.strip()[:80]!r} is not 'path  label' with a "
-                f"whole number as the label."
+                f"whole number of at most {_LABEL_DIGITS} digits as the label."
             )
         labels.append(int(words[1]))
-        yield words[0]
+        yield words[0].lstrip()
 
 
 def _check_files(root: Path, paths: PathTable, source: Path) -> None:
@@ -150,7 +176,7 @@ def _check_files(root: Path, paths: PathTable, source: Path) -> None:
             folder, names = parent, _names(root / parent)
             seen.add(parent)
         # A list in no order would read a folder again for each line: there, ask for the file.
-        found = name in names if parent == folder else (root / path).exists()
+        found = name in names if parent == folder else os.path.isfile(root / path)
         if not found:
             count += 1
             missing += [path] if len(missing) < SHOWN else []
@@ -162,7 +188,16 @@ def _check_files(root: Path, paths: PathTable, source: Path) -> None:
 
 
 def _names(folder: Path) -> frozenset[str]:
+    """The files in a folder: no folders, and no links that lead nowhere."""
     try:
-        return frozenset(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if _is_file(entry))
     except OSError:
         return frozenset()
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False

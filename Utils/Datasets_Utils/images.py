@@ -36,9 +36,15 @@ def read_encoded(path: str | os.PathLike[str]) -> np.ndarray:
 def decode_image(encoded: bytes | np.ndarray, place: str) -> np.ndarray:
     """The image in the bytes of a file as uint8 H×W×3, RGB.
 
-    place: where they come from, for the error. Raises ImageError where they are no image.
+    place: where they come from, for the error. Raises ImageError where they are no image, or a
+    JPEG that is cut short: not every OpenCV refuses one, some fill what is missing with grey.
     """
     encoded = np.frombuffer(encoded, np.uint8)
+    if _is_cut_short(encoded):
+        raise ImageError(
+            f"{place}: {encoded.size} bytes of a JPEG that is cut short, its end marker FF D9 is "
+            "missing; copy it again or take it off the list"
+        )
     image = _decode(encoded)
     if image is None:
         raise ImageError(
@@ -55,6 +61,18 @@ def image_suffix(encoded: bytes | np.ndarray) -> str:
         if head.startswith(magic):
             return suffix
     return ".webp" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else ".jpg"
+
+
+def _is_cut_short(encoded: np.ndarray) -> bool:
+    """Whether it is a JPEG whose end is missing (ITU-T T.81, B.1.1.3: SOI, SOS and EOI markers).
+
+    A thumbnail inside has an end marker of its own, but the photo's pixels begin after it.
+    """
+    if encoded[:2].tobytes() != b"\xff\xd8":
+        return False
+    content = encoded.tobytes()
+    end = content.rfind(b"\xff\xd9")
+    return end < 0 or content.find(b"\xff\xda", end) >= 0
 
 
 def _decode(encoded: np.ndarray) -> np.ndarray | None:

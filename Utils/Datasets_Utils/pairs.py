@@ -64,11 +64,10 @@ class _Pair(NamedTuple):
 def read_pairs(path: str | os.PathLike[str]) -> Pairs:
     """The pairs in a file of either format (see above). Blank lines and CRLF line ends are fine.
 
-    LFW's names are stored as `Name/Name_0001`, without extension. Its folds follow the header's n;
-    a file with fewer or more whole folds than its header says is taken as it is.
+    LFW's names are stored as `Name/Name_0001`, without extension.
 
-    Raises PairsError naming the file, line and text for a malformed line, or saying the numbers
-    when the lines do not fill whole folds, or why the file cannot be read.
+    Raises PairsError naming the file, line and text for a malformed line, or saying both numbers
+    when there are fewer or more lines than LFW's header says, or why the file cannot be read.
     """
     path = Path(path)
     try:
@@ -118,11 +117,12 @@ def _read_lfw(
 ) -> tuple[list[_Pair], np.ndarray]:
     """The pairs and folds below an LFW header of `fold_count` folds of `per_class` pairs each."""
     block = 2 * per_class
-    if not lines or not block or len(lines) % block:
+    if not lines or len(lines) != fold_count * block:
+        folds = f" ({len(lines) // block} folds)" if block and len(lines) % block == 0 else ""
         raise PairsError(
             f"{path}: the header says {fold_count} folds of {per_class} matched and {per_class} "
-            f"mismatched pairs, so {fold_count * block} lines, but {len(lines)} follow, which do "
-            f"not fill folds of {block}; correct the header or restore the missing lines"
+            f"mismatched pairs, so {fold_count * block} lines, but {len(lines)} follow{folds}; "
+            f"correct the header or restore the missing lines"
         )
     pairs = [
         _lfw_pair(path, line, matched=index % block < per_class) for index, line in enumerate(lines)

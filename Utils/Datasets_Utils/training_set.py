@@ -14,6 +14,8 @@ from Utils.errors import DataError
 
 SHOWN = 3  # examples that an error names
 
+_LIST_MAKER = "python -m Utils.Datasets_Utils.generate_dataset_list SOURCE LIST"
+
 
 class ImageStore(ABC):
     """Encoded images in files of one format, by row from 0. A subclass is a format.
@@ -116,5 +118,7 @@ def _count_classes(labels: np.ndarray, source: Path) -> int:
     missing = np.setdiff1d(np.arange(min(present[-1], len(present) + SHOWN)), present)[:SHOWN]
     raise DataError(
         f"{source}: the labels are not 0..C-1: {len(present)} different ones up to {present[-1]}, "
-        f"without {', '.join(map(str, missing))}. generate_dataset_list.py numbers them anew."
+        f"without {', '.join(map(str, missing))}. A list with labels from 0 without "
+        f"gaps, of a tree with a folder for each person, a record file or shards, is written by "
+        f"`{_LIST_MAKER}`."
     )

@@ -1,6 +1,11 @@
-"""The log of a run: lines on the screen, between the progress bar's redraws, and in train.log."""
+"""The log of a run: lines on the screen, between the progress bar's redraws, and in train.log.
+
+What can't be written in the encoding of either, such as a file name that is not UTF-8, is written
+as an escape like \\udce9.
+"""
 
 import logging
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -8,7 +13,8 @@ from tqdm import tqdm
 
 class _Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(record.getMessage())
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        tqdm.write(record.getMessage().encode(encoding, "backslashreplace").decode(encoding))
 
 
 def open_log(path: Path | None) -> logging.Logger:
@@ -21,7 +27,7 @@ def open_log(path: Path | None) -> logging.Logger:
     screen = _Screen(logging.INFO)
     log.addHandler(screen)
     if path is not None:
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)
     return log

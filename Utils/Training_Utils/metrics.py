@@ -1,6 +1,7 @@
 """The figures of a run over its iterations: kept in memory and in metrics.csv."""
 
 import csv
+import io
 from pathlib import Path
 
 from Utils.files import atomic_path
@@ -51,13 +52,16 @@ class Metrics:
 
 
 def _read(path: Path) -> list[Row]:
+    """The rows of a file, without a last line that a kill cut short: its last number is wrong."""
     with open(path, newline="") as file:
-        rows = [_numbers(row) for row in csv.DictReader(file)]
+        text = file.read()
+    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    rows = [_numbers(row) for row in csv.DictReader(whole)]
     return [row for row in rows if "iteration" in row]
 
 
 def _numbers(row: dict[str, str]) -> Row:
-    """The cells that hold a number; a line cut short by a kill loses only its last cell."""
+    """The cells that hold a number; the empty ones are of the columns that a row does not have."""
     numbers = {}
     for name, text in row.items():
         try:

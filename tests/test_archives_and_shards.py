@@ -149,6 +149,18 @@ def test_a_tar_cut_short_is_named_with_its_place(tree):
         open_training_set(path)
 
 
+@pytest.mark.parametrize("damage", ["checksum", "cut"])
+def test_a_damaged_header_is_not_taken_for_the_end(tree, damage):
+    path = pack(tree, "x.tar")
+    with tarfile.open(path) as archive:
+        header = archive.getmembers()[4].offset
+    content = bytearray(path.read_bytes())
+    content[header + 148] ^= 7
+    path.write_bytes(content if damage == "checksum" else content[: header + 100])
+    with pytest.raises(DataError, match=rf"x\.tar, byte {header}: neither a member nor"):
+        open_training_set(path)
+
+
 def write_shards(folder, shards):
     """Shards of (key, 2×2 image, label) samples, as webdataset's ShardWriter lays them out."""
     folder.mkdir()

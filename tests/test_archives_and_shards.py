@@ -2,6 +2,7 @@
 compared with the same files in folders."""
 
 import io
+import os
 import struct
 import tarfile
 import zipfile
@@ -235,6 +236,20 @@ def test_the_index_of_shards_is_kept_until_they_change(tmp_path, monkeypatch):
         assert len(open_training_set(tmp_path / "shards")) == 20
     (tmp_path / "shards/000001.tar").unlink()
     assert len(open_training_set(tmp_path / "shards")) == 10
+
+
+def test_an_index_older_than_its_shards_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SECONDS_WORTH_KEEPING", 0)
+    write_shards(tmp_path / "shards", numbered(20, 1))
+    assert open_training_set(tmp_path / "shards").labels.tolist()[9:12] == [0, 1, 2]
+    shard = tmp_path / "shards/000000.tar"
+    content = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as archive:
+        content[archive.getmember("d/0010.cls").offset_data] = ord("0")
+    shard.write_bytes(content)
+    made = (tmp_path / "shards/shards_index.npz").stat().st_mtime
+    os.utime(shard, (made + 1, made + 1))
+    assert open_training_set(tmp_path / "shards").labels.tolist()[9:12] == [0, 0, 2]
 
 
 def test_a_damaged_kept_index_is_made_anew(tmp_path, monkeypatch):

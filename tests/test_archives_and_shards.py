@@ -6,6 +6,7 @@ import os
 import struct
 import tarfile
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -192,6 +193,16 @@ def test_shards_hold_their_samples_in_order(tmp_path):
     (tmp_path / "list.txt").write_text("000003.tar/d/0040.png  0\n000000.tar/d/0002.png  1\n")
     listed = open_training_set(tmp_path / "shards", tmp_path / "list.txt")
     assert [(image[0, 0, 0], label) for image, label in listed] == [(40, 0), (2, 1)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors can't be counted")
+def test_many_shards_do_not_use_up_the_file_descriptors(tmp_path):
+    write_shards(tmp_path / "shards", numbered(150, 150))
+    dataset = open_training_set(tmp_path / "shards")
+    before = len(os.listdir("/proc/self/fd"))
+    assert [image[0, 0, 0] for image, _ in dataset] == list(range(150))
+    assert len(os.listdir("/proc/self/fd")) - before <= 70
+    assert dataset[0][0][0, 0, 0] == 0  # its map was let go of, and is made anew
 
 
 def test_an_epoch_goes_through_shards_one_by_one_shuffled_within_the_buffer(tmp_path):

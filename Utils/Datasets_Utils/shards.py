@@ -35,6 +35,7 @@ LABEL_SUFFIX = ".cls"
 
 _BLOCK = 1 << 24  # bytes read ahead together
 _BLOCKS_KEPT = 64
+_MAPS_KEPT = 64  # shards mapped at a time: each map holds a file descriptor
 _LOOKED_AT = 64  # members of a single tar, to see whether it is a shard or a folder tree
 
 
@@ -52,6 +53,7 @@ class ShardImages(ImageStore):
         self.shard, self.offsets, self.sizes = index["shard"], index["offsets"], index["sizes"]
         self.buffer = buffer
         self._read_ahead: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._mapped: OrderedDict[int, None] = OrderedDict()  # the shard used last at the end
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,6 +68,7 @@ class ShardImages(ImageStore):
     def encoded(self, row: int) -> np.ndarray:
         shard, offset = int(self.shard[row]), int(self.offsets[row])
         self._announce(shard, offset // _BLOCK)
+        self._keep_mapped(shard)
         return self.files[shard].read(offset, int(self.sizes[row]))
 
     def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -81,6 +84,13 @@ class ShardImages(ImageStore):
         for start in range(0, len(order), self.buffer):
             generator.shuffle(order[start : start + self.buffer])
         return order
+
+    def _keep_mapped(self, shard: int) -> None:
+        """Let go of the map that was used longest ago, where this shard's is one too many."""
+        self._mapped[shard] = None
+        self._mapped.move_to_end(shard)
+        if len(self._mapped) > _MAPS_KEPT:
+            self.files[self._mapped.popitem(last=False)[0]].release()
 
     def _announce(self, shard: int, block: int) -> None:
         """Have the system read the block of a shard that an image lies in, once, as a whole."""

@@ -164,6 +164,15 @@ def test_targets_that_cannot_be_written_are_told(ms1m, shared_data, tmp_path):
     assert (tmp_path / "x.rec").read_bytes() == b"something of the user's"
 
 
+@pytest.mark.parametrize("name", ["x.idx", "x.lst", "property"])
+def test_files_beside_a_record_file_are_not_overwritten(ms1m, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match=rf"{name} exists already"):
+        convert(ms1m, tmp_path / "x.rec")
+    assert (tmp_path / name).read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.fixture
 def flawed(tmp_path):
     """Three people; 9 photos, of which 4 are good."""

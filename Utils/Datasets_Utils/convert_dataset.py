@@ -38,6 +38,7 @@ from Utils.Datasets_Utils.writers import (
     check_target,
     choose_writer,
     discard_parts,
+    siblings,
 )
 from Utils.errors import DataError, RunError, run_script
 from Utils.files import atomic_path
@@ -80,6 +81,8 @@ def convert(
     check_target(target, len(images.labels), shard_size)
     marker = target.with_name(f".{target.name.replace('%', '_')}.converting")
     made = [target, *([target.parent / PAIRS_NAME] if verification else [])]
+    if target.suffix == ".rec":
+        made += siblings(target)
     _begin(made, marker, _fingerprint(source, images, shard_size))
     writer = choose_writer(target, images.labels, shard_size)
     _copy(images, writer)

@@ -242,6 +242,15 @@ def check_target(target: Path, images: int, shard_size: int) -> None:
         )
 
 
+def siblings(target: Path) -> list[Path]:
+    """What a record file has beside it: its index, its list, and the sizes of the set."""
+    return [
+        target.with_suffix(".idx"),
+        target.with_suffix(".lst"),
+        target.with_name("property"),
+    ]
+
+
 def discard_parts(target: Path) -> None:
     """Remove what an interrupted conversion left, so that the next one begins anew."""
     for part in _parts(target):

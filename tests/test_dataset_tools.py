@@ -173,6 +173,20 @@ def test_files_beside_a_record_file_are_not_overwritten(ms1m, tmp_path, name):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_conversion_does_not_go_on_with_another_list(ms1m, tmp_path, monkeypatch):
+    keys = [[1, 2, 3, 4], [1, 2, 4, 3]]
+    lists = [tmp_path / "one.txt", tmp_path / "other.txt"]
+    for path, order in zip(lists, keys, strict=True):
+        path.write_text("".join(f"{key}  {i // 2}\n" for i, key in enumerate(order)))
+    with monkeypatch.context() as patch:
+        patch.setattr(converter, "_copy", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(ms1m, tmp_path / "x.rec", lists[0])
+    with pytest.raises(RunError, match="another conversion to it was begun"):
+        convert(ms1m, tmp_path / "x.rec", lists[1])
+    convert(ms1m, tmp_path / "x.rec", lists[0])
+
+
 @pytest.fixture
 def flawed(tmp_path):
     """Three people; 9 photos, of which 4 are good."""

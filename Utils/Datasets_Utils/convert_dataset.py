@@ -155,11 +155,14 @@ def _write_pairs(writer: Writer, data: VerificationSet, images: Source) -> None:
 
 def _fingerprint(source: Path, images: Source, shard_size: int) -> dict[str, Any]:
     labels = np.ascontiguousarray(images.labels, np.int64)
+    names = 0  # another list may give other images the same labels
+    for number in range(len(labels)):
+        names = zlib.crc32(images.name(number).encode("utf-8", "surrogateescape") + b"\0", names)
     return {
         "source": str(source.resolve()),
         "images": len(labels),
         "labels": zlib.crc32(labels),
-        "first": images.name(0),
+        "names": names,
         "shard_size": shard_size,
     }
 

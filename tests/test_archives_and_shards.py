@@ -282,6 +282,29 @@ def test_samples_without_a_class_are_named(tmp_path):
         open_training_set(tmp_path / "shards")
 
 
+@pytest.mark.parametrize(("suffix", "second"), [("jpg", True), ("mask.png", False)])
+def test_a_key_has_one_image(tmp_path, suffix, second):
+    (tmp_path / "shards").mkdir()
+    files = {"x.cls": b"0", "x.png": b"image", f"x.{suffix}": b"another"}
+    with tarfile.open(tmp_path / "shards/0.tar", "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    if second:
+        with pytest.raises(DataError, match=r"0\.tar, byte 2\d+: x\.jpg is a second image"):
+            open_training_set(tmp_path / "shards")
+    else:
+        dataset = open_training_set(tmp_path / "shards")
+        assert [dataset.name(i) for i in range(len(dataset))] == ["0.tar/x.png"]
+
+
+def test_a_hard_link_in_a_tar_is_refused(tree):
+    os.link(tree / "a/0.png", tree / "a/link.png")
+    with pytest.raises(DataError, match=r"is a hard link.*--hard-dereference"):
+        open_training_set(pack(tree, "x.tar"))
+
+
 def test_a_tree_beside_its_own_archive_is_a_tree(tree):
     wanted = open_training_set(tree)
     pack(tree, "x.tar").rename(tree / "x.tar")

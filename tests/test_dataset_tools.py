@@ -187,6 +187,23 @@ def test_a_conversion_does_not_go_on_with_another_list(ms1m, tmp_path, monkeypat
     convert(ms1m, tmp_path / "x.rec", lists[0])
 
 
+@pytest.mark.parametrize("target", ["x.rec", "%03d.tar", "folder"])
+def test_an_empty_file_is_not_converted(tmp_path, target):
+    (tmp_path / "faces/a").mkdir(parents=True)
+    (tmp_path / "faces/a/0.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"image 0, .*0\.jpg, is empty"):
+        convert(tmp_path / "faces", tmp_path / target)
+
+
+def test_names_that_are_no_utf8_are_copied(tmp_path):
+    name = b"Jos\xe9.jpg"
+    (tmp_path / "faces/a").mkdir(parents=True)
+    with open(os.path.join(os.fsencode(tmp_path / "faces/a"), name), "wb") as f:
+        f.write(b"an image")
+    convert(tmp_path / "faces", tmp_path / "x.rec")
+    assert name in (tmp_path / "x.lst").read_bytes()
+
+
 @pytest.fixture
 def flawed(tmp_path):
     """Three people; 9 photos, of which 4 are good."""

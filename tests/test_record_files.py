@@ -289,6 +289,15 @@ def test_a_label_that_is_no_class_is_named_with_its_place(plain):
         open_training_set(plain)
 
 
+@pytest.mark.parametrize("damage", ["labels", "short"])
+def test_a_record_too_short_for_its_header_is_no_empty_one(tmp_path, damage):
+    records = [pack_record(Record(0, np.float32([i % 2]), i, 0, b"image")) for i in range(6)]
+    records[3] = pack_payload(b"abcd" if damage == "short" else struct.pack("<I36x", 10**6))
+    (tmp_path / "x.rec").write_bytes(b"".join(records))
+    with pytest.raises(DataError, match=rf"x\.rec, byte {3 * len(records[0])}: no record"):
+        open_training_set(tmp_path / "x.rec")
+
+
 def test_a_big_index_is_held_in_arrays_alone(tmp_path):
     """A set of 200,000 small records: two arrays of 8 bytes each, whatever is in the file."""
     record = pack_record(Record(0, np.float32([0]), 0, 0, b"\xff\xd8\xff\xe0"))

@@ -194,13 +194,18 @@ def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The regular files of an uncompressed tar, in its order, names without a leading ./ .
 
     Raises DataError, naming the byte, for a tar cut short or damaged, or a name that leads out of
-    it.
+    it, or a hard link.
     """
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # it would hold on to every one
+                if member.islnk():
+                    raise DataError(
+                        f"{path}, byte {member.offset}: {member.name!r} is a hard link, whose "
+                        f"content is elsewhere; pack the files with tar --hard-dereference."
+                    )
                 if not member.isreg():
                     continue
                 check_inside(path, member.offset, member.name)

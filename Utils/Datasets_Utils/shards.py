@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.archive import is_image_name, tar_members
+from Utils.Datasets_Utils.archive import tar_members
 from Utils.Datasets_Utils.cache import Arrays, cached_arrays, store_arrays
+from Utils.Datasets_Utils.image_list import IMAGE_SUFFIXES
 from Utils.Datasets_Utils.mapped_file import MappedFile
 from Utils.Datasets_Utils.path_table import PathTable
 from Utils.Datasets_Utils.training_set import ImageStore
@@ -170,7 +171,12 @@ def _samples(shard: Path) -> tuple[list, list[int]]:
                     f"expected a class number."
                 )
             labels[key] = int(text)
-        elif is_image_name(member.name):
+        elif suffix in IMAGE_SUFFIXES:  # not `.mask.png`, which is no photo
+            if key in images:
+                raise DataError(
+                    f"{shard}, byte {member.offset}: {member.name} is a second image of its key, "
+                    f"beside {images[key].name}; expected one image for each key."
+                )
             images[key] = member
     missing = [member for key, member in images.items() if key not in labels]
     if missing:

@@ -72,7 +72,7 @@ def convert(
     _make_folder(target.parent)
     if target.suffix == ".bin":
         return _convert_to_bin(source, target, file_list)
-    verification = open_verification_set(source) if is_bin(source) else None
+    verification = open_verification_set(source, file_list) if is_bin(source) else None
     images = _bin_source(verification) if verification else _training_source(source, file_list)
     if shuffle is not None and verification:
         raise RunError("a verification set can't be shuffled: its pairs are in an order.")

@@ -2,9 +2,11 @@
 compared with the same files in folders."""
 
 import io
+import os
 import struct
 import tarfile
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -149,6 +151,18 @@ def test_a_tar_cut_short_is_named_with_its_place(tree):
         open_training_set(path)
 
 
+@pytest.mark.parametrize("damage", ["checksum", "cut"])
+def test_a_damaged_header_is_not_taken_for_the_end(tree, damage):
+    path = pack(tree, "x.tar")
+    with tarfile.open(path) as archive:
+        header = archive.getmembers()[4].offset
+    content = bytearray(path.read_bytes())
+    content[header + 148] ^= 7
+    path.write_bytes(content if damage == "checksum" else content[: header + 100])
+    with pytest.raises(DataError, match=rf"x\.tar, byte {header}: neither a member nor"):
+        open_training_set(path)
+
+
 def write_shards(folder, shards):
     """Shards of (key, 2×2 image, label) samples, as webdataset's ShardWriter lays them out."""
     folder.mkdir()
@@ -179,6 +193,16 @@ def test_shards_hold_their_samples_in_order(tmp_path):
     (tmp_path / "list.txt").write_text("000003.tar/d/0040.png  0\n000000.tar/d/0002.png  1\n")
     listed = open_training_set(tmp_path / "shards", tmp_path / "list.txt")
     assert [(image[0, 0, 0], label) for image, label in listed] == [(40, 0), (2, 1)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors can't be counted")
+def test_many_shards_do_not_use_up_the_file_descriptors(tmp_path):
+    write_shards(tmp_path / "shards", numbered(150, 150))
+    dataset = open_training_set(tmp_path / "shards")
+    before = len(os.listdir("/proc/self/fd"))
+    assert [image[0, 0, 0] for image, _ in dataset] == list(range(150))
+    assert len(os.listdir("/proc/self/fd")) - before <= 70
+    assert dataset[0][0][0, 0, 0] == 0  # its map was let go of, and is made anew
 
 
 def test_an_epoch_goes_through_shards_one_by_one_shuffled_within_the_buffer(tmp_path):
@@ -225,6 +249,20 @@ def test_the_index_of_shards_is_kept_until_they_change(tmp_path, monkeypatch):
     assert len(open_training_set(tmp_path / "shards")) == 10
 
 
+def test_an_index_older_than_its_shards_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SECONDS_WORTH_KEEPING", 0)
+    write_shards(tmp_path / "shards", numbered(20, 1))
+    assert open_training_set(tmp_path / "shards").labels.tolist()[9:12] == [0, 1, 2]
+    shard = tmp_path / "shards/000000.tar"
+    content = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as archive:
+        content[archive.getmember("d/0010.cls").offset_data] = ord("0")
+    shard.write_bytes(content)
+    made = (tmp_path / "shards/shards_index.npz").stat().st_mtime
+    os.utime(shard, (made + 1, made + 1))
+    assert open_training_set(tmp_path / "shards").labels.tolist()[9:12] == [0, 0, 2]
+
+
 def test_a_damaged_kept_index_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SECONDS_WORTH_KEEPING", 0)
     write_shards(tmp_path / "shards", numbered(20, 2))
@@ -242,6 +280,29 @@ def test_samples_without_a_class_are_named(tmp_path):
         archive.addfile(tarfile.TarInfo("x.jpg"), io.BytesIO())
     with pytest.raises(DataError, match=r"000000\.tar, byte 0: x\.jpg has no \.cls"):
         open_training_set(tmp_path / "shards")
+
+
+@pytest.mark.parametrize(("suffix", "second"), [("jpg", True), ("mask.png", False)])
+def test_a_key_has_one_image(tmp_path, suffix, second):
+    (tmp_path / "shards").mkdir()
+    files = {"x.cls": b"0", "x.png": b"image", f"x.{suffix}": b"another"}
+    with tarfile.open(tmp_path / "shards/0.tar", "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    if second:
+        with pytest.raises(DataError, match=r"0\.tar, byte 2\d+: x\.jpg is a second image"):
+            open_training_set(tmp_path / "shards")
+    else:
+        dataset = open_training_set(tmp_path / "shards")
+        assert [dataset.name(i) for i in range(len(dataset))] == ["0.tar/x.png"]
+
+
+def test_a_hard_link_in_a_tar_is_refused(tree):
+    os.link(tree / "a/0.png", tree / "a/link.png")
+    with pytest.raises(DataError, match=r"is a hard link.*--hard-dereference"):
+        open_training_set(pack(tree, "x.tar"))
 
 
 def test_a_tree_beside_its_own_archive_is_a_tree(tree):

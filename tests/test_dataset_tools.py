@@ -164,6 +164,46 @@ def test_targets_that_cannot_be_written_are_told(ms1m, shared_data, tmp_path):
     assert (tmp_path / "x.rec").read_bytes() == b"something of the user's"
 
 
+@pytest.mark.parametrize("name", ["x.idx", "x.lst", "property"])
+def test_files_beside_a_record_file_are_not_overwritten(ms1m, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match=rf"{name} exists already"):
+        convert(ms1m, tmp_path / "x.rec")
+    assert (tmp_path / name).read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_conversion_does_not_go_on_with_another_list(ms1m, tmp_path, monkeypatch):
+    keys = [[1, 2, 3, 4], [1, 2, 4, 3]]
+    lists = [tmp_path / "one.txt", tmp_path / "other.txt"]
+    for path, order in zip(lists, keys, strict=True):
+        path.write_text("".join(f"{key}  {i // 2}\n" for i, key in enumerate(order)))
+    with monkeypatch.context() as patch:
+        patch.setattr(converter, "_copy", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(ms1m, tmp_path / "x.rec", lists[0])
+    with pytest.raises(RunError, match="another conversion to it was begun"):
+        convert(ms1m, tmp_path / "x.rec", lists[1])
+    convert(ms1m, tmp_path / "x.rec", lists[0])
+
+
+@pytest.mark.parametrize("target", ["x.rec", "%03d.tar", "folder"])
+def test_an_empty_file_is_not_converted(tmp_path, target):
+    (tmp_path / "faces/a").mkdir(parents=True)
+    (tmp_path / "faces/a/0.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"image 0, .*0\.jpg, is empty"):
+        convert(tmp_path / "faces", tmp_path / target)
+
+
+def test_names_that_are_no_utf8_are_copied(tmp_path):
+    name = b"Jos\xe9.jpg"
+    (tmp_path / "faces/a").mkdir(parents=True)
+    with open(os.path.join(os.fsencode(tmp_path / "faces/a"), name), "wb") as f:
+        f.write(b"an image")
+    convert(tmp_path / "faces", tmp_path / "x.rec")
+    assert name in (tmp_path / "x.lst").read_bytes()
+
+
 @pytest.fixture
 def flawed(tmp_path):
     """Three people; 9 photos, of which 4 are good."""

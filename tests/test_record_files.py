@@ -98,6 +98,15 @@ def test_a_record_that_holds_the_magic_number_is_cut_there(tmp_path):
     assert bytes(read_payload(file, len(by_hand))) == b"next"
 
 
+@pytest.mark.parametrize("cut", range(5))
+def test_a_record_cut_in_its_padding_is_not_whole(tmp_path, cut):
+    record = pack_record(Record(0, np.float32([1]), 0, 0, b"x"))  # with 3 bytes of padding
+    path = tmp_path / "x.rec"
+    path.write_bytes((record + record)[: 2 * len(record) - cut])
+    expected = ([0], len(record)) if cut else ([0, len(record)], 2 * len(record))
+    assert whole_records(MappedFile(path)) == expected
+
+
 def test_an_image_in_several_parts_is_one_of_the_set(tmp_path):
     """A BMP, whose pixels are stored as they are: the magic number at every place modulo 4."""
     image = np.frombuffer((MAGIC + b"x") * 48, np.uint8)[:192].reshape(8, 8, 3)
@@ -278,6 +287,15 @@ def test_a_label_that_is_no_class_is_named_with_its_place(plain):
     (plain / "train.rec").write_bytes(data)
     with pytest.raises(DataError, match=r"train\.rec, byte 3872: the label .* is 0\.5"):
         open_training_set(plain)
+
+
+@pytest.mark.parametrize("damage", ["labels", "short"])
+def test_a_record_too_short_for_its_header_is_no_empty_one(tmp_path, damage):
+    records = [pack_record(Record(0, np.float32([i % 2]), i, 0, b"image")) for i in range(6)]
+    records[3] = pack_payload(b"abcd" if damage == "short" else struct.pack("<I36x", 10**6))
+    (tmp_path / "x.rec").write_bytes(b"".join(records))
+    with pytest.raises(DataError, match=rf"x\.rec, byte {3 * len(records[0])}: no record"):
+        open_training_set(tmp_path / "x.rec")
 
 
 def test_a_big_index_is_held_in_arrays_alone(tmp_path):

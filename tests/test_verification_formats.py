@@ -19,6 +19,7 @@ from Utils.Datasets_Utils import cache, open_verification_set
 from Utils.Datasets_Utils.bin_set import write_bin
 from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import DataError
+from Utils.Evaluation_Utils.benchmark import find_benchmark, open_benchmark
 from Utils.Evaluation_Utils.verification import combine_flip, evaluate
 from Utils.Training_Utils.state import build_state
 
@@ -211,6 +212,17 @@ def test_a_bin_that_does_not_fit_together_is_told(tmp_path, content, said):
     (tmp_path / "x.bin").write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=rf"x\.bin.*{said}"):
         open_verification_set(tmp_path / "x.bin")
+
+
+def test_a_bin_takes_no_pairs_file(shared_data, pairs_file):
+    with pytest.raises(DataError, match=r"lfw_small\.bin holds its own pairs.*pairs\.txt"):
+        open_verification_set(shared_data / "formats/lfw_small.bin", pairs_file)
+
+
+def test_results_name_images_and_pairs(shared_data, pairs_file):
+    images = str(shared_data / "lfw_half/images")
+    config = Config(lfw_dataset_path=images, lfw_file_list=str(pairs_file))
+    assert open_benchmark(config, find_benchmark("lfw"))[1] == f"{images}, {pairs_file}"
 
 
 def test_a_bin_cut_short_is_told_with_the_byte(shared_data, tmp_path):

@@ -193,13 +193,19 @@ def _open_tar(path: Path) -> Archive:
 def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The regular files of an uncompressed tar, in its order, names without a leading ./ .
 
-    Raises DataError, naming the byte, for a tar cut short or a name that leads out of it.
+    Raises DataError, naming the byte, for a tar cut short or damaged, or a name that leads out of
+    it, or a hard link.
     """
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # it would hold on to every one
+                if member.islnk():
+                    raise DataError(
+                        f"{path}, byte {member.offset}: {member.name!r} is a hard link, whose "
+                        f"content is elsewhere; pack the files with tar --hard-dereference."
+                    )
                 if not member.isreg():
                     continue
                 check_inside(path, member.offset, member.name)
@@ -210,8 +216,21 @@ def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
                     )
                 member.name = member.name.removeprefix("./")
                 yield member
+            _check_end(path, archive)
     except tarfile.TarError as error:
         raise DataError(f"{path} can't be read as a tar file: {error}.") from None
+
+
+def _check_end(path: Path, archive: tarfile.TarFile) -> None:
+    """Raise DataError unless the archive ends where tarfile found no further member: it takes a
+    damaged header for the end."""
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if block and block != bytes(tarfile.BLOCKSIZE):
+        raise DataError(
+            f"{path}, byte {archive.offset}: neither a member nor the archive's end is there; the "
+            f"file is damaged or cut short."
+        )
 
 
 def _is_tar(path: Path) -> bool:

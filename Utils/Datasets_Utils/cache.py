@@ -32,7 +32,7 @@ def cached_arrays(path: Path, sources: Sequence[Path], build: Callable[[], Array
     stamp = _stamp(sources)
     places = (path, _elsewhere(path))
     for place in places:
-        if (arrays := _load(place, stamp)) is not None:
+        if (arrays := _load(place, sources, stamp)) is not None:
             return arrays
     start = time.perf_counter()
     arrays = build()
@@ -59,9 +59,12 @@ def _read_only(folder: Path) -> bool:
     return not folder.stat().st_mode & 0o222
 
 
-def _load(path: Path, stamp: np.ndarray) -> Arrays | None:
+def _load(path: Path, sources: Sequence[Path], stamp: np.ndarray) -> Arrays | None:
     """None where there is no such file, or it is damaged or of other data: it is made anew."""
     try:
+        # A file rewritten in the middle alone keeps its stamp.
+        if max(source.stat().st_mtime_ns for source in sources) > path.stat().st_mtime_ns:
+            return None
         with np.load(path, allow_pickle=False) as stored:
             if np.array_equal(stored[_STAMP], stamp):
                 return {name: stored[name] for name in stored.files if name != _STAMP}
@@ -71,7 +74,8 @@ def _load(path: Path, stamp: np.ndarray) -> Arrays | None:
 
 
 def _stamp(sources: Sequence[Path]) -> np.ndarray:
-    """Sizes and check sums of both ends. No times: copying data to another disk changes those."""
+    """Sizes and check sums of both ends. No times: copying data to another disk changes those.
+    That the data are not newer than what was made of them is looked at where it is loaded."""
     return np.array([_fingerprint(source) for source in sources], np.int64)
 
 
@@ -80,7 +84,7 @@ def _fingerprint(path: Path) -> tuple[int, int, int, int]:
         size = os.fstat(f.fileno()).st_size
         head = zlib.crc32(f.read(_PROBE))
         f.seek(max(size - _PROBE, 0))
-        return size, head, zlib.crc32(f.read(_PROBE)), zlib.crc32(path.name.encode())
+        return size, head, zlib.crc32(f.read(_PROBE)), zlib.crc32(os.fsencode(path.name))
 
 
 def _elsewhere(path: Path) -> Path:

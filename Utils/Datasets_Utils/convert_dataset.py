@@ -38,6 +38,7 @@ from Utils.Datasets_Utils.writers import (
     check_target,
     choose_writer,
     discard_parts,
+    siblings,
 )
 from Utils.errors import DataError, RunError, run_script
 from Utils.files import atomic_path
@@ -71,7 +72,7 @@ def convert(
     _make_folder(target.parent)
     if target.suffix == ".bin":
         return _convert_to_bin(source, target, file_list)
-    verification = open_verification_set(source) if is_bin(source) else None
+    verification = open_verification_set(source, file_list) if is_bin(source) else None
     images = _bin_source(verification) if verification else _training_source(source, file_list)
     if shuffle is not None and verification:
         raise RunError("a verification set can't be shuffled: its pairs are in an order.")
@@ -80,6 +81,8 @@ def convert(
     check_target(target, len(images.labels), shard_size)
     marker = target.with_name(f".{target.name.replace('%', '_')}.converting")
     made = [target, *([target.parent / PAIRS_NAME] if verification else [])]
+    if target.suffix == ".rec":
+        made += siblings(target)
     _begin(made, marker, _fingerprint(source, images, shard_size))
     writer = choose_writer(target, images.labels, shard_size)
     _copy(images, writer)
@@ -152,11 +155,14 @@ def _write_pairs(writer: Writer, data: VerificationSet, images: Source) -> None:
 
 def _fingerprint(source: Path, images: Source, shard_size: int) -> dict[str, Any]:
     labels = np.ascontiguousarray(images.labels, np.int64)
+    names = 0  # another list may give other images the same labels
+    for number in range(len(labels)):
+        names = zlib.crc32(images.name(number).encode("utf-8", "surrogateescape") + b"\0", names)
     return {
         "source": str(source.resolve()),
         "images": len(labels),
         "labels": zlib.crc32(labels),
-        "first": images.name(0),
+        "names": names,
         "shard_size": shard_size,
     }
 

@@ -164,7 +164,9 @@ def _pairs_file(path: Path, file_list: Path | None) -> Path:
     return file_list
 
 
-def _open_bin(path: Path, _: Path | None, __: str) -> VerificationSet:
+def _open_bin(path: Path, file_list: Path | None, _: str) -> VerificationSet:
+    if file_list:
+        raise DataError(f"{path} holds its own pairs; leave out the pairs file {file_list}.")
     return open_bin(path)
 
 

@@ -39,6 +39,10 @@ class MappedFile:
             self._bytes = np.frombuffer(mapped, np.uint8)
         return self._bytes
 
+    def release(self) -> None:
+        """Let go of the map, and of its file descriptor once no view is left; a read makes anew."""
+        self._bytes = None
+
     def read(self, offset: int, size: int) -> np.ndarray:
         """`size` bytes from `offset` on, as a view. Raises ImageError past the end of the file."""
         view = self.bytes[offset : offset + size]

@@ -192,7 +192,10 @@ def _scan_labels(file: MappedFile, offsets: np.ndarray) -> dict[str, np.ndarray]
             vector = beginnings["flag"] > 0
             label = np.where(vector, beginnings["labels"][:, 0], beginnings["label"])
             length = beginnings["word"] & MAX_LENGTH
-            empty = length <= _HEADER_BYTES + 4 * beginnings["flag"].astype(np.int64)
+            header = _HEADER_BYTES + 4 * beginnings["flag"].astype(np.int64)
+            for offset in block[length < header].tolist():
+                read_record(file, offset)  # raises, and says why
+            empty = length == header
             _check_labels(file, block, label, empty)
             labels[start : start + _GATHERED] = np.where(empty, -1, label)
             bar.update(len(block))

@@ -128,14 +128,16 @@ def _walk(file: MappedFile) -> Iterator[int]:
 
 def whole_records(file: MappedFile) -> tuple[list[int], int]:
     """(offsets of the whole records, where the last of them ends) of a file cut short anywhere."""
-    offsets = []
+    offsets, whole = [], file.size % 4 == 0  # or else cut in the last record's padding
     try:
         for offset in _walk(file):
             offsets.append(offset)
     except DataError:
-        # The last record found may be the one that is cut short.
-        return offsets[:-1], offsets[-1] if offsets else 0
-    return offsets, file.size
+        whole = False
+    if whole:
+        return offsets, file.size
+    # The last record found may be the one that is cut short.
+    return offsets[:-1], offsets[-1] if offsets else 0
 
 
 def pack_record(record: Record) -> bytes:

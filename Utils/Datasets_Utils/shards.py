@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.archive import is_image_name, tar_members
+from Utils.Datasets_Utils.archive import tar_members
 from Utils.Datasets_Utils.cache import Arrays, cached_arrays, store_arrays
+from Utils.Datasets_Utils.image_list import IMAGE_SUFFIXES
 from Utils.Datasets_Utils.mapped_file import MappedFile
 from Utils.Datasets_Utils.path_table import PathTable
 from Utils.Datasets_Utils.training_set import ImageStore
@@ -35,6 +36,7 @@ LABEL_SUFFIX = ".cls"
 
 _BLOCK = 1 << 24  # bytes read ahead together
 _BLOCKS_KEPT = 64
+_MAPS_KEPT = 64  # shards mapped at a time: each map holds a file descriptor
 _LOOKED_AT = 64  # members of a single tar, to see whether it is a shard or a folder tree
 
 
@@ -52,6 +54,7 @@ class ShardImages(ImageStore):
         self.shard, self.offsets, self.sizes = index["shard"], index["offsets"], index["sizes"]
         self.buffer = buffer
         self._read_ahead: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._mapped: OrderedDict[int, None] = OrderedDict()  # the shard used last at the end
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,6 +69,7 @@ class ShardImages(ImageStore):
     def encoded(self, row: int) -> np.ndarray:
         shard, offset = int(self.shard[row]), int(self.offsets[row])
         self._announce(shard, offset // _BLOCK)
+        self._keep_mapped(shard)
         return self.files[shard].read(offset, int(self.sizes[row]))
 
     def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -81,6 +85,13 @@ class ShardImages(ImageStore):
         for start in range(0, len(order), self.buffer):
             generator.shuffle(order[start : start + self.buffer])
         return order
+
+    def _keep_mapped(self, shard: int) -> None:
+        """Let go of the map that was used longest ago, where this shard's is one too many."""
+        self._mapped[shard] = None
+        self._mapped.move_to_end(shard)
+        if len(self._mapped) > _MAPS_KEPT:
+            self.files[self._mapped.popitem(last=False)[0]].release()
 
     def _announce(self, shard: int, block: int) -> None:
         """Have the system read the block of a shard that an image lies in, once, as a whole."""
@@ -160,7 +171,12 @@ def _samples(shard: Path) -> tuple[list, list[int]]:
                     f"expected a class number."
                 )
             labels[key] = int(text)
-        elif is_image_name(member.name):
+        elif suffix in IMAGE_SUFFIXES:  # not `.mask.png`, which is no photo
+            if key in images:
+                raise DataError(
+                    f"{shard}, byte {member.offset}: {member.name} is a second image of its key, "
+                    f"beside {images[key].name}; expected one image for each key."
+                )
             images[key] = member
     missing = [member for key, member in images.items() if key not in labels]
     if missing:

@@ -23,7 +23,7 @@ from Utils.Datasets_Utils.images import image_suffix
 from Utils.Datasets_Utils.mapped_file import MappedFile
 from Utils.Datasets_Utils.recordio import Record, pack_record, whole_records, write_index
 from Utils.Datasets_Utils.shards import LABEL_SUFFIX, write_shard_index
-from Utils.errors import RunError
+from Utils.errors import DataError, RunError
 from Utils.files import atomic_path
 
 SHARD_SIZE = 10_000
@@ -47,9 +47,16 @@ class Writer(ABC):
     def name(self, number: int, encoded: bytes) -> str:
         """What image `number` is called here, in a list or in pairs."""
 
-    @abstractmethod
     def write(self, number: int, encoded: bytes, source_name: str) -> None:
-        """Write image `number`; source_name is what it was called."""
+        """Write image `number`; source_name is what it was called. Raises DataError for an empty
+        file: readers of some formats take it for no image, and count differently."""
+        if not encoded:
+            raise DataError(f"image {number}, {source_name}, is empty; remove it from the source.")
+        self._write(number, encoded, source_name)
+
+    @abstractmethod
+    def _write(self, number: int, encoded: bytes, source_name: str) -> None:
+        """Write an image that is not empty."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -95,12 +102,13 @@ class RecordWriter(Writer):
     def name(self, number: int, encoded: bytes) -> str:
         return str(number + self.with_identities)
 
-    def write(self, number: int, encoded: bytes, source_name: str) -> None:
+    def _write(self, number: int, encoded: bytes, source_name: str) -> None:
         if number == 0:
             self._write_property(encoded)
         key = number + self.with_identities
         self._append(key, [self.labels[number]], encoded)
-        self._name_file.write(f"{key}\t{self.labels[number]}\t{source_name}\n".encode())
+        line = f"{key}\t{self.labels[number]}\t{source_name}\n"
+        self._name_file.write(line.encode("utf-8", "surrogateescape"))
 
     def finish(self) -> None:
         if self.with_identities:
@@ -158,7 +166,7 @@ class ShardWriter(Writer):
         shard = self._shard_path(number // self.shard_size)
         return f"{shard.name}/{_numbered(number)}{image_suffix(encoded)}"
 
-    def write(self, number: int, encoded: bytes, source_name: str) -> None:
+    def _write(self, number: int, encoded: bytes, source_name: str) -> None:
         shard, within = divmod(number, self.shard_size)
         if within == 0:
             self._tar = tarfile.open(self._hidden(shard), "w")  # noqa: SIM115 - kept for a shard
@@ -207,7 +215,7 @@ class FolderWriter(Writer):
     def name(self, number: int, encoded: bytes) -> str:
         return f"{self.labels[number]:06d}/{_numbered(number)}{image_suffix(encoded)}"
 
-    def write(self, number: int, encoded: bytes, source_name: str) -> None:
+    def _write(self, number: int, encoded: bytes, source_name: str) -> None:
         path = self.target / self.name(number, encoded)
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.name}")
@@ -240,6 +248,15 @@ def check_target(target: Path, images: int, shard_size: int) -> None:
             f"{target}: training images can't be written as {target.suffix}; expected a folder, "
             f"a name in .rec, or a pattern of shards like {target.parent / '%06d.tar'}."
         )
+
+
+def siblings(target: Path) -> list[Path]:
+    """What a record file has beside it: its index, its list, and the sizes of the set."""
+    return [
+        target.with_suffix(".idx"),
+        target.with_suffix(".lst"),
+        target.with_name("property"),
+    ]
 
 
 def discard_parts(target: Path) -> None:

@@ -65,7 +65,12 @@ def open_benchmark(config: Config, benchmark: Benchmark) -> tuple[VerificationSe
     if not path:
         path, file_list = demo_paths(config, benchmark)
     data = open_verification_set(path, file_list, config.blp_channel_order)
-    return data, file_list or path
+    return data, describe_source(path, file_list)
+
+
+def describe_source(path: str, file_list: str) -> str:
+    """Where images, and the pairs file if there is one, lie, for results and tables."""
+    return f"{path}, {file_list}" if file_list else path
 
 
 def protocols_of(config: Config) -> list[str]:

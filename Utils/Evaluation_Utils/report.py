@@ -21,6 +21,7 @@ from Utils.Evaluation_Utils.benchmark import (
     Benchmark,
     find_benchmark,
     judge,
+    describe_source,
     open_benchmark,
     protocols_of,
 )
@@ -89,7 +90,7 @@ def evaluate_set(config: Config) -> Report:
 
 def _open_set(config: Config) -> tuple[VerificationSet, str]:
     data = open_verification_set(config.data, config.pairs, config.blp_channel_order)
-    return data, config.pairs or config.data
+    return data, describe_source(config.data, config.pairs)
 
 
 def _evaluate(
@@ -215,7 +216,7 @@ def _worst(
 def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str:
     head = (
         f"{about['benchmark']}: {about['images']:,} images, {about['pairs']:,} pairs, "
-        f"{about['folds']} folds\n  pairs       {about['data']}\n"
+        f"{about['folds']} folds\n  data        {about['data']}\n"
         f"  checkpoint  {about['checkpoint']}\n"
         f"  network     {about['network']}\n"
     )

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.archive import is_image_name, tar_members
+from Utils.Datasets_Utils.archive import tar_members
 from Utils.Datasets_Utils.cache import Arrays, cached_arrays, store_arrays
+from Utils.Datasets_Utils.images import is_image_name
 from Utils.Datasets_Utils.mapped_file import MappedFile
 from Utils.Datasets_Utils.path_table import PathTable
 from Utils.Datasets_Utils.training_set import ImageStore

@@ -47,7 +47,9 @@ def test_lfw_names_find_their_files(folder):
     assert dataset.folds.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".jpeg", ".bmp", ".JPG", ".PNG", ".JPEG"])
+@pytest.mark.parametrize(
+    "suffix", [".jpg", ".png", ".jpeg", ".bmp", ".JPG", ".PNG", ".JPEG", ".webp", ".tif", ".TIFF"]
+)
 def test_each_extension_is_tried(tmp_path, suffix):
     for number in (1, 2):
         paint(tmp_path / f"Ann/Ann_000{number}{suffix}", (90, 90, 90))

@@ -15,8 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from Utils.Datasets_Utils.image_list import IMAGE_SUFFIXES
-from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.images import ImageError, is_image_name
 from Utils.Datasets_Utils.mapped_file import MappedFile
 from Utils.Datasets_Utils.path_table import PathTable
 from Utils.Datasets_Utils.training_set import ImageStore
@@ -135,11 +134,6 @@ def _images_below(archive: Archive, root: str) -> tuple[list[int], list[str]]:
             rows.append(row)
             folders.append(folder)
     return rows, folders
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file is an image by its suffix."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def check_inside(archive: Path, offset: int, name: str) -> None:

@@ -15,12 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from Utils.Datasets_Utils.images import read_encoded
+from Utils.Datasets_Utils.images import is_image_name, read_encoded
 from Utils.Datasets_Utils.path_table import PathTable
 from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, TrainingSet
 from Utils.errors import DataError
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 _LABEL_DIGITS = 18  # a number of so many digits fits into an int64
 
@@ -111,7 +109,7 @@ def scan_tree(root: str | Path) -> Tree:
     tree = Tree()
     for folder, subfolders, files in walk_folders(root):
         name = os.path.relpath(folder, root)
-        images = sorted(f for f in files if os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES)
+        images = sorted(f for f in files if is_image_name(f))
         others = sorted(set(files) - set(images))
         tree.other_files += [os.path.normpath(os.path.join(name, f)) for f in others]
         if name == ".":

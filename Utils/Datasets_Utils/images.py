@@ -7,6 +7,9 @@ import os
 import cv2
 import numpy as np
 
+# Of files that hold images, in lower case; a name without one is tried with each in this order.
+IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
 
 class ImageError(ValueError):
     """An image file that cannot be opened or decoded; the message names it."""
@@ -52,6 +55,11 @@ def decode_image(encoded: bytes | np.ndarray, place: str) -> np.ndarray:
             "whole JPEG, PNG or BMP file, copy it again or take it off the list"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image by its suffix, in lower or upper case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def image_suffix(encoded: bytes | np.ndarray) -> str:

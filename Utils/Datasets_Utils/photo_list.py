@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from Utils.Datasets_Utils.images import IMAGE_SUFFIXES
 from Utils.errors import DataError
 from Utils.files import atomic_path
 
@@ -132,7 +133,7 @@ def _ends_in(name: str, noise: frozenset[str], depths: set[int]) -> bool:
     return any("/".join(name.split("/")[-1 - depth :]) in noise for depth in depths)
 
 
-_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+_EXTENSIONS = frozenset({*IMAGE_SUFFIXES, ".gif"})  # some of the photos came as GIF
 
 
 def _stem(name: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from Utils.Datasets_Utils import open_training_set
-from Utils.Datasets_Utils.image_list import IMAGE_SUFFIXES, walk_folders
+from Utils.Datasets_Utils.image_list import walk_folders
+from Utils.Datasets_Utils.images import is_image_name
 from Utils.Datasets_Utils.photo_list import PhotoList
 from Utils.Datasets_Utils.verification_set import ImageFiles, locate_images
 from Utils.errors import DataError
@@ -72,5 +73,5 @@ def _from_training_set(path: str | Path) -> Photos:
 def _walk(root: Path) -> Iterator[str]:
     for folder, _, files in walk_folders(root):
         for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            if is_image_name(name):
                 yield os.path.normpath(os.path.join(os.path.relpath(folder, root), name))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils.archive import tar_members
 from Utils.Datasets_Utils.cache import Arrays, cached_arrays, store_arrays
-from Utils.Datasets_Utils.image_list import IMAGE_SUFFIXES
+from Utils.Datasets_Utils.images import IMAGE_SUFFIXES
 from Utils.Datasets_Utils.mapped_file import MappedFile
 from Utils.Datasets_Utils.path_table import PathTable
 from Utils.Datasets_Utils.training_set import ImageStore

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.images import read_encoded, read_image
+from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, read_encoded, read_image
 from Utils.Datasets_Utils.pairs import Pairs, read_pairs
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import DataError
 
-# What is added to a name that has no extension, in this order.
-IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".JPG", ".PNG", ".JPEG", ".BMP")
+# What is added to a name that has no file as it is, in this order.
+_ADDED = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
 
 _MISSING_NAMED = 5
 
@@ -105,8 +105,7 @@ def load_stored_pairs(store: ImageStore, pairs: Pairs, top: str = "") -> Verific
     Raises DataError naming the first missing images.
     """
     known = {store.name(row): row for row in range(len(store))}
-    suffixes = ("", *IMAGE_SUFFIXES)
-    candidates = ([p + name + s for p in ("", top) for s in suffixes] for name in pairs.names)
+    candidates = ([p + name + s for p in ("", top) for s in _ADDED] for name in pairs.names)
     found = [next((known[c] for c in names if c in known), None) for names in candidates]
     missing = [name for name, row in zip(pairs.names, found, strict=True) if row is None]
     if missing:
@@ -161,12 +160,12 @@ def locate_images(folder: Path, names: Sequence[str], source: str | Path) -> lis
         raise FileNotFoundError(
             f"{folder}: {len(missing)} of the {len(found)} images named in {source} are not "
             f"there: {named}; names are taken relative to the folder, as they are or with one of "
-            f"{', '.join(IMAGE_SUFFIXES[:4])} added: check the data set's path"
+            f"{', '.join(IMAGE_SUFFIXES)} added: check the data set's path"
         )
     return [file for file in found if file is not None]
 
 
 def _locate(folder: Path, name: str) -> str | None:
     stem = os.path.join(folder, name)
-    candidates = (stem, *(stem + suffix for suffix in IMAGE_SUFFIXES))
+    candidates = (stem + suffix for suffix in _ADDED)
     return next((file for file in candidates if os.path.isfile(file)), None)

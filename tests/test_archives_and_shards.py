@@ -127,7 +127,7 @@ def test_damage_in_a_zip_is_named_with_its_place(tree):
     with pytest.raises(ImageError, match=rf"byte {member.header_offset} \(a/0\.png\)"):
         list(open_training_set(path))
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"deflated\.zip is of no known format"):
+    with pytest.raises(DataError, match=r"deflated\.zip can't be read as an archive"):
         open_training_set(path)
 
 

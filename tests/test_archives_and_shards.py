@@ -305,6 +305,25 @@ def test_a_hard_link_in_a_tar_is_refused(tree):
         open_training_set(pack(tree, "x.tar"))
 
 
+def test_photos_beside_their_own_archive_are_a_folder(tree):
+    folder = tree / "a/deep"
+    (folder / "pairs.txt").write_text("0.png 1.png 1\n")
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        archive.add(folder / "0.png", "0.png")
+    assert len(open_verification_set(folder).same) == 1
+
+
+def test_a_user_without_a_home_reads_shards(tmp_path, monkeypatch):
+    write_shards(tmp_path / "shards", numbered(20, 2))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cache.Path, "home", home)
+    assert len(open_training_set(tmp_path / "shards")) == 20
+
+
 def test_a_tree_beside_its_own_archive_is_a_tree(tree):
     wanted = open_training_set(tree)
     pack(tree, "x.tar").rename(tree / "x.tar")

@@ -314,6 +314,11 @@ def test_a_blp_chunk_that_is_missing_or_damaged_is_named(blp):
         list(open_verification_set(blp).images)
 
 
+def test_the_current_folder_can_be_a_blp_set(blp, monkeypatch):
+    monkeypatch.chdir(blp)
+    assert len(open_verification_set(".").same) == 80
+
+
 def test_a_wrong_issame_list_is_named(blp):
     path = blp.parent / "lfw_list.npy"
     np.save(path, np.ones(79, bool))

@@ -19,9 +19,9 @@ from Utils.devices import find_device
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.benchmark import (
     Benchmark,
+    describe_source,
     find_benchmark,
     judge,
-    describe_source,
     open_benchmark,
     protocols_of,
 )

@@ -127,7 +127,7 @@ def test_damage_in_a_zip_is_named_with_its_place(tree):
     with pytest.raises(ImageError, match=rf"byte {member.header_offset} \(a/0\.png\)"):
         list(open_training_set(path))
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"deflated\.zip is of no known format"):
+    with pytest.raises(DataError, match=r"deflated\.zip can't be read as an archive"):
         open_training_set(path)
 
 
@@ -303,6 +303,25 @@ def test_a_hard_link_in_a_tar_is_refused(tree):
     os.link(tree / "a/0.png", tree / "a/link.png")
     with pytest.raises(DataError, match=r"is a hard link.*--hard-dereference"):
         open_training_set(pack(tree, "x.tar"))
+
+
+def test_photos_beside_their_own_archive_are_a_folder(tree):
+    folder = tree / "a/deep"
+    (folder / "pairs.txt").write_text("0.png 1.png 1\n")
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        archive.add(folder / "0.png", "0.png")
+    assert len(open_verification_set(folder).same) == 1
+
+
+def test_a_user_without_a_home_reads_shards(tmp_path, monkeypatch):
+    write_shards(tmp_path / "shards", numbered(20, 2))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cache.Path, "home", home)
+    assert len(open_training_set(tmp_path / "shards")) == 20
 
 
 def test_a_tree_beside_its_own_archive_is_a_tree(tree):

@@ -17,6 +17,7 @@ from Utils.Datasets_Utils import convert_dataset as converter
 from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.bin_set import read_bin
 from Utils.Datasets_Utils.convert_dataset import convert
+from Utils.Datasets_Utils.writers import FolderWriter
 from Utils.errors import DataError, RunError
 
 CONVERT = "Utils.Datasets_Utils.convert_dataset"
@@ -193,6 +194,12 @@ def test_an_empty_file_is_not_converted(tmp_path, target):
     (tmp_path / "faces/a/0.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"image 0, .*0\.jpg, is empty"):
         convert(tmp_path / "faces", tmp_path / target)
+
+
+def test_folders_of_over_a_million_classes_sort_in_their_order(tmp_path):
+    writer = FolderWriter(tmp_path / "x", np.array([2, 1_000_000]))
+    names = [writer.name(number, b"\xff\xd8") for number in range(2)]
+    assert names == sorted(names)
 
 
 def test_names_that_are_no_utf8_are_copied(tmp_path):

@@ -205,12 +205,29 @@ def test_object_arrays_are_refused(tmp_path):
         (([b"a", b"b"], [True, False]), "2 images for 2 pairs"),
         (([b"a", 7], [True]), "image 1 is a int"),
         ([b"a"], r"does not hold \(images, issame\)"),
+        (([b"a", b"b"], np.array(True)), "issame is no list of bools"),
+        (([b"a", b"b"], np.array([[True]])), "issame is no list of bools"),
+        (([], []), "issame is no list of bools"),
+        (([b"a", b"b"], [-1]), "other than 0 and 1"),
         (("ab", [True]), "does not hold two lists"),
     ],
 )
 def test_a_bin_that_does_not_fit_together_is_told(tmp_path, content, said):
     (tmp_path / "x.bin").write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=rf"x\.bin.*{said}"):
+        open_verification_set(tmp_path / "x.bin")
+
+
+def test_a_small_pickle_can_not_ask_for_a_big_memo(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"\x80\x02Nr" + struct.pack("<I", 1 << 27) + b".")
+    with pytest.raises(DataError, match=r"x\.bin, byte 3: .* counts 134217728 objects"):
+        open_verification_set(tmp_path / "x.bin")
+
+
+def test_a_pickle_can_not_change_the_reader(tmp_path):
+    change = b"N}X\x0c\0\0\0__defaults__\x8c\x06latin1\x85s\x86b."  # BUILD with a slot state
+    (tmp_path / "x.bin").write_bytes(b"\x80\x04\x8c\x07_codecs\x8c\x06encode\x93" + change)
+    with pytest.raises(DataError, match=r"damaged.*__defaults__ can't be set"):
         open_verification_set(tmp_path / "x.bin")
 
 
@@ -297,6 +314,11 @@ def test_a_blp_chunk_that_is_missing_or_damaged_is_named(blp):
         list(open_verification_set(blp).images)
 
 
+def test_the_current_folder_can_be_a_blp_set(blp, monkeypatch):
+    monkeypatch.chdir(blp)
+    assert len(open_verification_set(".").same) == 80
+
+
 def test_a_wrong_issame_list_is_named(blp):
     path = blp.parent / "lfw_list.npy"
     np.save(path, np.ones(79, bool))
@@ -316,6 +338,7 @@ def test_wrong_metadata_is_named(blp):
         ('{"shape": [163, 3, 112, 112]}', r"__53\.blp, byte 20: it holds 150528 bytes"),
         ('{"shape": [160, 112, 112]}', r"meta/sizes says shape \[160, 112, 112\]"),
         ("nonsense", r"meta/sizes can't be read"),
+        ('{"shape": [Infinity, 3, 112, 112]}', "does not describe an array"),
         ("{}", "does not describe an array"),
     ):
         sizes.write_text(text)

@@ -20,7 +20,7 @@ def open_training_set(path: str | Path, file_list: str | Path | None = None) -> 
     before any image is read, for missing files, an empty set, labels that are not 0..C-1, and
     damaged files of an archive format.
     """
-    return open_training(Path(path), Path(file_list) if file_list else None)
+    return open_training(Path(path).absolute(), Path(file_list) if file_list else None)
 
 
 def open_verification_set(
@@ -35,4 +35,5 @@ def open_verification_set(
 
     The set has `images`, `left`, `right` (indices into images), `same` and `folds`.
     """
-    return open_verification(Path(path), Path(file_list) if file_list else None, blp_channel_order)
+    pairs = Path(file_list) if file_list else None
+    return open_verification(Path(path).absolute(), pairs, blp_channel_order)

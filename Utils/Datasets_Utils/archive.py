@@ -99,7 +99,7 @@ class Archive(ImageStore):
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip or an uncompressed tar, by its contents."""
-    return path.is_file() and (_is_tar(path) or zipfile.is_zipfile(path))
+    return path.is_file() and (_is_tar(path) or zipfile.is_zipfile(path) or _begins_as_zip(path))
 
 
 def open_archive(path: Path) -> Archive:
@@ -230,6 +230,12 @@ def _check_end(path: Path, archive: tarfile.TarFile) -> None:
 def _is_tar(path: Path) -> bool:
     with open(path, "rb") as f:
         return f.read(512)[257:262] == b"ustar"
+
+
+def _begins_as_zip(path: Path) -> bool:
+    """Of one cut short, only the begin tells: its directory stands at the end."""
+    with open(path, "rb") as f:
+        return f.read(4) == b"PK\3\4"
 
 
 def _is_litter(name: str) -> bool:

@@ -96,13 +96,14 @@ def read_bin(path: Path) -> tuple[list[bytes], np.ndarray]:
     images, same = content
     if not isinstance(images, list | tuple) or not isinstance(same, list | tuple | np.ndarray):
         raise DataError(f"{path} does not hold two lists, of images and of issame.")
-    if len(images) % 2 or len(images) != 2 * len(same):
+    flags = _as_flags(path, same)
+    if len(images) % 2 or len(images) != 2 * len(flags):
         raise DataError(
-            f"{path} holds {len(images)} images for {len(same)} pairs; expected two for each, so "
-            f"{2 * len(same)}."
+            f"{path} holds {len(images)} images for {len(flags)} pairs; expected two for each, so "
+            f"{2 * len(flags)}."
         )
     encoded = [_as_bytes(path, number, image) for number, image in enumerate(images)]
-    return encoded, np.array([bool(flag) for flag in same], bool)
+    return encoded, flags
 
 
 def write_bin(path: Path, encoded: Sequence[bytes], same: Sequence[bool]) -> None:
@@ -117,6 +118,7 @@ def _unpickle(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}.") from None
     try:
+        _check_memo(path, data)
         return _Unpickler(io.BytesIO(data), path, data).load()
     except DataError:
         raise
@@ -125,6 +127,17 @@ def _unpickle(path: Path) -> Any:
             f"{path}, byte {_broken_at(data)}: the pickle of {len(data)} bytes is damaged or cut "
             f"short there ({error})."
         ) from None
+
+
+def _check_memo(path: Path, data: bytes) -> None:
+    """Raise DataError for a place in the memo that no pickle of this length can need: Python makes
+    room for all places up to it, 4 bytes of pickle can ask for gigabytes."""
+    for opcode, argument, position in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            raise DataError(
+                f"{path}, byte {position}: the pickle of {len(data)} bytes counts {argument} "
+                f"objects; refused."
+            )
 
 
 class _Unpickler(pickle.Unpickler):
@@ -151,7 +164,25 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _NdarrayName:
-    """Stands for numpy.ndarray where a pickle names it; can't be called."""
+    """Stands for numpy.ndarray where a pickle names it; can't be called or changed."""
+
+    __slots__ = ()
+
+
+class _Builder:
+    """A function that a pickle may call. Unlike a bare one, whose attributes and defaults a pickle
+    could set for all that are read after it, this can't be changed."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name} can't be set")
 
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
@@ -188,15 +219,28 @@ def _bytes(*_: Any) -> bytes:
 
 
 _BUILDERS: dict[tuple[str, str], Any] = {
-    **{(module, "_reconstruct"): _empty_array for module in _ARRAY_MODULES},
-    **{(module, "scalar"): _scalar for module in _ARRAY_MODULES},
-    **{(module, "_frombuffer"): _array_of_bytes for module in _NUMERIC_MODULES},
+    **{(module, "_reconstruct"): _Builder(_empty_array) for module in _ARRAY_MODULES},
+    **{(module, "scalar"): _Builder(_scalar) for module in _ARRAY_MODULES},
+    **{(module, "_frombuffer"): _Builder(_array_of_bytes) for module in _NUMERIC_MODULES},
     ("numpy", "ndarray"): _NdarrayName(),
-    ("numpy", "dtype"): _array_type,
-    ("_codecs", "encode"): _encode,
-    ("builtins", "bytes"): _bytes,
-    ("__builtin__", "bytes"): _bytes,
+    ("numpy", "dtype"): _Builder(_array_type),
+    ("_codecs", "encode"): _Builder(_encode),
+    ("builtins", "bytes"): _Builder(_bytes),
+    ("__builtin__", "bytes"): _Builder(_bytes),
 }
+
+
+def _as_flags(path: Path, same: Any) -> np.ndarray:
+    """bools of issame."""
+    try:
+        flags = np.asarray(same)
+    except ValueError:  # lists of unlike lengths
+        flags = np.empty(0)
+    if flags.ndim != 1 or not len(flags) or flags.dtype.kind not in "biu":
+        raise DataError(f"{path}: issame is no list of bools, one for each pair.")
+    if not np.isin(flags, (0, 1)).all():
+        raise DataError(f"{path}: issame holds numbers other than 0 and 1.")
+    return flags.astype(bool)
 
 
 def _as_bytes(path: Path, number: int, image: Any) -> bytes:

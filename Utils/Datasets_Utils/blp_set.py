@@ -48,7 +48,7 @@ class BlpArray:
             self.shape = tuple(int(side) for side in sizes["shape"])
             self.dtype = np.dtype(storage["dtype"])
             self.rows_per_chunk = int(storage["chunklen"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{folder / 'meta'} does not describe an array ({error!r}).") from None
         if len(self.shape) != 4 or self.shape[1] != 3 or self.dtype.kind != "f":
             raise DataError(

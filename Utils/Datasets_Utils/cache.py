@@ -30,7 +30,9 @@ def cached_arrays(path: Path, sources: Sequence[Path], build: Callable[[], Array
     What took less than half a second to make is not kept at all.
     """
     stamp = _stamp(sources)
-    places = (path, _elsewhere(path))
+    places = [path]
+    with suppress(RuntimeError):  # the user has no home
+        places.append(_elsewhere(path))
     for place in places:
         if (arrays := _load(place, sources, stamp)) is not None:
             return arrays

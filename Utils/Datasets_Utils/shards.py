@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.archive import tar_members
+from Utils.Datasets_Utils.archive import is_image_name, tar_members
 from Utils.Datasets_Utils.cache import Arrays, cached_arrays, store_arrays
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES
 from Utils.Datasets_Utils.mapped_file import MappedFile
@@ -109,8 +109,9 @@ def find_shards(path: Path) -> list[Path]:
     if path.is_dir():
         # Names with a dot in front are shards that are still being written.
         shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
-        # A folder tree may still have the archive that it was unpacked from beside its folders.
-        tree = shards and any(p.is_dir() for p in path.iterdir()) and not _has_labels(shards[0])
+        # Folders or images may still have the archive that they were unpacked from beside them.
+        others = any(p.is_dir() or is_image_name(p.name) for p in path.iterdir())
+        tree = shards and others and not _has_labels(shards[0])
         return [] if tree else shards
     return [path] if path.suffix == ".tar" and path.is_file() and _has_labels(path) else []
 

@@ -213,7 +213,8 @@ class FolderWriter(Writer):
         return self.target
 
     def name(self, number: int, encoded: bytes) -> str:
-        return f"{self.labels[number]:06d}/{_numbered(number)}{image_suffix(encoded)}"
+        width = max(6, len(str(self.labels.max())))
+        return f"{self.labels[number]:0{width}d}/{_numbered(number)}{image_suffix(encoded)}"
 
     def _write(self, number: int, encoded: bytes, source_name: str) -> None:
         path = self.target / self.name(number, encoded)

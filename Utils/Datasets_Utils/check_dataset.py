@@ -29,8 +29,8 @@ from Utils.Datasets_Utils.image_check import examine
 from Utils.Datasets_Utils.image_size import describe_sizes
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.training_set import TrainingSet
-from Utils.errors import RunError, run_script
-from Utils.files import atomic_path
+from Utils.errors import run_script
+from Utils.files import atomic_path, make_folder
 
 SHOWN = 5
 UNCLEAN = 2  # exit status
@@ -202,10 +202,7 @@ def draw_histogram(per_identity: np.ndarray, path: Path) -> None:
 def run(source: str, file_list: str | None, output: Path, num_workers: int) -> bool:
     """Check a set, write the files, print the report. Returns whether it is clean."""
     data = open_training_set(source, file_list)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"the folder {output} can't be made: {error.strerror}.") from None
+    make_folder(output)
     findings = check(data, num_workers)
     report, per_identity = summary(data, findings), np.bincount(data.labels)
     with atomic_path(output / "report.json") as temporary:

@@ -41,7 +41,7 @@ from Utils.Datasets_Utils.writers import (
     siblings,
 )
 from Utils.errors import DataError, RunError, run_script
-from Utils.files import atomic_path
+from Utils.files import atomic_path, make_folder
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def convert(
     fit the target's format, and what opening the source raises.
     """
     source, target = Path(source), Path(target)
-    _make_folder(target.parent)
+    make_folder(target.parent)
     if target.suffix == ".bin":
         return _convert_to_bin(source, target, file_list)
     verification = open_verification_set(source, file_list) if is_bin(source) else None
@@ -188,13 +188,6 @@ def _begin(made: list[Path], marker: Path, fingerprint: dict[str, Any]) -> None:
     discard_parts(target)
     with atomic_path(marker) as temporary:
         temporary.write_text(json.dumps(fingerprint))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"the folder {folder} can't be made: {error.strerror}.") from None
 
 
 def main() -> None:

@@ -136,12 +136,26 @@ class Config:
     input_size: tuple[int, ...] = setting(
         (112, 112), "height,width of the input in pixels, each divisible by 16"
     )
-    margin: str = setting("ArcFace", "ArcFace, CosFace or Softmax")
-    margin_size: float | None = setting(
-        0.3, "margin m; none: the published one (ArcFace 0.5 radians, CosFace 0.35)"
+    margin: str = setting(
+        "ArcFace",
+        "ArcFace, CosFace, Softmax, SphereFace, Combined, CurricularFace, AdaFace, MagFace, "
+        "SubCenterArcFace, ElasticArcFace, ElasticCosFace, or the last two with Plus at the end",
     )
-    easy_margin: bool = setting(False, "ArcFace: apply the margin only where the cosine is above 0")
-    scale_size: float = setting(16.0, "scale s of the logits")
+    margin_size: float | None = setting(
+        0.3, "margin m; none: the published one of the head (ArcFace 0.5 radians, CosFace 0.35)"
+    )
+    combined_margin: tuple[float, ...] = setting(
+        (1.0, 0.3, 0.2), "Combined: m1,m2,m3 of cos(m1·θ + m2) - m3"
+    )
+    easy_margin: bool = setting(
+        False, "margins that are angles: apply them only where the cosine is above 0"
+    )
+    sub_centers: int = setting(3, "SubCenterArcFace: weights of each class")
+    scale_size: float | None = setting(
+        16.0,
+        "scale s of the logits; none: the published one of the head (64). Softmax has none, "
+        "SphereFace takes the embedding's norm",
+    )
     label_smoothing: float = setting(0.0, "share of the target given to all classes, 0 to below 1")
     focal_gamma: float = setting(0.0, "gamma of the focal loss, as in 2; 0: cross-entropy")
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from Backbone import BACKBONES
 from Config.config import Config
-from Head import HEADS
+from Head import HEADS, wrong_combined_margin, wrong_margin
 from Utils.Evaluation_Utils.names import nearest_name
 from Utils.Evaluation_Utils.protocols import PROTOCOLS
 
@@ -40,6 +40,7 @@ LOWER_BOUNDS = {
     "seed": (0, True),
     "feature_dim": (1, True),
     "margin_size": (0, True),
+    "sub_centers": (1, True),
     "scale_size": (0, False),
     "label_smoothing": (0, True),
     "focal_gamma": (0, True),
@@ -155,12 +156,27 @@ def _check_network(config: Config) -> None:
         raise ConfigError("momentum", config.momentum, "it must be below 1.")
     if config.label_smoothing >= 1:
         raise ConfigError("label_smoothing", config.label_smoothing, "it must be below 1.")
-    if config.margin == "ArcFace" and (config.margin_size or 0) >= math.pi:
-        raise ConfigError("margin_size", config.margin_size, "ArcFace's is an angle below π.")
+    _check_head(config)
     size = config.input_size
     if len(size) != 2 or any(side < 16 or side % 16 for side in size):
         raise ConfigError(
             "input_size", size, "it must be height,width in pixels, each a multiple of 16."
+        )
+
+
+def _check_head(config: Config) -> None:
+    for name, wrong in (
+        ("margin_size", wrong_margin(config.margin, config.margin_size)),
+        ("combined_margin", wrong_combined_margin(config.combined_margin)),
+    ):
+        if wrong:
+            raise ConfigError(name, getattr(config, name), wrong)
+    if config.focal_gamma and config.label_smoothing:
+        raise ConfigError(
+            "focal_gamma",
+            config.focal_gamma,
+            "focal loss weighs an image by the probability of its class, and label_smoothing "
+            f"{config.label_smoothing} wants that below 1; set one of them to 0.",
         )
 
 

@@ -52,6 +52,8 @@ def test_every_setting_is_a_flag_of_its_own_name():
     assert config.use_amp is True
     assert config.use_visdom is False
     assert read("--milestones", "", "--margin_size", "none").milestones == ()
+    config = read("--combined_margin", "1,0.2,0.1", "--scale_size", "none")
+    assert (config.combined_margin, config.scale_size) == ((1.0, 0.2, 0.1), None)
 
 
 def test_explicit_flags_win_over_the_recipe_even_at_default_values():
@@ -98,6 +100,12 @@ def test_settings_survive_their_trip_through_plain_values():
         ({"train_dataset": "MyFaces"}, "train_dataset_path"),
         ({"train_dataset": "CASIA_WebFace"}, "webface_dataset_path"),
         ({"margin_size": 3.5}, "below π"),
+        ({"margin": "MagFace", "margin_size": 2.0}, "MagFace's is an angle below 1.767"),
+        ({"margin": "SphereFace", "margin_size": 0.3}, "from 1 on; none takes the published 4"),
+        ({"combined_margin": (1.0, 0.5)}, "m1,m2,m3"),
+        ({"combined_margin": (1.0, 3.2, 0.0)}, "angle below π"),
+        ({"sub_centers": 0}, "at least 1"),
+        ({"label_smoothing": 0.1, "focal_gamma": 2.0}, "set one of them to 0"),
         ({"momentum": 1.0}, "below 1"),
         ({"seed": 2**63}, "at most 9223372036854775807"),
         ({"feature_dim": 999_999_999_999}, "at most 65536"),

@@ -1,6 +1,7 @@
 """Heads against the published formulas in float64, and their gradients, poles included."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -179,6 +180,33 @@ def test_near_the_poles_the_gradient_is_the_losses_own_derivative(name):
     torch.autograd.gradcheck(lambda x: head.loss(x, labels).loss, (x,), eps=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("combined_margin", "name", "margin", "up_to"),
+    [((1.0, 0.5, 0.0), "ArcFace", 0.5, math.pi - 0.5), ((1.0, 0.0, 0.35), "CosFace", 0.35, 4.0)],
+)
+def test_combined_with_one_margin_is_that_head(combined_margin, name, margin, up_to):
+    theta = torch.linspace(0, math.pi, 100, dtype=torch.float64)
+    theta = theta[theta < up_to]
+    combined = build_head("Combined", D, C, combined_margin=combined_margin).method
+    other = build_head(name, D, C, margin=margin).method
+    torch.testing.assert_close(
+        combined.target(theta.cos(), theta), other.target(theta.cos(), theta), rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_published_values_are_the_default(name):
+    m, s = {
+        "ArcFace": (0.5, 64), "CosFace": (0.35, 64), "Softmax": (None, 1), "SphereFace": (4, None),
+        "Combined": (None, 64), "CurricularFace": (0.5, 64), "AdaFace": (0.4, 64),
+        "MagFace": (0.45, 64), "SubCenterArcFace": (0.5, 64), "ElasticArcFace": (0.5, 64),
+        "ElasticCosFace": (0.35, 64), "ElasticArcFacePlus": (0.5, 64),
+        "ElasticCosFacePlus": (0.35, 64),
+    }[name]  # fmt: skip
+    assert build_head(name, D, C).scale == s
+    assert m is None or HEADS[name].margin == m
+
+
 class Everything(Method):
     """Uses all that a method may: the target's cosine and norm, and the others' cosines."""
 
@@ -268,6 +296,12 @@ def test_the_margin_does_not_move_other_classes():
         ({"name": "Arcface"}, "'ArcFace'"),
         ({"name": "ArcFace", "margin": 4.0}, "angle"),
         ({"name": "CosFace", "scale": 0.0}, "above 0"),
+        ({"name": "CosFace", "margin": -0.1}, "from 0 on"),
+        ({"name": "SphereFace", "margin": 0.5}, "from 1 on"),
+        ({"name": "MagFace", "margin": 1.8}, "below 1.767"),
+        ({"name": "Combined", "combined_margin": (0.0, 0.3, 0.2)}, "a factor above 0"),
+        ({"name": "SubCenterArcFace", "sub_centers": 0}, "sub_centers 0"),
+        ({"name": "ArcFace", "focal_gamma": 2.0, "label_smoothing": 0.1}, "set one to 0"),
         ({"name": "Softmax", "num_classes": 0}, "num_classes 0"),
     ],
 )

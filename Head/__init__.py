@@ -5,35 +5,41 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch.distributed as dist
+
 from Head.classifier import MarginHead
 from Head.margin import arcface, cosface
 from Head.methods import Method, TargetMargin
+from Head.sharded import ShardedHead
 
 __all__ = ["DEFAULT_MARGIN_SIZE", "HEADS", "build_head"]
+
+# Makes a head of some embedding's size from the number of classes, the scale and a method.
+MakeHead = Callable[..., MarginHead]
 
 # The published margins m; Softmax has none.
 DEFAULT_MARGIN_SIZE = {"ArcFace": 0.5, "CosFace": 0.35, "Softmax": 0.0}
 
 
 def _arcface(
-    feature_dim: int, num_classes: int, scale: float, margin: float, easy_margin: bool
+    make: MakeHead, num_classes: int, scale: float, margin: float, easy_margin: bool
 ) -> MarginHead:
     if not 0 <= margin < math.pi:
         raise ValueError(f"the margin of ArcFace is {margin}; it is an angle, 0 <= m < π radians")
     function = partial(arcface, m=margin, easy_margin=easy_margin)
-    return MarginHead(feature_dim, num_classes, scale, TargetMargin(function))
+    return make(num_classes, scale, TargetMargin(function))
 
 
 def _cosface(
-    feature_dim: int, num_classes: int, scale: float, margin: float, easy_margin: bool
+    make: MakeHead, num_classes: int, scale: float, margin: float, easy_margin: bool
 ) -> MarginHead:
-    return MarginHead(feature_dim, num_classes, scale, TargetMargin(partial(cosface, m=margin)))
+    return make(num_classes, scale, TargetMargin(partial(cosface, m=margin)))
 
 
 def _softmax(
-    feature_dim: int, num_classes: int, scale: float, margin: float, easy_margin: bool
+    make: MakeHead, num_classes: int, scale: float, margin: float, easy_margin: bool
 ) -> MarginHead:
-    return MarginHead(feature_dim, num_classes, 1.0, Method(), normalised=False)
+    return make(num_classes, 1.0, Method(), normalised=False)
 
 
 HEADS: dict[str, Callable[..., MarginHead]] = {
@@ -52,6 +58,7 @@ def build_head(
     easy_margin: bool = False,
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
+    group: dist.ProcessGroup | None = None,
 ) -> MarginHead:
     """Build a head with fresh weights.
 
@@ -60,6 +67,7 @@ def build_head(
     margin: m; None takes the published one (`DEFAULT_MARGIN_SIZE`).
     easy_margin: ArcFace only: apply the margin only where cos θ > 0.
     label_smoothing: ε, 0 <= ε < 1. focal_gamma: γ >= 0 of focal loss; 0 is cross-entropy.
+    group: processes to split the classes over, as `ShardedHead` does; None: all are here.
 
     The module has `weight` C×D, and maps (embeddings N×D, labels N) to logits N×C with scale and
     margin applied; its `loss(embeddings, labels)` is the loss of these, in less time and memory.
@@ -78,6 +86,7 @@ def build_head(
         raise ValueError(f"focal_gamma is {focal_gamma}; it must be 0 or above")
     if margin is None:
         margin = DEFAULT_MARGIN_SIZE[name]
-    head = HEADS[name](feature_dim, num_classes, scale, margin, easy_margin)
+    make = MarginHead if group is None else partial(ShardedHead, group=group)
+    head = HEADS[name](partial(make, feature_dim), num_classes, scale, margin, easy_margin)
     head.label_smoothing, head.focal_gamma = label_smoothing, focal_gamma
     return head

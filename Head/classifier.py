@@ -1,5 +1,6 @@
 """The classification head: it owns the class weights, and applies a margin and the scale s."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,8 @@ class MarginHead(nn.Module):
     sub_centers: K weights a class, of which the nearest counts.
     normalised: False leaves weights and embeddings as long as they are: a plain linear classifier.
     label_smoothing, focal_gamma: ε and γ of the loss, both 0 unless they are set.
-    weight: C·K × D, Glorot's uniform initialisation as the lineage trains.
+    here: the classes, of 0..C-1, that this process has; None: all.
+    weight: (C here)·K × D, Glorot's uniform initialisation as the lineage trains.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class MarginHead(nn.Module):
         method: Method,
         sub_centers: int = 1,
         normalised: bool = True,
+        here: range | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -48,8 +51,9 @@ class MarginHead(nn.Module):
         self.normalised = normalised
         self.label_smoothing = 0.0
         self.focal_gamma = 0.0
-        self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, feature_dim))
-        nn.init.xavier_uniform_(self.weight)
+        here = range(num_classes) if here is None else here
+        rows = range(here.start * sub_centers, here.stop * sub_centers)
+        self.weight = nn.Parameter(_initial_rows(rows, num_classes * sub_centers, feature_dim))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Map embeddings N×D and labels N (int64, 0..C-1) to logits N×C in the weight's dtype.
@@ -79,15 +83,17 @@ class MarginHead(nn.Module):
             return HeadLoss(loss.mean(), scores.target.detach() >= scores.top)
 
     def _scores(self, embeddings: Tensor, labels: Tensor) -> Scores:
-        classes = Classes(self.num_classes, self.sub_centers, self.normalised)
         return margin_scores(
             *self._inputs(embeddings),
             self.weight,
             labels,
             self.method,
-            classes,
+            self._classes(),
             with_mean=self.label_smoothing > 0,
         )
+
+    def _classes(self) -> Classes:
+        return Classes(self.num_classes, self.sub_centers, self.normalised)
 
     def _inputs(self, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """directions N×D, scales N and norms N of a batch."""
@@ -97,3 +103,23 @@ class MarginHead(nn.Module):
         scales = norms if self.scale is None else torch.full_like(norms, self.scale)
         directions = embeddings / norms[:, None] if self.normalised else embeddings
         return directions, scales, norms
+
+
+_DRAWN_AT_ONCE = 2**22  # numbers
+
+
+def _initial_rows(rows: range, total: int, dim: int) -> Tensor:
+    """Some rows of the total×dim matrix that `nn.init.xavier_uniform_` would make.
+
+    The whole matrix is drawn, a part at a time, so that the rows, and what is drawn after them, are
+    the same however the rows are split over processes.
+    """
+    bound = math.sqrt(3.0) * math.sqrt(2.0 / (total + dim))
+    weight = torch.empty(len(rows), dim)
+    step = max(1, _DRAWN_AT_ONCE // dim)
+    for start in range(0, total, step):
+        drawn = torch.empty(min(step, total - start), dim).uniform_(-bound, bound)
+        first, last = max(start, rows.start), min(start + len(drawn), rows.stop)
+        if first < last:
+            weight[first - rows.start : last - rows.start] = drawn[first - start : last - start]
+    return weight

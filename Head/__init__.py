@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch.distributed as dist
+
 from Head.classifier import MarginHead
 from Head.margin import arcface, combined, cosface
 from Head.methods import (
@@ -17,6 +19,7 @@ from Head.methods import (
     SphereFace,
     TargetMargin,
 )
+from Head.sharded import ShardedHead
 
 __all__ = [
     "HEADS",
@@ -112,6 +115,9 @@ def build_head(
     easy_margin: bool = False,
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
+    group: dist.ProcessGroup | None = None,
+    sample_rate: float = 1.0,
+    sample_seed: int = 0,
     combined_margin: tuple[float, ...] = (1.0, 0.3, 0.2),
     sub_centers: int = 3,
 ) -> MarginHead:
@@ -123,6 +129,9 @@ def build_head(
     margin: m; None takes the published one. Softmax and Combined have none.
     easy_margin: of angular margins: apply them only where cos θ > 0.
     label_smoothing: ε, 0 <= ε < 1. focal_gamma: γ >= 0 of focal loss; 0 is cross-entropy.
+    group: processes to split the classes over, as `ShardedHead` does; None: all are here.
+    sample_rate: share of the classes that a step is restricted to, 0 < rate <= 1, see
+    `MarginHead.sample`. sample_seed: of the draws, >= 0.
     combined_margin: m1, m2 and m3 of Combined; sub_centers: K of SubCenterArcFace; the published.
 
     The module has `weight` C×D (C·K × D with sub-centers), and maps (embeddings N×D, labels N) to
@@ -133,12 +142,13 @@ def build_head(
         nearest = difflib.get_close_matches(name, HEADS, n=1, cutoff=0.0)[0]
         raise ValueError(f"head is {name!r}; did you mean {nearest!r}? Known: {', '.join(HEADS)}")
     _check_sizes(feature_dim, num_classes, scale, sub_centers)
-    _check_loss(label_smoothing, focal_gamma)
+    _check_loss(label_smoothing, focal_gamma, sample_rate)
     if wrong := wrong_margin(name, margin) or wrong_combined_margin(combined_margin):
         raise ValueError(f"the margin is {margin}, the combined one {combined_margin}: {wrong}")
     kind = HEADS[name]
     options = MarginOptions(kind.margin if margin is None else margin, easy_margin, combined_margin)
-    head = MarginHead(
+    make = MarginHead if group is None else partial(ShardedHead, group=group)
+    head = make(
         feature_dim,
         num_classes,
         kind.scale if scale is None or not kind.scalable else scale,
@@ -147,6 +157,7 @@ def build_head(
         kind.normalised,
     )
     head.label_smoothing, head.focal_gamma = label_smoothing, focal_gamma
+    head.sample_rate, head.sample_seed = sample_rate, sample_seed
     return head
 
 
@@ -181,7 +192,7 @@ def _check_sizes(feature_dim: int, num_classes: int, scale: float | None, sub_ce
         raise ValueError(f"scale is {scale}; it must be above 0")
 
 
-def _check_loss(label_smoothing: float, focal_gamma: float) -> None:
+def _check_loss(label_smoothing: float, focal_gamma: float, sample_rate: float) -> None:
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing is {label_smoothing}; it must be from 0 to below 1")
     if not 0 <= focal_gamma < math.inf:
@@ -192,3 +203,5 @@ def _check_loss(label_smoothing: float, focal_gamma: float) -> None:
             f"an image by the probability of its class, and smoothing wants that below 1; set one "
             f"to 0"
         )
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"sample_rate is {sample_rate}; it must be above 0 and at most 1")

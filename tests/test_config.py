@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from Config import RECIPES, Config, ConfigError, read_config, validate
+from Head import build_head
 from tests.conftest import ROOT
 from Train import JUDGING_ONLY
 from Utils.devices import choose_device, find_device
 from Utils.Evaluation_Utils.protocols import PROTOCOLS
 from Utils.Evaluation_Utils.report import settings_of
+from Utils.Training_Utils.schedule import scaled_rate
 
 
 def read(*argv, **kwargs):
@@ -32,11 +34,23 @@ def test_published_recipes_hold_the_published_settings():
     ms1m = dataclasses.replace(Config(), **RECIPES["ms_celeb_1m"])
     assert (ms1m.batch_size, ms1m.initial_lr, ms1m.total_epoch) == (256, 0.05, 25)
     assert (ms1m.milestones, ms1m.scale_size) == ((13, 21), 32.0)
+    insightface = dataclasses.replace(Config(), **RECIPES["insightface_ms1mv3"])
+    assert scaled_rate(insightface.initial_lr, insightface) == 0.1 * insightface.batch_size / 512
+    assert (insightface.schedule, insightface.total_epoch) == ("polynomial", 20)
+    adaface = dataclasses.replace(Config(), **RECIPES["adaface_ms1mv2"])
+    assert (adaface.batch_size, adaface.initial_lr, adaface.total_epoch) == (512, 0.1, 26)
+    assert (adaface.margin, adaface.milestones) == ("AdaFace", (12, 20, 24))
+    for recipe in (insightface, adaface):
+        assert (recipe.weight_decay, recipe.feature_dim) == (5e-4, 512)
+        head = build_head(recipe.margin, 2, 2, recipe.scale_size, recipe.margin_size)
+        assert head.scale == 64
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_need_nothing_but_paths(recipe):
     paths = {"webface_dataset_path": "somewhere", "ms1m_dataset_path": "somewhere"}
+    if recipe == "fine_tuning":
+        paths = {"pretrained": "weights", "train_dataset_path": "somewhere"}
     validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths))
     validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths), cuda_devices=2)
 

@@ -6,21 +6,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from Head import HEADS, build_head
-from Head.class_blocks import Classes
-from Head.margin_softmax import margin_scores
+from tests.processes import in_processes
 
 N, D, C = 12, 16, 10
 LABELS = torch.arange(N) % C
 STATEFUL = [name for name in HEADS if len(build_head(name, 4, 3).state_dict()) > 1]
 
 
-def build(name, seed=1):
+def build(name, seed=1, group=None):
     torch.manual_seed(seed)
-    return build_head(name, D, C).double()
+    return build_head(name, D, C, group=group).double()
 
 
 def batches(count, images=N):
@@ -162,40 +160,32 @@ def test_only_the_nearest_sub_center_of_a_class_learns_from_an_image(name):
     assert learning.int().argmax(1).tolist() == nearest.tolist()
 
 
-def in_two_processes(rank, folder):
+def remembered(group):
     """Each stateful head as two processes have it: with half the images each, and with half the
-    classes each. Leaves what they remember, and the margins drawn last, in a file."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    classes each. What they remember, and the margins that they drew last."""
     found = {}
+    half = slice(group.rank() * N // 2, (group.rank() + 1) * N // 2)
     for name in STATEFUL:
-        by_images, by_classes = build(name), build(name)
-        by_images.method.group = dist.group.WORLD
-        half = slice(rank * N // 2, (rank + 1) * N // 2)
-        weight = by_classes.weight.chunk(2)[rank]
-        labels = LABELS - rank * C // 2
-        labels = torch.where((labels >= 0) & (labels < C // 2), labels, -1)
-        for x in batches(2):
-            by_images.loss(x[half], LABELS[half])
-            classes = Classes(C, group=dist.group.WORLD)
-            margin_scores(*by_classes._inputs(x), weight, labels, by_classes.method, classes)
+        by_images, by_classes = build(name), build(name, group=group)
+        by_images.method.group = group
+        for head in (by_images, by_classes):
+            for x in batches(2):
+                head.loss(x[half], LABELS[half])
         margins = [getattr(head.method, "_margins", None) for head in (by_images, by_classes)]
         found[name] = (state(by_images), state(by_classes), *margins)
-    torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return found
 
 
 def test_two_processes_remember_what_one_with_the_whole_batch_does(tmp_path):
-    torch.multiprocessing.spawn(in_two_processes, (tmp_path,), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    found = in_processes(2, tmp_path, remembered)
     for name in STATEFUL:
         alone = build(name)
         for x in batches(2):
             alone.loss(x, LABELS)
         for rank in range(2):
-            for remembered in found[rank][name][:2]:
+            for theirs in found[rank][name][:2]:
                 for key, value in state(alone).items():
-                    torch.testing.assert_close(remembered[key], value, rtol=1e-14, atol=0)
+                    torch.testing.assert_close(theirs[key], value, rtol=1e-14, atol=0)
         if "Elastic" in name:
             for rank in range(2):
                 assert torch.equal(found[rank][name][3], alone.method._margins)

@@ -40,7 +40,8 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
             power = np.frexp(np.abs(rows[extreme]).max(axis=1, keepdims=True))[1]
             rows[extreme] = np.ldexp(rows[extreme], -power)
             squares[extreme] = np.sum(rows[extreme] ** 2, axis=1, keepdims=True)
-    return rows / np.where(squares == 0, np.inf, np.sqrt(squares))
+    with np.errstate(invalid="ignore"):
+        return rows / np.where(squares == 0, np.inf, np.sqrt(squares))
 
 
 def row_products(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from tests.tiny_megaface import DISTRACTORS, PEOPLE, PHOTOS, megaface, results_o
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.convert_dataset import convert
 from Utils.Datasets_Utils.photo_list import PhotoList
-from Utils.errors import DataError
+from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils import megaface as megaface_module
 from Utils.Evaluation_Utils.devkit_file import check_export
 from Utils.Evaluation_Utils.embedding import embed
@@ -156,6 +156,25 @@ def test_a_table_of_another_shape_is_not_used(tiny, extracted, tmp_path, judge):
     np.save(tmp_path / "features" / "probes" / "features.npy", np.ones((20, 8), np.float32))
     with pytest.raises(DataError, match=r"\(20, 8\), not float32 \(20, 16\)"):
         judge(*tiny.flags("--output", tmp_path))
+
+
+def test_a_table_of_another_size_of_features_is_found_before_the_work(
+    extracted, tmp_path, judge, no_work
+):
+    shutil.copytree(extracted / "features", tmp_path / "features")
+    np.save(tmp_path / "features" / "probes" / "features.npy", np.ones((20, 8), np.float32))
+    with pytest.raises(DataError, match=r"their dim differs \(8 and 16\)"):
+        judge(*ready(tmp_path, "--output", tmp_path / "out"))
+
+
+def test_no_room_for_features(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    about = {"dim": 4, "dtype": "fp32"}
+    with pytest.raises(RunError, match=r"features\.npy needs 0\.00 GiB"):
+        packed_features(tmp_path, PhotoList(["a"], None, "a list"), about, lambda _: [])
 
 
 # --- the devkit's files -------------------------------------------------------------------------

@@ -108,11 +108,13 @@ def join_lists(lists: Sequence[PhotoList], sizes: Iterable[int] = ()) -> Distrac
 def read_noise_list(path: str | Path) -> frozenset[str]:
     """The names in a noise list; may be empty. Raises DataError where it can't be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"the noise list {path} can't be read: {error.strerror}.") from None
     lines = (line.rstrip("\r") for line in text.split("\n"))
-    names = (line.rpartition("\t")[2].strip() for line in lines if not line.startswith("#"))
+    names = (
+        line.rpartition("\t")[2].strip() for line in lines if not line.lstrip().startswith("#")
+    )
     return frozenset(name for name in names if name)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from Utils.Datasets_Utils.photo_list import PhotoList, read_photo_list, write_photo_list
-from Utils.errors import DataError
+from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils.processes import ALONE, Processes
 from Utils.files import atomic_path
 
@@ -176,7 +176,14 @@ def _reserve(path: Path) -> None:
     without a word."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            size = path.stat().st_size
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise RunError(
+                    f"{path} needs {size / 2**30:.2f} GiB, which could not be had: "
+                    f"{error.strerror}."
+                ) from None
 
 
 def _fill(files: FeatureFolder, lots: list[range], made: Iterable[np.ndarray]) -> None:

@@ -107,6 +107,16 @@ def _notes(config: Config, judged: MegaFaceResult) -> list[str]:
         "Published TPRs are read off a curve that keeps a point only where TPR rose by more than "
         "0.01: differences below about one point mean nothing there.",
     ]
+    exact = min(
+        found.curve.exact_up_to
+        for result in judged.results.values()
+        for found in result.verification.values()
+    )
+    if exact < 1:
+        notes.append(
+            f"ROC curves are exact up to FPR {exact:.1e} at least; beyond what is exact they are "
+            f"counted in a histogram, and dotted in the picture. The TPRs above are always exact."
+        )
     if first.devkit_probes < 100:
         notes.append("There are fewer than 100 probes; the devkit's tool would fail on them.")
     if first.alone:

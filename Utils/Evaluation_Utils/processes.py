@@ -20,18 +20,18 @@ _PATIENCE = datetime.timedelta(days=7)
 
 @dataclass(frozen=True)
 class Processes:
-    """count processes, of which this is number `rank`; group: how they talk (None: alone)."""
+    """count processes, of which this is number `rank`. They talk in torch's default group."""
 
+    # The group itself is not kept: whoever held it at the end would bring the process down.
     rank: int = 0
     count: int = 1
-    group: dist.ProcessGroup | None = None
 
     def gather(self, value: Any) -> list[Any]:
         """Everybody's value, by rank; the values are this program's own and may be any object.
 
         Raises OtherProcessError where another process failed instead of coming here.
         """
-        return [value] if self.group is None else self._exchange(None, value)
+        return [value] if self.count == 1 else self._exchange(None, value)
 
     def wait(self) -> None:
         """Until all have come here. Raises OtherProcessError as `gather` does."""
@@ -40,13 +40,13 @@ class Processes:
     def tell(self, error: Exception) -> None:
         """Make the others' next `gather` or `wait` fail with this error. Raises OtherProcessError
         where another process of a lower rank failed too."""
-        if self.group is not None:
+        if self.count > 1:
             self._exchange(_describe(error), None)
 
     def _exchange(self, error: str | None, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.count
         try:
-            dist.all_gather_object(found, (error, value), group=self.group)
+            dist.all_gather_object(found, (error, value))
         except RuntimeError:
             # gloo's words for it are about sockets.
             raise OtherProcessError(
@@ -78,7 +78,7 @@ def started_by_torchrun() -> Iterator[Processes]:
         yield Processes()
         return
     dist.init_process_group("gloo", timeout=_PATIENCE)
-    processes = Processes(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+    processes = Processes(dist.get_rank(), dist.get_world_size())
     try:
         with _told_to_all(processes):
             yield processes

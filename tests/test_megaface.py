@@ -361,9 +361,7 @@ def test_the_real_probe_list(shared_data):
 
 def test_noise_lists(tmp_path):
     path = tmp_path / "noise.txt"
-    path.write_text(
-        "\ufeff # columns\r\nFaceScrub name\t1/2/a b.c.jpg\n\n3/4/no_extension\n#x\n"
-    )
+    path.write_text("\ufeff # columns\r\nFaceScrub name\t1/2/a b.c.jpg\n\n3/4/no_extension\n#x\n")
     noise = read_noise_list(path)
     assert noise == {"1/2/a b.c.jpg", "3/4/no_extension"}
     names = ["1/2/a b.c.jpg", "2/a b.c.jpg", "3/4/no_extension", "x/3/4/no_extension", "a b.c.jpg"]

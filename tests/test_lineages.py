@@ -12,7 +12,8 @@ from tests import lineage_mobilefacenets as mobilefacenets
 from tests import lineage_networks as networks
 from tests.lineage_networks import Recorder
 from Utils.Pretrained_Utils import load_backbone
-from Utils.Pretrained_Utils.recognise import matches, most_likely, open_contents
+from Utils.Pretrained_Utils.contents import open_contents
+from Utils.Pretrained_Utils.recognise import matches, most_likely
 
 MOBILE = {
     "quasarlight": ("conv3", "dw_conv3", "bottlenecks", "conv1", "linear_GDConv7", "linear_conv1"),

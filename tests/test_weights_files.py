@@ -86,8 +86,25 @@ def test_a_cvlface_folders_model_yaml_says_its_colours(tmp_path):
     folder.mkdir()
     torch.save({f"net.{k}": v for k, v in net.state.items()}, folder / "model.pt")
     assert load_backbone(folder).preprocessing.channel_order == "RGB"
-    (folder / "model.yaml").write_text("input_size: [3, 112, 112]\ncolor_space: 'BGR'\n")
-    assert load_backbone(folder).preprocessing.channel_order == "BGR"
+    settings = folder / "model.yaml"
+    for text in (
+        "input_size: [3, 112, 112]\ncolor_space: 'BGR'\n",
+        "color_space: bgr  # as OpenCV reads\n",
+        "{name: ir_18, color_space: BGR}\n",
+        '"color_space": "BGR"\n',
+        "model:\n  color_space: BGR\n",
+    ):
+        settings.write_text(text)
+        assert load_backbone(folder).preprocessing.channel_order == "BGR", text
+    settings.write_text("name: ir_18\n# color_space: BGR\n")
+    assert load_backbone(folder).preprocessing.channel_order == "RGB"
+    settings.write_text("color_space: HSV\n")
+    with pytest.raises(CheckpointError, match=r"model.yaml: color_space is 'HSV'; expected RGB or"):
+        load_backbone(folder)
+    for damaged in ("name: René\n".encode("latin-1"), b"color_space: [BGR\n", b"[" * 100_000):
+        settings.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"model.yaml can't be read as YAML in UTF-8"):
+            load_backbone(folder)
 
 
 @pytest.mark.parametrize("file", [lightning, facex_zoo, partial_fc_checkpoint])

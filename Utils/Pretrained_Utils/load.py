@@ -31,6 +31,7 @@ from Utils.Pretrained_Utils.recognise import (
 from Utils.Training_Utils.checkpoint import FORMAT
 
 SHOWN_KEYS = 5
+FORMATS = ("face-training-checkpoint-", "face-backbone-")
 # FaceX-Zoo's `crop_eye` trains on the upper 60 rows of 112×112; the last map is that of 64×112.
 HALF_FACE = [64, 112]
 
@@ -117,6 +118,11 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     contents = read_file(path)
     if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
         weights = _read_own(path, contents, lineage)
+    elif str(contents.get("format")).startswith(FORMATS):
+        raise CheckpointError(
+            f"checkpoint {path} has format {contents['format']!r}; this version of the program "
+            f"reads {FORMAT} and {BACKBONE_FORMAT}."
+        )
     else:
         weights = _read_foreign(path, open_contents(contents), contents, lineage)
     found = weights.description.architecture["name"]

@@ -14,6 +14,16 @@ ARCHITECTURE = {
     "preprocessing": "a dictionary",
 }
 PREPROCESSING = {"channel_order": "text", "mean": "a number", "scale": "a number"}
+VARIANT = {
+    "attention": "text",
+    "shortcut": "text",
+    "middle_norm": "true or false",
+    "bottleneck": "true or false",
+    "output_affine": "true or false",
+    "normalise": "true or false",
+    "width": "a whole number",
+    "repeats": "whole numbers",
+}
 PARTS = {"backbone": "a dictionary of tensors", "head": "a dictionary", "lineage": "text"}
 
 
@@ -41,7 +51,7 @@ def check_architecture(path: str | Path, architecture: Any) -> None:
     _check(path, "architecture.", architecture, ARCHITECTURE)
     _check(path, "architecture.preprocessing.", architecture["preprocessing"], PREPROCESSING)
     variant = architecture["variant"]
-    kinds = {k: "whole numbers" if k == "repeats" else "text or a number" for k in variant}
+    kinds = {name: kind for name, kind in VARIANT.items() if name in variant}
     _check(path, "architecture.variant.", variant, kinds)
 
 
@@ -76,7 +86,7 @@ KINDS = {
     "a whole number": _is_whole,
     "whole numbers": _are_whole,
     "two whole numbers": lambda value: _are_whole(value) and len(value) == 2,
-    "text or a number": lambda value: isinstance(value, str | bool | int | float),
+    "true or false": lambda value: isinstance(value, bool),
     "a dictionary": lambda value: isinstance(value, dict),
     "a dictionary of tensors": _are_tensors,
 }

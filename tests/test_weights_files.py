@@ -241,7 +241,12 @@ def test_published_weights_reach_the_lineages_own_figure(shared_data, tmp_path):
         num_workers=0,
         device="cpu",
     )
-    evaluate_checkpoint(config, "lfw")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)  # batches side by side: the same to the last bit
+    try:
+        evaluate_checkpoint(config, "lfw")
+    finally:
+        torch.set_num_threads(threads)
     figures = json.loads((tmp_path / "lfw.json").read_text())
     assert figures["results"]["cosine"]["accuracy"] == pytest.approx(0.9780, abs=1e-9)
     assert "Xiaoccer" in figures["network"]

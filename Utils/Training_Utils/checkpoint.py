@@ -41,16 +41,18 @@ def save_best(run: RunFolder, state: dict[str, Any]) -> None:
     _write(run.checkpoints / BEST, state)
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read any file of tensors and plain values on the CPU.
 
+    lazily: leave the tensors on the disk until they are looked at, for one who only wants values.
     Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is not a file.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mapped = lazily and zipfile.is_zipfile(path)  # others can't be left there
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {path} can't be read: {_refusal(path, error)}") from None
     except READ_ERRORS as error:
@@ -69,9 +71,9 @@ def unsafe_names(path: Path) -> list[str]:
         return []
 
 
-def read_run(path: str | Path) -> dict[str, Any]:
+def read_run(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read a checkpoint that `save` wrote. Raises CheckpointError for any other file."""
-    state = read(path)
+    state = read(path, lazily)
     if not (isinstance(state, dict) and state.get("format") == FORMAT):
         raise CheckpointError(
             f"checkpoint {path} was not written by Train.py, so a run can't go on from it."

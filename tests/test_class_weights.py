@@ -123,6 +123,16 @@ def test_a_part_that_is_not_there_is_named(tmp_path):
     assert re.search("process 0 is not there", found.where)
 
 
+def test_of_two_heads_for_one_network_neither_is_taken(tmp_path):
+    for name in ("ArcFace", "CosFace"):
+        head = tmp_path / f"Head_{name}_Epoch_1_Batch_9_Time_2019-01-01-10-00_checkpoint.pth"
+        torch.save({"weight": WEIGHTS}, head)
+    network = "Backbone_IR_50_Epoch_1_Batch_9_Time_2019-01-01-09-59_checkpoint.pth"
+    found = find_class_weights(tmp_path / network, None, 4, by_columns=False)
+    assert found.weights is None
+    assert "of which only one can belong to" in found.where
+
+
 def test_a_square_head_is_turned_where_the_code_keeps_classes_in_columns():
     square = torch.arange(16.0).view(4, 4)
     assert torch.equal(class_weights({"weight": square}, 4), square)

@@ -19,7 +19,8 @@ from Utils.Pretrained_Utils.rename import State, is_plain
 # The network's file -> that of its head; with * for several, each with some of the classes.
 BESIDE = (
     (r"(?P<run>.*)_net(?P<end>\.\w+)", "{run}_margin{end}"),  # QuasarLight, wujiyang
-    (r"Backbone_.*?(?P<run>_Epoch_.*)", "Head_*{run}"),  # face.evoLVe
+    # face.evoLVe; the minute in the two names may differ.
+    (r"Backbone_.*(?P<run>_Epoch_\d+_Batch_\d+_)Time_.*", "Head_*{run}Time_*"),
     (r"model_(?P<run>.+)", "head_{run}"),  # TreB1eN
     (r"model\.pt", "classifier_rank*.pt"),  # CVLface
     (r"checkpoint_gpu_\d+\.pt", "checkpoint_gpu_*.pt"),  # insightface
@@ -52,6 +53,8 @@ def find_class_weights(
     if not files:
         return ClassWeights(None, f"{path.name} and {pattern} beside it, which is not there")
     names = ", ".join(file.name for file in files)
+    if len(files) > 1 and None in map(_rank, files):
+        return ClassWeights(None, f"{names}, of which only one can belong to {path.name}")
     try:
         parts = [_read_part(file, feature_dim, by_columns) for file in files]
     except CheckpointError as error:

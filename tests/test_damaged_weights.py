@@ -152,6 +152,12 @@ def test_a_refusal_names_what_would_have_been_run(zipped, foreign, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_torchscript_program_is_not_run(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="it is a TorchScript program, which is not run"):
+        load_backbone(tmp_path / "net.pt")
+
+
 def test_lightnings_enumerations_and_settings_are_no_hindrance(tmp_path, monkeypatch):
     """A class of Lightning's that is made from a value, and one that is a filled dictionary."""
     name = "pytorch_lightning.trainer.states"

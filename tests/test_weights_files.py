@@ -218,6 +218,12 @@ def test_an_unknown_network_is_compared_with_the_nearest_lineage(mobile, tmp_pat
         load_backbone(tmp_path / "gated.pth")
 
 
+def test_a_wrong_lineage_is_told_the_right_one(mobile, tmp_path):
+    torch.save({"net_state_dict": mobile[0]}, tmp_path / "net.ckpt")
+    with pytest.raises(CheckpointError, match=r"no network of deepinsight.*or say wujiyang"):
+        load_backbone(tmp_path / "net.ckpt", "insightface")
+
+
 def test_scripts_end_in_one_paragraph(tmp_path):
     (tmp_path / "net.pth").write_bytes(b"\x00" * 100)
     assert_one_paragraph(

@@ -150,7 +150,9 @@ def _read_foreign(
     rows = (wanted,) if wanted else LINEAGES
     found = matches(contents.network, rows)
     if not found:
-        raise CheckpointError(_unknown(path, contents, tree, rows))
+        raise CheckpointError(
+            _another(path, contents, wanted) or _unknown(path, contents, tree, rows)
+        )
     lineage, match = most_likely(found, contents)
     architecture = {
         **match.architecture,
@@ -177,6 +179,18 @@ def _beside(path: Path, lineage: Lineage) -> dict[str, str]:
         return {}
     said = color_space(settings)
     return {"channel_order": said} if said else {}
+
+
+def _another(path: Path, contents: Contents, wanted: Lineage | None) -> str:
+    """What to say where the lineage asked for is not this one, but another is; else nothing."""
+    found = matches(contents.network) if wanted else []
+    if not found:
+        return ""
+    lineage, match = most_likely(found, contents)
+    return (
+        f"checkpoint {path} holds no network of {wanted.title}: its tensors are those of "
+        f"{lineage.title}'s {_kind(match)}. Leave --lineage out, or say {lineage.key}."
+    )
 
 
 def _unknown(

@@ -56,10 +56,7 @@ def read(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {path} can't be read: {_refusal(path, error)}") from None
     except READ_ERRORS as error:
-        reason = "it is truncated or not a checkpoint"
-        raise CheckpointError(
-            f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
-        ) from None
+        raise CheckpointError(f"checkpoint {path} can't be read: {_damage(error)}") from None
 
 
 def unsafe_names(path: Path) -> list[str]:
@@ -174,6 +171,12 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
         f"it needs code to be read ({shown}); nothing in it was run. If you trust it, save its "
         f"state dict alone with the program that wrote it."
     )
+
+
+def _damage(error: Exception) -> str:
+    if "TorchScript" in str(error):
+        return "it is a TorchScript program, which is not run; save its state dict alone."
+    return f"it is truncated or not a checkpoint. ({_first_line(error)})"
 
 
 def _first_line(error: Exception) -> str:

@@ -40,6 +40,8 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str) -> None:
+    # What a file calls its parts may hold anything, a terminal's control codes among it.
+    message = "".join(c for c in message if c.isprintable() or c.isspace())
     paragraph = textwrap.fill(
         f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False
     )

@@ -19,6 +19,10 @@ class RunError(RuntimeError):
     """A run that can't start or go on: the folder can't be written, the loss is not finite."""
 
 
+# What `run_script` tells in a paragraph.
+USER_ERRORS = (ValueError, RunError, OSError, torch.OutOfMemoryError)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main and exit: with one paragraph instead of a traceback for a user's mistake.
 

@@ -66,8 +66,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "total_epoch": 25,
         "milestones": (13, 21),
     },
-    # insightface's arcface_torch, configs/ms1mv3_r50.py: 5,179,510 images of 93,431 people. Its rate
-    # is 0.1 for batches of 512; there is no warm-up there, which larger batches need.
+    # insightface's arcface_torch, configs/ms1mv3_r50.py: 5,179,510 images of 93,431 people. The
+    # rate is 0.1 for batches of 512. (There, no warm-up; batches of thousands need it.)
     "insightface_ms1mv3": {
         **LONG_RUN,
         "train_dataset": "MS_Celeb_1M",

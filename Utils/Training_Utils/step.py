@@ -5,6 +5,7 @@ from torch import nn
 
 from Head.classifier import HeadLoss
 from Utils.Training_Utils.loader import Batch
+from Utils.Training_Utils.optimization import clip_gradients
 from Utils.Training_Utils.state import TrainingState
 
 
@@ -12,7 +13,8 @@ class TrainingStep:
     """Called with a batch, changes the weights of a run. Nothing in it waits for the device.
 
     state: networks and optimiser. backbone: the state's, wrapped for several GPUs or not.
-    amp_dtype: the backbone's number format; None leaves it.
+    amp_dtype: the backbone's number format; None leaves it. clip_norm: the longest gradient, of all
+    weights together; 0: any.
     """
 
     def __init__(
@@ -21,23 +23,26 @@ class TrainingStep:
         backbone: nn.Module,
         device: torch.device,
         amp_dtype: torch.dtype | None,
+        clip_norm: float = 0.0,
     ) -> None:
         self._state = state
         self._backbone = backbone
         self._device = device
         self._amp_dtype = amp_dtype
+        self._clip_norm = clip_norm
 
     def __call__(self, batch: Batch) -> HeadLoss:
         """Learn from N images; returns their loss, which carries no gradient any more."""
-        result = self._loss(batch)
+        images = batch.images.to(self._device, non_blocking=True)
+        labels = batch.labels.to(self._device, non_blocking=True)
+        self._state.head.sample(labels, self._state.iteration)
+        result = self._loss(images, labels)
         self._backward(result.loss)
         self._update()
         return HeadLoss(result.loss.detach(), result.correct)
 
-    def _loss(self, batch: Batch) -> HeadLoss:
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> HeadLoss:
         state = self._state
-        images = batch.images.to(self._device, non_blocking=True)
-        labels = batch.labels.to(self._device, non_blocking=True)
         flip = torch.rand(len(labels), generator=state.flip_generator, device=self._device) < 0.5
         pixels = state.backbone.preprocessing(images, flip)  # N×3×H×W
         amp = self._amp_dtype
@@ -50,5 +55,12 @@ class TrainingStep:
         self._state.scaler.scale(loss).backward()
 
     def _update(self) -> None:
-        self._state.scaler.step(self._state.optimizer)
-        self._state.scaler.update()
+        state, optimizer = self._state, self._state.optimizer
+        state.schedule.apply(optimizer, state.epoch, state.batch)
+        with state.head.stepping(optimizer) as rows:
+            # Before the step, not in it: only here do processes agree on whether to skip it.
+            state.scaler.unscale_(optimizer)
+            if self._clip_norm:
+                clip_gradients(optimizer, self._clip_norm, rows, state.head.group)
+            state.scaler.step(optimizer)
+        state.scaler.update()

@@ -345,6 +345,7 @@ def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path
     a_file.write_text("")
     for arguments, said in (
         (["--resume", last, "--backbone", "ResNet18_IR"], ["MobileFaceNet", "ResNet18_IR"]),
+        (["--resume", last, "--sub_centers", "2"], ["sub_centers 3, the settings say 2"]),
         (["--resume", last, "--train_file_list", other_list], ["6 classes", "has 5"]),
         (["--resume", last], ["end of 3 epochs", "larger --total_epoch"]),
         (["--resume", middle, "--batch_size", "4"], ["batch_size 8, now it is 4"]),

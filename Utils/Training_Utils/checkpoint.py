@@ -96,7 +96,7 @@ def check_fits(
     middle of an epoch, of other images or batches, so that it has no place to go on from."""
     saved = Config.from_dict(state["settings"])
     for name in (
-        *("backbone", "feature_dim", "input_size", "margin"),
+        *("backbone", "feature_dim", "input_size", "margin", "sub_centers"),
         *("optimizer", "head_optimizer"),
     ):
         ours, theirs = getattr(config, name), getattr(saved, name)

@@ -134,7 +134,7 @@ def test_exactly_the_brute_force_where_the_mean_hides_the_features(offset):
 
 
 def test_scores_next_to_a_threshold_fall_on_the_side_of_the_exact_ones():
-    """As many as there are thresholds, each a few roundings from one: an approximation would do."""
+    """Each is a rounding from a threshold or on it, closer than an approximation can tell."""
     cosines = np.repeat(COSINES[::400], 5)
     cosines = np.clip(cosines + np.tile(np.arange(-2, 3) * 1e-16, len(COSINES[::400])), -1, 1)
     left, right = (np.concatenate((x, -x)) for x in on_circle(cosines))

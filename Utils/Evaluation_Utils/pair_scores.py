@@ -61,8 +61,9 @@ class CenteredCosines:
         scores, error = self._approximate(k, rows)
         after = np.searchsorted(grid, scores)
         edges = np.concatenate(([-np.inf], grid, [np.inf]))
-        gap = np.minimum(scores - edges[after], edges[after + 1] - scores)
-        unsure = np.flatnonzero(~(gap > error))  # also where the error is not a number
+        with np.errstate(invalid="ignore"):
+            gap = np.minimum(scores - edges[after], edges[after + 1] - scores)
+            unsure = np.flatnonzero(~(gap > error))  # also where one of them is not a number
         scores[unsure] = self.exact(k, rows[unsure])
         return scores
 

@@ -261,7 +261,9 @@ def main() -> None:
     # Here, not above: whoever wants the arithmetic alone needs none of this.
     from Config import read_config
     from Utils.Evaluation_Utils.report import SETTINGS, evaluate_set
+    from Utils.memory import keep_freed_memory
 
+    keep_freed_memory()
     about = "Judge a checkpoint on any verification set: .bin, .blp, or images with pairs."
     report = evaluate_set(read_config(about, only={*SETTINGS, "data", "pairs"}))
     print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")

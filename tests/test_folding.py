@@ -182,10 +182,10 @@ if sys.argv[1] == "keep":
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):  # the heap finds its shape
-    torch.ones(4 << 20)
+    torch.ones(9 << 20)
 before = faults()
 for _ in range(10):
-    torch.ones(4 << 20)
+    torch.ones(9 << 20)
 print(faults() - before)
 """
 

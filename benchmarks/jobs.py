@@ -60,9 +60,9 @@ PEAK_OF = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Job:
-    """title. unit: of the figure, "s" for the seconds of a whole job, or work a second. ours, plain:
-    its sides; plain may be missing. aim: for the ratio, or where it says so for ours. bound: work
-    a second that the machine allows, and what sets it."""
+    """title, for the table. unit: of the figure, "s" for the seconds of a whole job, or work a
+    second. ours, plain: its sides; plain may be missing. aim: for the ratio, or where it says so
+    for ours. bound: work a second that the machine allows, and what sets it."""
 
     title: str
     unit: str

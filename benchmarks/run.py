@@ -3,9 +3,10 @@
     python -m benchmarks.run [--jobs head step ...] [--quick] [--data FOLDER] [--rounds N]
 
 Each side of a job runs in a fresh process, in turns with the other; shown are medians (seconds, or
-work a second), and as the ratio the median over the rounds of how many times faster ours is. `--quick` does a little of each job to see that all of them run: its
-figures are noise. FOLDER holds class folders of JPEGs; without it, the demo's faces are read.
-The memory is the most that a side held above what it had before its work.
+work a second), and as the ratio the median over the rounds of how many times faster ours is.
+`--quick` does a little of each job to see that all of them run: its figures are noise. FOLDER holds
+class folders of JPEGs; without it, the demo's faces are read. The memory is the most that a side
+held above what it had before its work; of Train.py, all that its main process held.
 
 MegaFace's plain side is the bare multiplication. More on it, and on the formats that images are
 read from: `python -m benchmarks.megaface_scoring`, `python -m benchmarks.read_formats`.

@@ -35,6 +35,7 @@ def start_training(faces: Path, file_list: Path) -> tuple[float, int]:
         "train_dataset_path": faces,
         "train_file_list": file_list,
         "log_freq": 1,
+        "batch_size": 2,  # the step is to be reached, not to be measured
         "device": "cpu",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]

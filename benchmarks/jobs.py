@@ -52,6 +52,7 @@ class Scale:
     pairs: dict[str, int] = field(default_factory=lambda: {"MobileFaceNet": 240, "ResNet50_IR": 32})
     distractors: int = 100_000
     listed: int = 4_000_000
+    judged: int = LFW_PAIRS
 
 
 Side = Callable[[Scale], Measured]
@@ -170,23 +171,24 @@ def _embedding_bound(name: str, dtype: str, scale: Scale) -> tuple[float, str]:
 FEATURE_DIMS = {"MobileFaceNet": 128, "ResNet50_IR": 512}
 
 
-def verification_problem() -> tuple[np.ndarray, ...]:
-    """LFW's 6,000 pairs in 10 folds, with features of 256 numbers and about 1 % of errors."""
+def verification_problem(count: int) -> tuple[np.ndarray, ...]:
+    """Pairs in 10 folds like LFW's, with features of 256 numbers and some errors."""
     rng = np.random.default_rng(0)
-    same = np.arange(LFW_PAIRS) % 600 < 300
-    left, right, noise = rng.normal(size=(3, LFW_PAIRS, 256)).astype(np.float32)
+    fold = count // 10
+    same = np.arange(count) % fold < fold // 2
+    left, right, noise = rng.normal(size=(3, count, 256)).astype(np.float32)
     right[same] = left[same] + 4 * noise[same]
-    return left, right, same, np.arange(LFW_PAIRS) // 600
+    return left, right, same, np.arange(count) // fold
 
 
 def our_verification(scale: Scale) -> Measured:
-    problem = verification_problem()
+    problem = verification_problem(scale.judged)
     work = [partial(evaluate, *problem, protocol=protocol) for protocol in PROTOCOLS]
     return repeat(lambda: [judge() for judge in work], 1, scale.seconds / 3)
 
 
 def plain_verification(scale: Scale) -> Measured:
-    left, right, *rest = verification_problem()
+    left, right, *rest = verification_problem(scale.judged)
     pairs = left.astype(np.float64), right.astype(np.float64), *rest
     return repeat(lambda: fold_accuracies(*pairs), 1, scale.seconds / 3)
 

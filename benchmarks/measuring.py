@@ -54,7 +54,7 @@ def best_seconds(work: Callable[[], object], seconds: float = 0.5) -> float:
 
 def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
     """Floating-point operations a second of a large matrix multiplication."""
-    size = 2048
+    size = 1024
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     return 2 * size**3 / best_seconds(lambda: a @ b)
 
@@ -62,7 +62,7 @@ def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
 def convolution_rate(dtype: torch.dtype = torch.float32) -> float:
     """Floating-point operations a second of the convolution that ResNet50-IR has most of."""
     layer = torch.nn.Conv2d(256, 256, 3, padding=1).to(dtype, memory_format=torch.channels_last)
-    x = torch.randn(32, 256, 14, 14).to(dtype, memory_format=torch.channels_last)
+    x = torch.randn(16, 256, 14, 14).to(dtype, memory_format=torch.channels_last)
     with torch.inference_mode():
         return 2 * 9 * 256 * 256 * x.shape[0] * 14 * 14 / best_seconds(lambda: layer(x))
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from Utils.Evaluation_Utils.names import nearest_name
 from Utils.Evaluation_Utils.pair_scores import cosine
+from Utils.names import nearest_name
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,11 @@ class Config:
     pairs: str = setting("", "its pairs file; none for .bin and .blp")
     protocol: str = setting("both", "10-fold rule: cosine, insightface or both")
     eval_batch_size: int = setting(64, "images embedded at once")
+    eval_dtype: str = setting(
+        "fp32",
+        "number format of the network when verification sets are judged: fp32, bf16 or fp16; what "
+        "that changes is printed",
+    )
     output: str = setting("", "folder for figures and pictures; empty: Results/<run>_<checkpoint>")
 
     def to_dict(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ CHOICES = {
     "feature_flip": ("sum", "concat", "none"),
     "feature_dtype": ("fp32", "fp16"),
     "score_dtype": ("fp32", "bf16", "fp16"),
+    "eval_dtype": ("fp32", "bf16", "fp16"),
 }
 
 # The prefix of each known training set's `<prefix>_dataset_path` and `<prefix>_file_list`.
@@ -95,6 +96,8 @@ def validate(config: Config, cuda_devices: int = 0, only: Collection[str] | None
     _check_rows(config, names)
     _check_lists(config, names)
     _check_device(config, cuda_devices)
+    if "eval_dtype" in names:
+        _check_eval_dtype(config, cuda_devices)
     if only is None:
         _check_network(config)
         _check_schedule(config)
@@ -258,6 +261,11 @@ def _check_device(config: Config, cuda_devices: int) -> None:
                 device,
                 f"this machine shows {cuda_devices} CUDA devices; use cpu or auto.",
             )
+
+
+def _check_eval_dtype(config: Config, cuda_devices: int) -> None:
+    if config.eval_dtype == "fp16" and (config.device == "cpu" or cuda_devices == 0):
+        raise ConfigError("eval_dtype", "fp16", "CPUs do not compute in fp16; use bf16 or fp32.")
 
 
 def _check_sharing(config: Config, cuda_devices: int) -> None:

@@ -35,7 +35,7 @@ from Utils.Evaluation_Utils.figures import (
     verification,
 )
 from Utils.Evaluation_Utils.mates import TIES, Mates
-from Utils.Evaluation_Utils.processes import ALONE, Processes
+from Utils.processes import ALONE, Processes
 from Utils.Evaluation_Utils.scoring import Outcome, ScoringSettings, score_trials
 from Utils.Evaluation_Utils.trials import Plan, Trial
 

@@ -32,7 +32,7 @@ from Utils.Evaluation_Utils.outcomes import (
     merge_processes,
     outcome_of,
 )
-from Utils.Evaluation_Utils.processes import ALONE, Processes
+from Utils.processes import ALONE, Processes
 from Utils.Evaluation_Utils.trials import Part, Plan
 
 CPU = torch.device("cpu")

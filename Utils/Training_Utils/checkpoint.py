@@ -1,7 +1,8 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped, in one file.
 
 Written to a temporary name and renamed, so that a kill in the middle leaves the older ones whole;
-read with `weights_only`, so that no code in a file is ever run.
+read with `weights_only`, so that no code in a file is ever run. `dcp_folder` has the other form, a
+folder, in which the class tables lie apart.
 """
 
 import pickle
@@ -14,6 +15,7 @@ import torch
 from Config import Config
 from Utils.errors import CheckpointError, RunError
 from Utils.files import atomic_path, link_or_copy
+from Utils.Training_Utils.dcp_folder import COMMON, SUFFIX, is_folder
 from Utils.Training_Utils.run_folder import BEST, LAST, RunFolder
 
 FORMAT = "face-training-checkpoint-1"
@@ -28,18 +30,22 @@ READ_ERRORS = (
 def save(run: RunFolder, state: dict[str, Any], iteration: int) -> Path:
     """Write checkpoints/iteration_<n>.pt and let last.pt be the same file."""
     path = run.checkpoints / f"iteration_{iteration:08d}.pt"
-    _write(path, state)
+    write(path, state)
     link_or_copy(path, run.checkpoints / LAST)
+    _remove_other_form(run.checkpoints / LAST)
     return path
 
 
 def save_best(run: RunFolder, state: dict[str, Any]) -> None:
     """Write checkpoints/best.pt."""
-    _write(run.checkpoints / BEST, state)
+    write(run.checkpoints / BEST, state)
+    _remove_other_form(run.checkpoints / BEST)
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, mapped: bool = False) -> dict[str, Any]:
     """Read any file of tensors and plain values on the CPU.
+
+    mapped: read tensors as they are used, for processes that use a part of them each.
 
     Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
     """
@@ -47,7 +53,7 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is not a file.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = (
             "it needs code to be read, or is not a checkpoint; nothing in it was run. If you trust "
@@ -63,9 +69,13 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from None
 
 
-def read_run(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that `save` wrote. Raises CheckpointError for any other file."""
-    state = read(path)
+def read_run(path: str | Path, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of a run, all of a file, or of a folder all but its class tables.
+
+    mapped: see `read`. Raises CheckpointError for what Train.py did not write.
+    """
+    folder = Path(path) if is_folder(Path(path)) else None
+    state = read(folder / COMMON if folder else path, mapped)
     if not (isinstance(state, dict) and state.get("format") == FORMAT):
         raise CheckpointError(
             f"checkpoint {path} was not written by Train.py, so a run can't go on from it."
@@ -81,6 +91,13 @@ def read_run(path: str | Path) -> dict[str, Any]:
     } - set(state)
     if missing:
         raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
+    if folder:
+        state["class_tables"]["folder"] = str(folder)
+    elif "class_tables" in state:
+        raise CheckpointError(
+            f"checkpoint {path} lacks the class tables; they lie beside it: give the folder "
+            f"{Path(path).parent}."
+        )
     return state
 
 
@@ -126,35 +143,28 @@ def _check_same_batches(
             )
 
 
-def random_state(generator: torch.Generator) -> dict[str, Any]:
-    """States of all random generators that training draws from."""
-    return {
-        "flip": generator.get_state(),
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any], generator: torch.Generator) -> None:
-    """The inverse of `random_state`, as far as this machine has the same devices."""
-    torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    if state["flip"].shape == generator.get_state().shape:  # else: another kind of device
-        generator.set_state(state["flip"])
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a file of tensors and plain values. Raises RunError where that can't be done."""
     try:
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise RunError(
-            f"checkpoint {path} can't be written ({_first_line(error)}); is the disk full? The "
-            f"checkpoints before it are whole."
-        ) from None
+        raise RunError(not_written(path, error)) from None
 
 
-def _first_line(error: Exception) -> str:
+def not_written(path: Path, error: BaseException) -> str:
+    """What to say where a checkpoint could not be written."""
+    return (
+        f"checkpoint {path} can't be written ({_first_line(error)}); is the disk full? The "
+        f"checkpoints before it are whole."
+    )
+
+
+def _remove_other_form(path: Path) -> None:
+    """Remove the folder's name that stood where now a file does."""
+    path.with_suffix(SUFFIX).unlink(missing_ok=True)
+
+
+def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__

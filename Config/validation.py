@@ -14,12 +14,17 @@ from Utils.Evaluation_Utils.protocols import PROTOCOLS
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
+OPTIMIZERS = ("sgd", "adamw")
 
 # Settings that are one of a few words.
 CHOICES = {
     "backbone": BACKBONES,
     "margin": HEADS,
     "amp_dtype": AMP_DTYPES,
+    "optimizer": OPTIMIZERS,
+    "head_optimizer": ("", *OPTIMIZERS),
+    "lr_scaling": ("none", "linear"),
+    "schedule": ("milestones", "polynomial", "cosine"),
     "protocol": (*PROTOCOLS, "both"),
     "channel_order": ("", *CHANNEL_ORDERS),
     "blp_channel_order": CHANNEL_ORDERS,
@@ -41,6 +46,7 @@ LOWER_BOUNDS = {
     "feature_dim": (1, True),
     "margin_size": (0, True),
     "scale_size": (0, False),
+    "sample_rate": (0, False),
     "label_smoothing": (0, True),
     "focal_gamma": (0, True),
     "freeze_backbone_epochs": (0, True),
@@ -48,6 +54,11 @@ LOWER_BOUNDS = {
     "initial_lr": (0, False),
     "momentum": (0, False),
     "weight_decay": (0, True),
+    "head_lr": (0, False),
+    "head_weight_decay": (0, True),
+    "lr_reference_batch": (1, True),
+    "clip_norm": (0, True),
+    "warmup_epochs": (0, True),
     "total_epoch": (1, True),
     "log_freq": (1, True),
     "test_freq": (1, True),
@@ -57,7 +68,7 @@ LOWER_BOUNDS = {
 }
 
 # Highest allowed value: of the random generators' seeds, of what fits into memory, of ports.
-UPPER_BOUNDS = {"seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1}
+UPPER_BOUNDS = {"sample_rate": 1, "seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1}
 
 # Sets of known names with a `<prefix>_file_list`, which needs its `<prefix>_dataset_path`.
 LISTED = ("webface", "ms1m", "lfw", "agedb", "cfp")
@@ -165,6 +176,14 @@ def _check_network(config: Config) -> None:
 
 
 def _check_schedule(config: Config) -> None:
+    if config.warmup_epochs >= config.total_epoch:
+        raise ConfigError(
+            "warmup_epochs",
+            config.warmup_epochs,
+            f"it must end before the run does, and total_epoch is {config.total_epoch}.",
+        )
+    if config.schedule != "milestones":
+        return
     milestones = config.milestones
     if list(milestones) != sorted(set(milestones)) or any(m < 1 for m in milestones):
         raise ConfigError("milestones", milestones, "they must be epochs from 1 on, increasing.")

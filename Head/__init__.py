@@ -59,6 +59,8 @@ def build_head(
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
     group: dist.ProcessGroup | None = None,
+    sample_rate: float = 1.0,
+    sample_seed: int = 0,
 ) -> MarginHead:
     """Build a head with fresh weights.
 
@@ -68,6 +70,8 @@ def build_head(
     easy_margin: ArcFace only: apply the margin only where cos θ > 0.
     label_smoothing: ε, 0 <= ε < 1. focal_gamma: γ >= 0 of focal loss; 0 is cross-entropy.
     group: processes to split the classes over, as `ShardedHead` does; None: all are here.
+    sample_rate: share of the classes that a step is restricted to, 0 < rate <= 1, see
+    `MarginHead.sample`. sample_seed: of the draws, >= 0.
 
     The module has `weight` C×D, and maps (embeddings N×D, labels N) to logits N×C with scale and
     margin applied; its `loss(embeddings, labels)` is the loss of these, in less time and memory.
@@ -84,9 +88,12 @@ def build_head(
         raise ValueError(f"label_smoothing is {label_smoothing}; it must be from 0 to below 1")
     if not 0 <= focal_gamma < math.inf:
         raise ValueError(f"focal_gamma is {focal_gamma}; it must be 0 or above")
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"sample_rate is {sample_rate}; it must be above 0 and at most 1")
     if margin is None:
         margin = DEFAULT_MARGIN_SIZE[name]
     make = MarginHead if group is None else partial(ShardedHead, group=group)
     head = HEADS[name](partial(make, feature_dim), num_classes, scale, margin, easy_margin)
     head.label_smoothing, head.focal_gamma = label_smoothing, focal_gamma
+    head.sample_rate, head.sample_seed = sample_rate, sample_seed
     return head

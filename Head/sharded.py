@@ -16,20 +16,19 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from Head.class_blocks import Classes
 from Head.classifier import HeadLoss, MarginHead
-from Head.margin_softmax import Scores
 from Head.methods import Method
+from Head.sampling import number_sampled
 
 
-def class_range(num_classes: int, group: dist.ProcessGroup) -> range:
-    """The classes of this process: as `torch.chunk` splits them, the last processes' fewer or none.
+def class_range(num_classes: int, rank: int, processes: int) -> range:
+    """The classes of a process: as `torch.chunk` splits them, the last processes' fewer or none.
 
     So they lie as `DTensor`'s `Shard(0)` has them, and a checkpoint can be split anew for any
     number of processes.
     """
-    size = -(-num_classes // group.size())
-    first = min(group.rank() * size, num_classes)
+    size = -(-num_classes // processes)
+    first = min(rank * size, num_classes)
     return range(first, min(first + size, num_classes))
 
 
@@ -50,10 +49,10 @@ class ShardedHead(MarginHead):
         *,
         group: dist.ProcessGroup,
     ) -> None:
-        here = class_range(num_classes, group)
+        here = class_range(num_classes, group.rank(), group.size())
         super().__init__(feature_dim, num_classes, scale, method, sub_centers, normalised, here)
-        self.here = here
         self.group = group
+        self._images_sampled_for = 0
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """There are no N×C logits. Raises RuntimeError."""
@@ -70,12 +69,17 @@ class ShardedHead(MarginHead):
         numbers would have to be waited for, so there the caller answers for them.
         """
         count = len(labels)
-        if labels.device.type == "cpu":
-            self._check_equal(count)
-        first = self.group.rank() * count
+        of_all = self._of_all(labels)
         embeddings = _Gather.apply(embeddings.to(self.weight.dtype), self.group)
-        of_all = super().loss(embeddings, _gather(labels, self.group))
-        return HeadLoss(of_all.loss, of_all.correct[first : first + count])
+        result = super().loss(embeddings, of_all)
+        first = self.group.rank() * count
+        return HeadLoss(result.loss, result.correct[first : first + count])
+
+    def sample(self, labels: Tensor, step: int) -> None:
+        """As `MarginHead.sample`; each process draws among its own classes."""
+        if self.sample_rate < 1:
+            self._images_sampled_for = len(labels) * self.group.size()
+            super().sample(self._of_all(labels), step)
 
     def as_dtensor(self, rows: Tensor) -> DTensor:
         """C×KD view of rows (C here)·K × D, the weight's or its optimiser state's, for
@@ -86,12 +90,20 @@ class ShardedHead(MarginHead):
         shape, stride = torch.Size((self.num_classes, width)), (width, 1)
         return DTensor.from_local(of_classes, mesh, [Shard(0)], shape=shape, stride=stride)
 
-    def _scores(self, embeddings: Tensor, labels: Tensor) -> Scores:
+    def _labels_here(self, labels: Tensor) -> Tensor:
         elsewhere = (labels < self.here.start) | (labels >= self.here.stop)
-        return super()._scores(embeddings, (labels - self.here.start).masked_fill_(elsewhere, -1))
+        return (labels - self.here.start).masked_fill_(elsewhere, -1)
 
-    def _classes(self) -> Classes:
-        return Classes(self.num_classes, self.sub_centers, self.normalised, self.group)
+    def _total_sampled(self) -> int:
+        processes, images = self.group.size(), self._images_sampled_for
+        ranges = (class_range(self.num_classes, rank, processes) for rank in range(processes))
+        return sum(number_sampled(len(here), self.sample_rate, images) for here in ranges)
+
+    def _of_all(self, labels: Tensor) -> Tensor:
+        """The labels of all processes."""
+        if labels.device.type == "cpu":
+            self._check_equal(len(labels))
+        return _gather(labels, self.group)
 
     def _check_equal(self, count: int) -> None:
         counts = _gather(torch.tensor([count]), self.group).tolist()

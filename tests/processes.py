@@ -11,7 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 # Children of a server that has imported torch already start in no time.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "Head"])
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    ["Head", "Utils.Training_Utils.optimization"]
+)
 
 
 def in_processes(count: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:

@@ -8,6 +8,7 @@ import torch
 from Config import Config
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.Training_Utils.run_folder import RunFolder
+from Utils.Training_Utils.schedule import describe_rates
 from Utils.Training_Utils.state import TrainingState
 
 
@@ -31,6 +32,7 @@ def describe_run(
         *tests,
         *state.start,
         f"{config.backbone} with {config.margin}, {where}{precision}",
+        describe_rates(config),
         f"saving to {run.path if run else 'nowhere: para_adj_mode is on'}",
     ]
     if resumed:

@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from Config import Config
 from Head.classifier import HeadLoss, MarginHead
-from Head.sharded import ShardedHead
 from Utils.devices import spread_over_gpus
 from Utils.processes import Processes
 
@@ -40,7 +39,9 @@ def splits_classes(config: Config, num_classes: int, processes: Processes) -> bo
     """Whether each process has a part of the classes, as `head_parallel` says."""
     if processes.count == 1 or config.head_parallel == "replicated":
         return False
-    return config.head_parallel == "sharded" or num_classes >= SHARDED_FROM
+    # A sample of the classes is drawn from what each process has: there are no averages of it.
+    wanted = config.head_parallel == "sharded" or config.sample_rate < 1
+    return wanted or num_classes >= SHARDED_FROM
 
 
 class Networks:
@@ -69,11 +70,10 @@ class Networks:
         if config.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(backbone, processes.tensors)
         self._backbone = self._in_step(backbone, config, device)
-        sharded = isinstance(head, ShardedHead)
-        if not sharded:
+        if head.group is None:
             head.method.group = processes.tensors  # its running statistics are of all images
             self._head_loss = self._in_step(self._head_loss, config, device)
-        kind = "its classes split over them" if sharded else "a copy of the head in each"
+        kind = "a copy of the head in each" if head.group is None else "its classes split over them"
         self.where = f"training in {processes.count} processes, this one on {device}, {kind}"
 
     def embed(self, pixels: Tensor) -> Tensor:

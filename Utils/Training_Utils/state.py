@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from Backbone import describe_backbone
 from Config import Config
@@ -15,8 +14,9 @@ from Utils.Training_Utils.checkpoint import FORMAT
 from Utils.Training_Utils.class_tables import Tables, fit_tables, take_out
 from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
 from Utils.Training_Utils.networks import splits_classes
-from Utils.Training_Utils.optimization import apply_changes, build_optimizer, build_schedule
+from Utils.Training_Utils.optimization import build_optimizer, build_scaler, restore_optimizer
 from Utils.Training_Utils.random_state import random_states, seed_process, set_random_states
+from Utils.Training_Utils.schedule import Schedule
 
 
 @dataclass
@@ -40,7 +40,7 @@ class TrainingState:
     backbone: nn.Module
     head: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
+    schedule: Schedule
     scaler: torch.amp.GradScaler
     flip_generator: torch.Generator
     epoch: int = 0
@@ -63,7 +63,7 @@ class TrainingState:
             "backbone": self.backbone.state_dict(),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "scheduler": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": random_states(self.flip_generator, processes),
             "position": {"epoch": self.epoch, "batch": self.batch, "iteration": self.iteration},
@@ -80,13 +80,12 @@ class TrainingState:
         """The inverse of `checkpoint`, for the same network and number of classes, and any number
         of processes, which call this together.
 
-        Where the settings of the optimiser are others than the run's, the new ones hold from here.
+        Where the settings of the optimiser are others than the run's, today's hold from here.
         """
         fit_tables(checkpoint, self.head, self.optimizer, processes.group)
         self.backbone.load_state_dict(checkpoint["backbone"])
         self.head.load_state_dict(checkpoint["head"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.scheduler.load_state_dict(checkpoint["scheduler"])
+        restore_optimizer(self.optimizer, checkpoint["optimizer"])
         if self.scaler.is_enabled() and checkpoint["scaler"]:
             self.scaler.load_state_dict(checkpoint["scaler"])
         iteration = checkpoint["position"]["iteration"]
@@ -97,15 +96,12 @@ class TrainingState:
         self.batch = checkpoint["position"]["batch"]
         self.iteration = iteration
         self.best = {name: Best(**best) for name, best in checkpoint["best"].items()}
-        self.scheduler = apply_changes(
-            *(self.optimizer, self.scheduler, config),
-            *(Config.from_dict(checkpoint["settings"]), self.epoch),
-        )
 
 
 def build_state(
     config: Config,
     num_classes: int,
+    batches_per_epoch: int,
     device: torch.device,
     amp_dtype: torch.dtype | None,
     saved: dict[str, Any] | None = None,
@@ -128,19 +124,19 @@ def build_state(
         config.label_smoothing,
         config.focal_gamma,
         processes.tensors if splits_classes(config, num_classes, processes) else None,
+        sample_rate=config.sample_rate,
+        sample_seed=config.seed,
     )
     start = [note, take_class_weights(head, class_weights)] if note else []
     backbone = backbone.to(device, memory_format=torch.channels_last)
     head = head.to(device)
     seed_process(processes, config.seed)
-    optimizer = build_optimizer([*backbone.parameters(), *head.parameters()], config, device)
     return TrainingState(
         backbone=backbone,
         head=head,
-        optimizer=optimizer,
-        scheduler=build_schedule(optimizer, config),
-        # fp16 gradients underflow without scaling; bf16 has float32's range and needs none.
-        scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
+        optimizer=build_optimizer(backbone, head, config, device),
+        schedule=Schedule.from_config(config, batches_per_epoch),
+        scaler=build_scaler(device, amp_dtype, head.group),
         flip_generator=torch.Generator(device).manual_seed(config.seed),
         start=start,
     )

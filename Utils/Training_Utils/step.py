@@ -9,6 +9,7 @@ from Head.classifier import HeadLoss
 from Utils.processes import Processes
 from Utils.Training_Utils.loader import Batch
 from Utils.Training_Utils.networks import Networks
+from Utils.Training_Utils.optimization import clip_gradients
 from Utils.Training_Utils.state import TrainingState
 
 
@@ -17,7 +18,8 @@ class TrainingStep:
 
     state: networks and optimiser. networks: the state's, as they are to be called. amp_dtype: the
     backbone's number format; None leaves it. accumulate: equal parts that a batch is computed in,
-    one after the other, before the weights change.
+    one after the other, before the weights change. clip_norm: the longest gradient, of all weights
+    together; 0: any.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class TrainingStep:
         amp_dtype: torch.dtype | None,
         processes: Processes,
         accumulate: int = 1,
+        clip_norm: float = 0.0,
     ) -> None:
         self._state = state
         self._networks = networks
@@ -35,12 +38,14 @@ class TrainingStep:
         self._amp_dtype = amp_dtype
         self._processes = processes
         self._accumulate = accumulate
+        self._clip_norm = clip_norm
 
     def __call__(self, batch: Batch) -> HeadLoss:
         """Learn from N images, this process's share; returns their mean loss, or everybody's where
         the classes are split over processes. It carries no gradient any more."""
         images = batch.images.to(self._device, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
+        self._state.head.sample(labels, self._state.iteration)
         rows = (images, labels, self._flips(len(labels)))
         parts = list(zip(*(tensor.chunk(self._accumulate) for tensor in rows), strict=True))
         self._state.optimizer.zero_grad(set_to_none=True)
@@ -74,5 +79,12 @@ class TrainingStep:
         self._state.scaler.scale(loss).backward()
 
     def _update(self) -> None:
-        self._state.scaler.step(self._state.optimizer)
-        self._state.scaler.update()
+        state, optimizer = self._state, self._state.optimizer
+        state.schedule.apply(optimizer, state.epoch, state.batch)
+        with state.head.stepping(optimizer) as rows:
+            # Before the step, not in it: only here do processes agree on whether to skip it.
+            state.scaler.unscale_(optimizer)
+            if self._clip_norm:
+                clip_gradients(optimizer, self._clip_norm, rows, state.head.group)
+            state.scaler.step(optimizer)
+        state.scaler.update()

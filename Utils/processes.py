@@ -22,7 +22,9 @@ _PATIENCE = datetime.timedelta(days=7)
 # Gradients are exchanged in step; whoever is this late does not come any more.
 _STEP_PATIENCE = datetime.timedelta(minutes=30)
 
-_LOST = re.compile(r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|timed? ?out", re.I)
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|timed? ?out", re.I
+)
 
 T = TypeVar("T")
 
@@ -61,6 +63,10 @@ class Processes:
         values: list[Any] = [None] * self.count if self.first else []
         dist.gather_object(value, values or None, group=self.group)
         return values
+
+    def mean(self, value: float) -> float:
+        """The mean of everybody's value."""
+        return sum(self.gather(value)) / self.count
 
     def from_first(self, work: Callable[[], T]) -> T:
         """What work returns in the first process; the others do not do it.
@@ -118,6 +124,8 @@ def started_by_torchrun() -> Iterator[Processes]:
         world_size=count,
         timeout=_STEP_PATIENCE,
     )
+    if on_gpus and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
     group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
         yield Processes(rank, count, group, dist.group.WORLD, local_rank)

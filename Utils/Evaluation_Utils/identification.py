@@ -35,9 +35,9 @@ from Utils.Evaluation_Utils.figures import (
     verification,
 )
 from Utils.Evaluation_Utils.mates import TIES, Mates
-from Utils.processes import ALONE, Processes
 from Utils.Evaluation_Utils.scoring import Outcome, ScoringSettings, score_trials
 from Utils.Evaluation_Utils.trials import Plan, Trial
+from Utils.processes import ALONE, Processes
 
 __all__ = ["IdentificationResult", "ScoringSettings", "Trial", "evaluate", "evaluate_trials"]
 

@@ -55,9 +55,7 @@ def write_tables(
     group: all processes, which call this together; not used for anything else meanwhile.
     """
     writer = dcp.FileSystemWriter(folder)
-    return dcp.async_save(
-        tables, storage_writer=writer, process_group=group, no_dist=group is None
-    )
+    return dcp.async_save(tables, storage_writer=writer, process_group=group, no_dist=group is None)
 
 
 def load_tables(folder: Path, tables: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
@@ -80,7 +78,9 @@ def load_tables(folder: Path, tables: dict[str, Tensor], group: dist.ProcessGrou
 def read_tables(folder: Path) -> dict[str, Tensor]:
     """All tables of a folder, whole, on the CPU; in one process."""
     found = _Reader(folder).read_metadata().state_dict_metadata
-    tables = {name: torch.empty(about.size, dtype=about.properties.dtype) for name, about in found.items()}
+    tables = {
+        name: torch.empty(about.size, dtype=about.properties.dtype) for name, about in found.items()
+    }
     load_tables(folder, tables, None)
     return tables
 

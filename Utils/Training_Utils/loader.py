@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from Utils.Datasets_Utils.images import ImageError, fit_image
 
-
 # So many images in a row that can't be read are no accident.
 TRIES = 100
 

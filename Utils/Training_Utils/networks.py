@@ -10,6 +10,7 @@ sets are judged, and they are what a checkpoint holds.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -101,13 +102,16 @@ class Networks:
                 dist.broadcast(buffer, group=self._tensors, group_src=0)
 
     def _in_step(self, network: nn.Module, config: Config, device: torch.device) -> nn.Module:
-        wrapped = DistributedDataParallel(
-            network,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            process_group=self._tensors,
-            gradient_as_bucket_view=True,
-            broadcast_buffers=False,  # see above: running statistics do not change a step
-        )
+        with warnings.catch_warnings():
+            # Of `broadcast_buffers`, which has another name in the newest PyTorch.
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = DistributedDataParallel(
+                network,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                process_group=self._tensors,
+                gradient_as_bucket_view=True,
+                broadcast_buffers=False,  # see above: running statistics do not change a step
+            )
         if config.ddp_compression != "none":
             wrapped.register_comm_hook(self._tensors, _COMPRESSION[config.ddp_compression])
         self._together.append(wrapped)

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +55,17 @@ def write_tables(
     """Begin to write tables into a folder that all processes see; they are copied before it
     returns. The result comes when all processes have written, and raises what went wrong.
 
-    group: all processes, which call this together; not used for anything else meanwhile.
+    group: all processes, which call this together; not used for anything else meanwhile. None: this
+    one alone, which writes at once.
     """
     writer = dcp.FileSystemWriter(folder)
-    return dcp.async_save(tables, storage_writer=writer, process_group=group, no_dist=group is None)
+    if group is not None:
+        return dcp.async_save(tables, storage_writer=writer, process_group=group)
+    with _alone():
+        dcp.save(tables, storage_writer=writer, no_dist=True)
+    written: Future[Any] = Future()
+    written.set_result(None)
+    return written
 
 
 def load_tables(folder: Path, tables: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
@@ -70,7 +80,8 @@ def load_tables(folder: Path, tables: dict[str, Tensor], group: dist.ProcessGrou
             has = f"{name} of {tuple(found[name].size)}" if name in found else f"no {name}"
             raise _unreadable(folder, f"it has {has}, not {name} of {tuple(table.shape)}")
     try:
-        dcp.load(tables, storage_reader=reader, process_group=group, no_dist=group is None)
+        with _alone() if group is None else nullcontext():
+            dcp.load(tables, storage_reader=reader, process_group=group, no_dist=group is None)
     except (dcp.CheckpointException, *_READ_ERRORS) as error:
         raise _unreadable(folder, f"a file is missing or damaged ({_last_line(error)})") from None
 
@@ -134,6 +145,14 @@ def _check_tensors_alone(metadata: Metadata, folder: Path) -> None:
     there = sum(entry.stat().st_size for entry in os.scandir(folder))
     if size > there:
         raise ValueError(f"it has {size} bytes of tensors, and the folder {there}")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Without the warning that a single process is what it takes this for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
 
 
 def _unreadable(folder: Path, why: str) -> CheckpointError:

@@ -62,8 +62,12 @@ class TrainingStep:
     def _flips(self, count: int) -> Tensor:
         """Which of this process's images to mirror: bool N, its share of a draw for all."""
         processes = self._processes
+        generator = self._state.flip_generator
         draws = torch.rand(
-            count * processes.count, generator=self._state.flip_generator, device=self._device
+            count * processes.count,
+            generator=generator,
+            device=self._device,
+            dtype=torch.float32,
         )
         first = count * processes.rank
         return draws[first : first + count] < 0.5

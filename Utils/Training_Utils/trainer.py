@@ -111,9 +111,10 @@ class Trainer:
             except KeyboardInterrupt:
                 self.log.info(f"stopped at iteration {state.iteration}. {self._last_saved()}")
                 raise
+            result = self._finish(last)  # before MegaFace, which takes long and may fail
             if self.megaface:
                 self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
-            return self._finish(last)
+            return result
 
     def _train_epochs(self) -> dict[str, float]:
         """Train what is left; returns the accuracies at the end."""

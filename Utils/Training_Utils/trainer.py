@@ -121,12 +121,13 @@ class Trainer:
                 if is_lost_connection(error):
                     raise RunError(f"{LOST} {self._last_saved()}") from None
                 raise
+            result = self._finish(last)  # before MegaFace, which takes long and may fail
             if self._stopping:
                 self.log.info(f"asked to stop after iteration {state.iteration}. {self._go_on()}")
             elif self.megaface:
                 self.networks.take_statistics()
                 self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
-            return self._finish(last)
+            return result
 
     def _train_epochs(self) -> dict[str, float]:
         """Train what is left, or until asked to stop; returns the accuracies at the end."""

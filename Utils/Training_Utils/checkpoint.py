@@ -6,7 +6,7 @@ read with `weights_only`, so that no code in a file is ever run.
 
 import pickle
 import re
-import textwrap
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from Config import Config
-from Utils.errors import CheckpointError, RunError
-from Utils.files import atomic_path, link_or_copy
+from Utils.errors import CheckpointError, first_line
+from Utils.files import atomic_path, link_or_copy, writing
 from Utils.Training_Utils.run_folder import BEST, LAST, RunFolder
 
 FORMAT = "face-training-checkpoint-1"
@@ -24,7 +24,7 @@ SHOWN = 3
 # What `torch.load` raises for files that are cut short or something else altogether.
 READ_ERRORS = (
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
-    zipfile.BadZipFile,
+    *(zipfile.BadZipFile, struct.error, AssertionError),
 )
 
 
@@ -150,14 +150,8 @@ def set_random_state(state: dict[str, Any], generator: torch.Generator) -> None:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise RunError(
-            f"checkpoint {path} can't be written ({_first_line(error)}); is the disk full? The "
-            f"checkpoints before it are whole."
-        ) from None
+    with writing(path), atomic_path(path) as temporary:
+        torch.save(state, temporary)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
@@ -176,9 +170,4 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
 def _damage(error: Exception) -> str:
     if "TorchScript" in str(error):
         return "it is a TorchScript program, which is not run; save its state dict alone."
-    return f"it is truncated or not a checkpoint. ({_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
+    return f"it is truncated or not a checkpoint. ({first_line(error)})"

@@ -8,6 +8,7 @@ network; a file that differs is not kept. Input: float N×3×H×W, normalised as
 say; with --include_preprocessing uint8 N×H×W×3, RGB.
 """
 
+import io
 import json
 from collections.abc import Callable
 from functools import partial
@@ -124,7 +125,10 @@ def _run_onnx(path: Path, images: Tensor) -> Tensor:
 
 
 def _to_pt2(program: torch.export.ExportedProgram, metadata: str) -> Writer:
-    return partial(torch.export.save, program, extra_files={METADATA: metadata})
+    # By way of memory: PyTorch's writer ends the whole process when the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA: metadata})
+    return lambda path: path.write_bytes(buffer.getbuffer())
 
 
 def _run_pt2(path: Path, images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from Config import Config
 from Utils.errors import CheckpointError, first_line
@@ -24,7 +25,7 @@ SHOWN = 3
 # What `torch.load` raises for files that are cut short or something else altogether.
 READ_ERRORS = (
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
-    *(zipfile.BadZipFile, struct.error, AssertionError),
+    *(zipfile.BadZipFile, struct.error, AssertionError, SafetensorError),
 )
 
 

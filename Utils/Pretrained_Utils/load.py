@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from Backbone import BACKBONES, rebuild_backbone
 from Utils.errors import CheckpointError
+from Utils.names import shortened
 from Utils.Pretrained_Utils.contents import Contents, open_contents
 from Utils.Pretrained_Utils.files import BACKBONE_FORMAT, Description, find_weights, read_file
 from Utils.Pretrained_Utils.heads import class_weights
@@ -92,7 +93,7 @@ def build(
                 buffer.zero_()
         backbone.load_state_dict(weights.state, strict=False)
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise _broken(weights.path, str(error).splitlines()[-1].strip()) from None
+        raise _broken(weights.path, str(error)) from None
     backbone.preprocessing = override_preprocessing(
         backbone.preprocessing, channel_order, input_mean, input_scale
     )
@@ -117,11 +118,11 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     path = find_weights(path)
     contents = read_file(path)
     if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
-        weights = _read_own(path, contents, lineage)
+        weights = own_weights(path, contents, lineage)
     elif str(contents.get("format")).startswith(FORMATS):
         raise CheckpointError(
-            f"checkpoint {path} has format {contents['format']!r}; this version of the program "
-            f"reads {FORMAT} and {BACKBONE_FORMAT}."
+            f"checkpoint {path} has format {shortened(contents['format'])!r}; this version of the "
+            f"program reads {FORMAT} and {BACKBONE_FORMAT}."
         )
     else:
         weights = _read_foreign(path, open_contents(contents), contents, lineage)
@@ -131,8 +132,9 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     return weights
 
 
-def _read_own(path: Path, contents: dict[str, Any], wanted: Lineage | None) -> Weights:
-    """A checkpoint of a run, or a bare backbone file."""
+def own_weights(path: Path, contents: dict[str, Any], wanted: Lineage | None = None) -> Weights:
+    """Those in what a checkpoint of a run, or a bare backbone file, holds. Raises CheckpointError
+    where something in it is missing or of another type."""
     check_own(path, contents)
     description = Description(contents["architecture"], contents.get("lineage", OWN))
     if wanted and wanted.title != description.lineage:
@@ -202,7 +204,7 @@ def _unknown(
         f"{', '.join(row.title for row in rows)}. "
     )
     keys = list(contents.network) or list(map(str, tree))
-    text += f"The file's first keys: {', '.join(keys[:SHOWN_KEYS])}. "
+    text += f"The file's first keys: {', '.join(map(shortened, keys[:SHOWN_KEYS]))}. "
     if not contents.network:
         return text + "None of them is a tensor."
     if len(contents.network) == 1 and next(iter(contents.network.values())).ndim == 2:
@@ -222,6 +224,7 @@ def _kind(match: Match) -> str:
 
 
 def _broken(path: Path, why: str) -> CheckpointError:
+    why = shortened(why.splitlines()[-1].strip() if why else "damaged", 1000)
     return CheckpointError(f"checkpoint {path} does not fit the network that it describes: {why}.")
 
 

@@ -56,6 +56,14 @@ class Config:
     ms1m_dataset_path: str = setting("", "MS-Celeb-1M, 112×112: folder, .rec, tar shards, .zip")
     ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: labels as they lie there")
     demo_dataset_path: str = setting("Datasets/Demo", "where the demo faces are drawn, once")
+    min_images: int = setting(
+        1, "identities with fewer images are left out, and the labels numbered anew"
+    )
+    sampler: str = setting(
+        "shuffled",
+        "order of an epoch: shuffled (each image once) or balanced (as many images, but of each "
+        "identity equally many: for sets in which a few have most of them)",
+    )
     batch_size: int = setting(16, "images a step, over all devices together")
     num_workers: int = setting(2, "processes that decode images; 0: the main process does it")
     seed: int = setting(42, "seed of initial weights, image order and flips")

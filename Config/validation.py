@@ -14,12 +14,14 @@ from Utils.Evaluation_Utils.protocols import PROTOCOLS
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
+SAMPLERS = ("shuffled", "balanced")
 
 # Settings that are one of a few words.
 CHOICES = {
     "backbone": BACKBONES,
     "margin": HEADS,
     "amp_dtype": AMP_DTYPES,
+    "sampler": SAMPLERS,
     "protocol": (*PROTOCOLS, "both"),
     "channel_order": ("", *CHANNEL_ORDERS),
     "blp_channel_order": CHANNEL_ORDERS,
@@ -35,6 +37,7 @@ TRAIN_DATASETS = {"Demo": "demo", "CASIA_WebFace": "webface", "MS_Celeb_1M": "ms
 
 # Lowest allowed value of each number; the second value says whether it is itself allowed.
 LOWER_BOUNDS = {
+    "min_images": (1, True),
     "batch_size": (2, True),
     "num_workers": (0, True),
     "seed": (0, True),

@@ -50,7 +50,7 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))
 
 
-class _Images(Sequence[np.ndarray]):
+class SetImages(Sequence[np.ndarray]):
     """The images of a data set that yields (image, label)."""
 
     def __init__(self, dataset: Sequence) -> None:
@@ -67,7 +67,7 @@ def _from_training_set(path: str | Path) -> Photos:
     dataset = open_training_set(path)
     labels = [str(label) for label in dataset.labels]
     names = [f"{label}/{number:08d}" for number, label in enumerate(labels)]
-    return Photos(PhotoList(names, labels, str(path)), _Images(dataset))
+    return Photos(PhotoList(names, labels, str(path)), SetImages(dataset))
 
 
 def _walk(root: Path) -> Iterator[str]:

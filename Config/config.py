@@ -68,6 +68,22 @@ class Config:
     num_workers: int = setting(2, "processes that decode images; 0: the main process does it")
     seed: int = setting(42, "seed of initial weights, image order and flips")
 
+    # Augmentation, on the device, each image by a draw of its own
+    flip_prob: float = setting(0.5, "share of the images that are mirrored")
+    crop_prob: float = setting(0.0, "share of which a part is cut out; AdaFace: 0.2")
+    crop_kind: str = setting(
+        "resize", "the part fills the image (resize), or stays, with black around (blank: AdaFace)"
+    )
+    crop_scale: float = setting(0.2, "smallest part of the area that is cut out; AdaFace: 0.2")
+    low_res_prob: float = setting(
+        0.0, "share made smaller, to 0.2 to 1 of its side, and enlarged again; AdaFace: 0.2"
+    )
+    jitter_prob: float = setting(
+        0.0, "share whose brightness, contrast and saturation become 0.5 to 1.5; AdaFace: 0.2"
+    )
+    jpeg_prob: float = setting(0.0, "share coded as JPEG of quality 20 to 95")
+    erasing_prob: float = setting(0.0, "share in which noise covers 0.02 to 0.4 of the area")
+
     # Test data
     lfw_dataset_path: str = setting("", "LFW: .bin, .blp folder, or images; empty: the demo's")
     lfw_file_list: str = setting("", "pairs.txt of LFW; none for .bin and .blp")

@@ -15,6 +15,10 @@ from Utils.Evaluation_Utils.protocols import PROTOCOLS
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
 SAMPLERS = ("shuffled", "balanced")
+CROP_KINDS = ("resize", "blank")
+
+# Each with a probability, `<name>_prob`.
+AUGMENTATIONS = ("flip", "crop", "low_res", "jitter", "jpeg", "erasing")
 
 # Settings that are one of a few words.
 CHOICES = {
@@ -22,6 +26,7 @@ CHOICES = {
     "margin": HEADS,
     "amp_dtype": AMP_DTYPES,
     "sampler": SAMPLERS,
+    "crop_kind": CROP_KINDS,
     "protocol": (*PROTOCOLS, "both"),
     "channel_order": ("", *CHANNEL_ORDERS),
     "blp_channel_order": CHANNEL_ORDERS,
@@ -38,6 +43,8 @@ TRAIN_DATASETS = {"Demo": "demo", "CASIA_WebFace": "webface", "MS_Celeb_1M": "ms
 # Lowest allowed value of each number; the second value says whether it is itself allowed.
 LOWER_BOUNDS = {
     "min_images": (1, True),
+    **{f"{name}_prob": (0, True) for name in AUGMENTATIONS},
+    "crop_scale": (0, False),
     "batch_size": (2, True),
     "num_workers": (0, True),
     "seed": (0, True),
@@ -57,8 +64,12 @@ LOWER_BOUNDS = {
     "visdom_port": (1, True),
 }
 
-# Highest allowed value: of the random generators' seeds, of what fits into memory, of ports.
-UPPER_BOUNDS = {"seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1}
+# Highest allowed value: of probabilities, of the random generators' seeds, of what fits into
+# memory, of ports.
+UPPER_BOUNDS = {
+    **{f"{name}_prob": 1 for name in AUGMENTATIONS},
+    **{"crop_scale": 1, "seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1},
+}
 
 # Sets of known names with a `<prefix>_file_list`, which needs its `<prefix>_dataset_path`.
 LISTED = ("webface", "ms1m", "lfw", "agedb", "cfp")

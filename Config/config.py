@@ -166,6 +166,8 @@ class Config:
     )
     easy_margin: bool = setting(False, "ArcFace: apply the margin only where the cosine is above 0")
     scale_size: float = setting(16.0, "scale s of the logits")
+    label_smoothing: float = setting(0.0, "share of the target given to all classes, 0 to below 1")
+    focal_gamma: float = setting(0.0, "gamma of the focal loss, as in 2; 0: cross-entropy")
 
     # Weights to start from, and what a network is fed
     pretrained: str = setting(

@@ -51,6 +51,8 @@ LOWER_BOUNDS = {
     "feature_dim": (1, True),
     "margin_size": (0, True),
     "scale_size": (0, False),
+    "label_smoothing": (0, True),
+    "focal_gamma": (0, True),
     "freeze_backbone_epochs": (0, True),
     "input_scale": (0, False),
     "initial_lr": (0, False),
@@ -165,6 +167,8 @@ def _check_lists(config: Config, names: Collection[str]) -> None:
 def _check_network(config: Config) -> None:
     if config.momentum >= 1:
         raise ConfigError("momentum", config.momentum, "it must be below 1.")
+    if config.label_smoothing >= 1:
+        raise ConfigError("label_smoothing", config.label_smoothing, "it must be below 1.")
     if config.margin == "ArcFace" and (config.margin_size or 0) >= math.pi:
         raise ConfigError("margin_size", config.margin_size, "ArcFace's is an angle below π.")
     size = config.input_size

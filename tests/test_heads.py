@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from Head import DEFAULT_MARGIN_SIZE, HEADS, build_head
+from Head import DEFAULT_MARGIN_SIZE, HEADS, build_head, class_blocks
+from Head.classifier import MarginHead
+from Head.methods import Method
 
 N, D, C = 6, 16, 9
 S = 32.0
@@ -95,12 +97,14 @@ def test_loss_and_gradients_are_finite_at_the_poles(name, easy, autocast):
     with torch.autocast("cpu", autocast, enabled=autocast is not None):
         features = x.to(autocast) if autocast else x
         logits = head(features, labels)
-    assert logits.dtype == torch.float32
-    loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    assert loss.isfinite()
-    assert x.grad.isfinite().all()
-    assert head.weight.grad.isfinite().all()
+        assert logits.dtype == torch.float32
+        losses = F.cross_entropy(logits, labels), head.loss(features, labels).loss
+    for loss in losses:
+        x.grad = head.weight.grad = None
+        loss.backward()
+        assert loss.isfinite()
+        assert x.grad.isfinite().all()
+        assert head.weight.grad.isfinite().all()
 
 
 def test_arcface_gradient_at_the_poles_is_that_of_all_directions_together():
@@ -137,6 +141,73 @@ def test_near_the_poles_the_gradient_is_the_losses_own_derivative():
     torch.autograd.gradcheck(
         lambda x: F.cross_entropy(head(x, labels), labels), (x,), eps=1e-8, atol=1e-5
     )
+
+
+class Everything(Method):
+    """Uses all that a method may: the target's cosine and norm, and the others' cosines."""
+
+    changes_others = True
+
+    def target(self, cosine, norm):
+        return cosine - 0.1 * torch.tanh(norm) * cosine**2
+
+    def others(self, cosines, target_cosine):
+        return torch.where(cosines > target_cosine, cosines * (0.3 + cosines), cosines)
+
+
+def heads():
+    yield from (build_head(name, D, C, scale=8.0) for name in HEADS)
+    for sub_centers in (1, 3):
+        for scale in (None, 5.0):
+            yield MarginHead(D, C, scale, Everything(), sub_centers)
+
+
+@pytest.mark.parametrize("block", [None, 2 * N, 12 * N])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_loss_in_blocks_is_the_cross_entropy_of_the_logits(monkeypatch, block, label_smoothing):
+    if block:
+        monkeypatch.setattr(class_blocks, "_BLOCK_ON_CPU", block)
+    torch.manual_seed(5)
+    for head in heads():
+        head = head.double()
+        head.label_smoothing = label_smoothing
+        x, labels = problem(seed=6)
+        x.requires_grad_()
+        logits = head(x, labels)
+        expected = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        result = head.loss(x, labels)
+        torch.testing.assert_close(result.loss, expected, rtol=1e-13, atol=0)
+        assert result.correct.tolist() == (logits.argmax(1) == labels).tolist()
+        for ours, theirs in zip(
+            torch.autograd.grad(result.loss, (x, head.weight)),
+            torch.autograd.grad(expected, (x, head.weight)),
+            strict=True,
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_loss_of_a_single_class_and_of_a_weight_of_zero():
+    head = build_head("ArcFace", D, 1, scale=8.0).double()
+    x, _ = problem()
+    assert head.loss(x, torch.zeros(N, dtype=torch.int64)).loss == 0
+    head = build_head("ArcFace", D, C, scale=8.0).double()
+    with torch.no_grad():
+        head.weight[3] = 0
+    x[1] = 0
+    x, labels = x.requires_grad_(), torch.full((N,), 3)
+    head.loss(x, labels).loss.backward()
+    assert x.grad.isfinite().all()
+    assert head.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_weighs_each_image_by_its_own_probability(gamma):
+    torch.manual_seed(7)
+    head = build_head("CosFace", D, C, scale=8.0, focal_gamma=gamma).double()
+    x, labels = problem(seed=8)
+    p = head(x, labels).softmax(1).gather(1, labels[:, None])
+    expected = torch.mean((1 - p) ** gamma * -torch.log(p))
+    torch.testing.assert_close(head.loss(x, labels).loss, expected, rtol=1e-12, atol=0)
 
 
 def test_the_margin_does_not_move_other_classes():

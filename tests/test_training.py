@@ -233,7 +233,7 @@ def test_only_corrupt_images_is_an_error(tiny_config, tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoints(tiny_config):
     trainer = Trainer(dataclasses.replace(tiny_config, save_freq=1, total_epoch=2, milestones=(1,)))
-    step = trainer._step
+    step = trainer._learn
     calls = iter(range(100))
 
     def poisoned(batch, with_accuracy):
@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoints(tiny_
                 trainer.state.head.weight.fill_(torch.nan)
         return step(batch, with_accuracy)
 
-    trainer._step = poisoned
+    trainer._learn = poisoned
     with pytest.raises(RunError, match=r"the loss is nan by iteration 5\. The last checkpoint is"):
         trainer.run()
     checkpoints = trainer.run_folder.checkpoints

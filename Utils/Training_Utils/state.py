@@ -5,15 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from Backbone import describe_backbone
 from Config import Config
 from Head import build_head
 from Utils.Training_Utils.checkpoint import FORMAT, random_state, set_random_state
 from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
-
-LR_FACTOR = 0.1  # at each milestone
+from Utils.Training_Utils.optimization import apply_changes, build_optimizer, build_schedule
 
 
 @dataclass
@@ -85,18 +84,10 @@ class TrainingState:
         self.batch = checkpoint["position"]["batch"]
         self.iteration = checkpoint["position"]["iteration"]
         self.best = {name: Best(**best) for name, best in checkpoint["best"].items()}
-        self._apply_changes(config, Config.from_dict(checkpoint["settings"]))
-
-    def _apply_changes(self, config: Config, saved: Config) -> None:
-        for group in self.optimizer.param_groups:
-            group["momentum"], group["weight_decay"] = config.momentum, config.weight_decay
-        if (config.initial_lr, config.milestones) == (saved.initial_lr, saved.milestones):
-            return  # to compute the rate anew could change its last digit
-        passed = sum(milestone <= self.epoch for milestone in config.milestones)
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = config.initial_lr
-            group["lr"] = config.initial_lr * LR_FACTOR**passed
-        self.scheduler = _schedule(self.optimizer, config, last_epoch=self.epoch)
+        self.scheduler = apply_changes(
+            *(self.optimizer, self.scheduler, config),
+            *(Config.from_dict(checkpoint["settings"]), self.epoch),
+        )
 
 
 def build_state(
@@ -119,36 +110,20 @@ def build_state(
         config.scale_size,
         config.margin_size,
         config.easy_margin,
+        config.label_smoothing,
+        config.focal_gamma,
     )
     start = [note, take_class_weights(head, class_weights)] if note else []
     backbone = backbone.to(device, memory_format=torch.channels_last)
     head = head.to(device)
-    optimizer = torch.optim.SGD(
-        [*backbone.parameters(), *head.parameters()],
-        lr=config.initial_lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=True,
-        # Fused, it takes the gradient scaler's verdict on the device; else each step waits for it.
-        fused=device.type == "cuda",
-    )
+    optimizer = build_optimizer([*backbone.parameters(), *head.parameters()], config, device)
     return TrainingState(
         backbone=backbone,
         head=head,
         optimizer=optimizer,
-        scheduler=_schedule(optimizer, config),
+        scheduler=build_schedule(optimizer, config),
         # fp16 gradients underflow without scaling; bf16 has float32's range and needs none.
         scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
         flip_generator=torch.Generator(device).manual_seed(config.seed),
         start=start,
     )
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, config: Config, last_epoch: int | None = None
-) -> LRScheduler:
-    """The milestones' schedule; from last_epoch on, with the optimiser's rate left as it is."""
-    scheduler = MultiStepLR(optimizer, list(config.milestones), gamma=LR_FACTOR)
-    if last_epoch is not None:
-        scheduler.last_epoch = last_epoch
-    return scheduler

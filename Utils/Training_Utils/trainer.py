@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from Config import Config, validate
@@ -14,6 +13,7 @@ from Utils.devices import choose_amp_dtype, choose_device, spread_over_gpus
 from Utils.errors import RunError
 from Utils.Training_Utils import checkpoint as checkpoints
 from Utils.Training_Utils.curves import draw_curves
+from Utils.Training_Utils.description import describe_run
 from Utils.Training_Utils.fine_tuning import set_frozen
 from Utils.Training_Utils.loader import Batch, TrainingLoader
 from Utils.Training_Utils.log import close_log, open_log
@@ -32,6 +32,7 @@ from Utils.Training_Utils.run_folder import (
     run_to_continue,
 )
 from Utils.Training_Utils.state import Best, build_state
+from Utils.Training_Utils.step import TrainingStep
 from Utils.Training_Utils.test_sets import TestSets
 from Utils.Training_Utils.visdom_curves import VisdomCurves
 
@@ -71,7 +72,8 @@ class Trainer:
         self.metrics = Metrics(
             self.run_folder.metrics if self.run_folder else None, self.test_sets.names
         )
-        self.backbone, where = spread_over_gpus(self.state.backbone, config, self.device)
+        backbone, where = spread_over_gpus(self.state.backbone, config, self.device)
+        self.step = TrainingStep(self.state, backbone, self.device, self.amp_dtype)
         self.loader = TrainingLoader(
             self.data,
             config.batch_size,
@@ -80,7 +82,13 @@ class Trainer:
             config.num_workers,
             pin_memory=self.device.type == "cuda",
         )
-        self._describe(where, resumed)
+        lines = describe_run(
+            *(config, self.data, self.test_sets.descriptions, self.state, where),
+            *(self.amp_dtype, self.run_folder, resumed),
+        )
+        for line in lines:
+            self.log.info(line)
+        self.log.debug(f"settings {json.dumps(config.to_dict())}")
         self._unreadable: set[str] = set()
         self.loss = LossMeter()
         self._accuracy: Tensor | None = None
@@ -129,7 +137,7 @@ class Trainer:
             report_due = (
                 state.iteration + 1
             ) % config.log_freq == 0 or self._iterations_left() == 1
-            trained += self._step(batch, with_accuracy=report_due)
+            trained += self._learn(batch, with_accuracy=report_due)
             state.batch += 1
             state.iteration += 1
             if report_due:
@@ -143,32 +151,17 @@ class Trainer:
         if trained == 0 and first_batch == 0:
             raise RunError(f"no image of epoch {state.epoch + 1} could be read; see the log.")
 
-    def _step(self, batch: Batch, with_accuracy: bool) -> int:
+    def _learn(self, batch: Batch, with_accuracy: bool) -> int:
         """One iteration, in which nothing waits for the device; returns the number of images."""
-        state = self.state
         self._log_unreadable(batch)
         if len(batch.labels) < 2:  # BatchNorm can't take the variance of one
             return 0
-        images = batch.images.to(self.device, non_blocking=True)
-        labels = batch.labels.to(self.device, non_blocking=True)
-        flip = torch.rand(len(labels), generator=state.flip_generator, device=self.device) < 0.5
-        pixels = state.backbone.preprocessing(images, flip)  # N×3×H×W
-
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            embeddings = self.backbone(pixels)  # N×D
-        logits = state.head(embeddings, labels)  # N×C
-        loss = F.cross_entropy(logits, labels)
-
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-
-        self.loss.add(loss)
-        if with_accuracy:  # a pass over N×C, so only where it is shown
-            self._accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        self.progress.step(len(labels))
-        return len(labels)
+        result = self.step(batch)
+        self.loss.add(result.loss)
+        if with_accuracy:
+            self._accuracy = result.correct.float().mean()
+        self.progress.step(len(batch.labels))
+        return len(batch.labels)
 
     def _report(self) -> None:
         loss = self._checked_loss()
@@ -277,23 +270,3 @@ class Trainer:
             return None
         name = self.run_folder.name if self.run_folder else run_name(config)
         return VisdomCurves(config.visdom_server, config.visdom_port, name, self.metrics, self.log)
-
-    def _describe(self, where: str, resumed: Path | None) -> None:
-        config, data = self.config, self.data
-        precision = (
-            f", {str(self.amp_dtype).removeprefix('torch.')} in the backbone"
-            if self.amp_dtype
-            else ""
-        )
-        folder = self.run_folder.path if self.run_folder else "nowhere: para_adj_mode is on"
-        self.log.info(
-            f"{config.train_dataset}: {len(data):,} images, {data.num_classes:,} identities"
-        )
-        for line in (*self.test_sets.descriptions, *self.state.start):
-            self.log.info(line)
-        self.log.info(f"{config.backbone} with {config.margin}, {where}{precision}")
-        self.log.info(f"saving to {folder}")
-        if resumed:
-            position = self.state.iteration
-            self.log.info(f"continuing after iteration {position} from {resumed}")
-        self.log.debug(f"settings {json.dumps(config.to_dict())}")

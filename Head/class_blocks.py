@@ -1,0 +1,169 @@
+"""The parts of a margin head's softmax: the other classes, in blocks, and the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from Head.methods import Method
+
+# Numbers in a block: what a CPU's second-level cache holds, or enough to keep a GPU busy.
+_BLOCK_ON_CPU = 2**18
+_BLOCK_ON_GPU = 2**24
+
+_EPSILON = 1e-12  # smallest norm to divide by, as in F.normalize
+
+
+@dataclass(frozen=True)
+class Classes:
+    """How the rows of the class weights are to be read.
+
+    total: C, the classes over all processes. sub_centers: K weights a class, of which the nearest
+    counts; class c has rows c·K to c·K + K - 1. normalised: whether products are divided by the
+    weights' norms. group: the processes that have the other classes; None: there are none.
+    """
+
+    total: int
+    sub_centers: int = 1
+    normalised: bool = True
+    group: dist.ProcessGroup | None = None
+
+    def inverse_norms(self, weight: Tensor) -> Tensor:
+        """What the products with each row are multiplied with."""
+        if not self.normalised:
+            return torch.ones_like(weight[:, 0])
+        return torch.linalg.vector_norm(weight, dim=1).clamp_min_(_EPSILON).reciprocal_()
+
+
+class Targets:
+    """The N targets' logits, on every process, and their gradients, on the process that has them.
+
+    here: N, whether this process has the class. cosine, logit: N.
+    """
+
+    def __init__(
+        self,
+        directions: Tensor,
+        scales: Tensor,
+        norms: Tensor,
+        weight: Tensor,
+        inverse: Tensor,
+        labels: Tensor,
+        method: Method,
+        classes: Classes,
+    ) -> None:
+        self.here = labels >= 0
+        self.cosine = directions.new_zeros(len(labels))
+        self._normalised = classes.normalised
+        if len(weight):
+            centers = weight.view(-1, classes.sub_centers, weight.shape[1])
+            own = labels.clamp_min(0)
+            products = torch.einsum("nkd,nd->nk", centers[own], directions)
+            products *= inverse.view(-1, classes.sub_centers)[own]
+            nearest = products.max(1)
+            self._rows = own * classes.sub_centers + nearest.indices
+            self.cosine = torch.where(self.here, nearest.values, 0)
+        if classes.group is not None:
+            dist.all_reduce(self.cosine, group=classes.group)
+        if method.training:
+            method.observe(self.cosine, norms.detach())
+        with torch.enable_grad():  # N numbers: autograd's own way costs nothing here
+            self._inputs = [x.detach().requires_grad_() for x in (self.cosine, norms, scales)]
+            cosine, norm, scale = self._inputs
+            self._logit = scale * method.target(cosine, norm)
+        self.logit = self._logit.detach()
+
+    def gradients(self, logit_gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of cosine, norm and scale, N each, from the logits'; 0 where another process has them."""
+        return torch.autograd.grad(
+            self._logit,
+            self._inputs,
+            torch.where(self.here, logit_gradient, 0),
+            retain_graph=True,
+            materialize_grads=True,
+        )
+
+    def add_gradients(
+        self,
+        cosine_gradient: Tensor,
+        directions: Tensor,
+        weight: Tensor,
+        inverse: Tensor,
+        directions_gradient: Tensor,
+        weight_gradient: Tensor,
+    ) -> None:
+        """Pass the cosines' gradient on to the embeddings and to the targets' class weights."""
+        if not len(weight):
+            return
+        own = weight[self._rows]  # N×D
+        by_row = (cosine_gradient * inverse[self._rows])[:, None]
+        directions_gradient += by_row * own
+        along = self.cosine * inverse[self._rows] if self._normalised else self.cosine.new_zeros(())
+        weight_gradient.index_add_(0, self._rows, by_row * (directions - along.unsqueeze(-1) * own))
+
+
+class OtherClasses:
+    """Logits of the classes that are not the target, and their gradients, a block at a time.
+
+    scales: N. labels: N, -1 where another process has the class. target_cosine: N.
+    """
+
+    def __init__(
+        self,
+        scales: Tensor,
+        labels: Tensor,
+        target_cosine: Tensor,
+        method: Method,
+        classes: Classes,
+    ) -> None:
+        self._scales = scales
+        self._labels = labels
+        self._target_cosine = target_cosine
+        self._method = method
+        self._sub_centers = classes.sub_centers
+
+    def blocks(self, weight: Tensor) -> Iterator[slice]:
+        """Rows of the class weights, with a class's sub-centers in one block."""
+        numbers = _BLOCK_ON_CPU if weight.device.type == "cpu" else _BLOCK_ON_GPU
+        step = max(1, numbers // (len(self._labels) * self._sub_centers)) * self._sub_centers
+        for start in range(0, len(weight), step):
+            yield slice(start, min(start + step, len(weight)))
+
+    def logits(self, cosines: Tensor) -> Tensor:
+        """B×N logits, the targets' among them, from (B·K)×N cosines; a new tensor."""
+        return self._changed(self._nearest(cosines)) * self._scales
+
+    def fill_targets(self, logits: Tensor, rows: slice, value: float) -> Tensor:
+        """Put a value in place of the targets, in place; returns logits."""
+        first, count = rows.start // self._sub_centers, len(logits)
+        number = self._labels - first
+        elsewhere = (number < 0) | (number >= count)
+        # Nothing may wait for the device, so all N are written: those elsewhere as they were.
+        number = number.clamp(0, count - 1)[None]
+        values = torch.where(elsewhere, logits.gather(0, number), value)
+        return logits.scatter_(0, number, values)
+
+    def gradient(self, cosines: Tensor, logits_gradient: Tensor) -> Tensor:
+        """(B·K)×N gradient of the cosines from the B×N logits', which it may overwrite."""
+        gradient = logits_gradient.mul_(self._scales)
+        if self._method.changes_others:
+            with torch.enable_grad():
+                nearest = self._nearest(cosines).detach().requires_grad_()
+                (gradient,) = torch.autograd.grad(self._changed(nearest), nearest, gradient)
+        if self._sub_centers == 1:
+            return gradient
+        of_class = cosines.view(len(gradient), self._sub_centers, -1)  # B×K×N
+        nearest = of_class.argmax(1, keepdim=True)
+        return torch.zeros_like(of_class).scatter_(1, nearest, gradient[:, None]).view_as(cosines)
+
+    def _nearest(self, cosines: Tensor) -> Tensor:
+        if self._sub_centers == 1:
+            return cosines
+        return cosines.view(-1, self._sub_centers, cosines.shape[1]).amax(1)
+
+    def _changed(self, cosines: Tensor) -> Tensor:
+        return self._method.others(cosines, self._target_cosine)

@@ -1,0 +1,54 @@
+"""One training iteration: a batch of images in, a change of the weights out."""
+
+import torch
+from torch import nn
+
+from Head.classifier import HeadLoss
+from Utils.Training_Utils.loader import Batch
+from Utils.Training_Utils.state import TrainingState
+
+
+class TrainingStep:
+    """Called with a batch, changes the weights of a run. Nothing in it waits for the device.
+
+    state: networks and optimiser. backbone: the state's, wrapped for several GPUs or not.
+    amp_dtype: the backbone's number format; None leaves it.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        backbone: nn.Module,
+        device: torch.device,
+        amp_dtype: torch.dtype | None,
+    ) -> None:
+        self._state = state
+        self._backbone = backbone
+        self._device = device
+        self._amp_dtype = amp_dtype
+
+    def __call__(self, batch: Batch) -> HeadLoss:
+        """Learn from N images; returns their loss, which carries no gradient any more."""
+        result = self._loss(batch)
+        self._backward(result.loss)
+        self._update()
+        return HeadLoss(result.loss.detach(), result.correct)
+
+    def _loss(self, batch: Batch) -> HeadLoss:
+        state = self._state
+        images = batch.images.to(self._device, non_blocking=True)
+        labels = batch.labels.to(self._device, non_blocking=True)
+        flip = torch.rand(len(labels), generator=state.flip_generator, device=self._device) < 0.5
+        pixels = state.backbone.preprocessing(images, flip)  # N×3×H×W
+        amp = self._amp_dtype
+        with torch.autocast(self._device.type, amp, enabled=amp is not None):
+            embeddings = self._backbone(pixels)  # N×D
+        return state.head.loss(embeddings, labels)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        self._state.optimizer.zero_grad(set_to_none=True)
+        self._state.scaler.scale(loss).backward()
+
+    def _update(self) -> None:
+        self._state.scaler.step(self._state.optimizer)
+        self._state.scaler.update()

@@ -183,6 +183,10 @@ class Config:
         "whose weights a file holds, where two lineages look alike, as in face_evolve; empty: "
         "recognised",
     )
+    weights: str = setting(
+        "averaged",
+        "of a checkpoint that has both, with ema_decay: averaged or raw weights; others have one",
+    )
     channel_order: str = setting("", "RGB or BGR; empty: as the weights were trained, RGB if new")
     input_mean: float | None = setting(
         None, "input = (pixel - input_mean) / input_scale; none: as the weights were trained"
@@ -193,6 +197,10 @@ class Config:
     initial_lr: float = setting(0.1, "learning rate at the start")
     momentum: float = setting(0.9, "Nesterov momentum of SGD")
     weight_decay: float = setting(5e-4, "weight decay, on all weights")
+    ema_decay: float = setting(
+        0.0,
+        "decay of a moving average of the weights, judged and saved beside them, as 0.999; 0: none",
+    )
     total_epoch: int = setting(4, "epochs to train")
     milestones: tuple[int, ...] = setting(
         (3,), "finished epochs after which the learning rate is divided by 10, as in 22,31"

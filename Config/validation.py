@@ -15,6 +15,7 @@ from Utils.Evaluation_Utils.protocols import PROTOCOLS
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
 SAMPLERS = ("shuffled", "balanced")
+WEIGHTS = ("averaged", "raw")
 CROP_KINDS = ("resize", "blank")
 
 # Each with a probability, `<name>_prob`.
@@ -26,6 +27,7 @@ CHOICES = {
     "margin": HEADS,
     "amp_dtype": AMP_DTYPES,
     "sampler": SAMPLERS,
+    "weights": WEIGHTS,
     "crop_kind": CROP_KINDS,
     "protocol": (*PROTOCOLS, "both"),
     "channel_order": ("", *CHANNEL_ORDERS),
@@ -58,6 +60,7 @@ LOWER_BOUNDS = {
     "initial_lr": (0, False),
     "momentum": (0, False),
     "weight_decay": (0, True),
+    "ema_decay": (0, True),
     "total_epoch": (1, True),
     "log_freq": (1, True),
     "test_freq": (1, True),
@@ -70,6 +73,7 @@ LOWER_BOUNDS = {
 # memory, of ports.
 UPPER_BOUNDS = {
     **{f"{name}_prob": 1 for name in AUGMENTATIONS},
+    "ema_decay": 0.999999,
     **{"crop_scale": 1, "seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1},
 }
 

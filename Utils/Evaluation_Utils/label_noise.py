@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")
     given = parser.parse_args()
     data = open_training_set(given.data, given.file_list)
-    weights = read_weights(given.source, given.lineage)
+    weights = read_weights(given.source, given.lineage, given.weights)
     backbone = build(weights, given.channel_order, given.input_mean, given.input_scale)
     by_weights = given.centres == "weights"
     class_weights = _class_weights(weights.head, data, backbone.feature_dim) if by_weights else None

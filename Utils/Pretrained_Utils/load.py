@@ -49,6 +49,7 @@ def load_backbone(
     channel_order: str = "",
     input_mean: float | None = None,
     input_scale: float | None = None,
+    which: str = "averaged",
 ) -> nn.Module:
     """Read the backbone of a file, whoever wrote it; recognised by its tensors' names and shapes.
 
@@ -56,12 +57,14 @@ def load_backbone(
     name: the backbone that it must be, or the key of the lineage that it is from
         (`lineages.LINEAGES`), which decides where two of them look alike; None takes what it is.
     channel_order, input_mean, input_scale: instead of what the lineage trained with.
+    which: of a run's checkpoint with a moving average of its weights, "averaged" or "raw"; any
+        other file has one kind of weights, which it is then.
 
     Returns it in evaluation mode on the CPU, in float32, with its `preprocessing`; `lineage` says
     where it is from. Raises CheckpointError for a file that can't be read without running code,
     that holds no network known here, or another one than `name`.
     """
-    weights = read_weights(path, name)
+    weights = read_weights(path, name, which)
     return build(weights, channel_order, input_mean, input_scale)
 
 
@@ -99,7 +102,7 @@ def override_preprocessing(preprocessing, channel_order="", input_mean=None, inp
     return dataclasses.replace(preprocessing, **{k: v for k, v in given.items() if v is not None})
 
 
-def read_weights(path: str | Path, name: str | None = None) -> Weights:
+def read_weights(path: str | Path, name: str | None = None, which: str = "averaged") -> Weights:
     """Read and recognise a file, as `load_backbone` does, without building the network."""
     lineage = find_lineage(name) if name else None
     if name and lineage is None and name not in BACKBONES:
@@ -110,7 +113,7 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     path = find_weights(path)
     contents = read_file(path)
     if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
-        weights = _read_own(path, contents)
+        weights = _read_own(path, contents, which)
     else:
         weights = _read_foreign(path, open_contents(contents), contents, lineage)
     found = weights.description.architecture["name"]
@@ -119,14 +122,17 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     return weights
 
 
-def _read_own(path: Path, contents: dict[str, Any]) -> Weights:
+def _read_own(path: Path, contents: dict[str, Any], which: str) -> Weights:
     """A checkpoint of a run, or a bare backbone file."""
     missing = {"architecture", "backbone"} - set(contents)
     if missing:
         raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
     head = contents.get("head", {}).get("weight")
-    description = Description(contents["architecture"], contents.get("lineage", OWN))
-    return Weights(path, description, contents["backbone"], head)
+    lineage = contents.get("lineage", OWN)
+    if which == "averaged" and "averaged" in contents:
+        description = Description(contents["architecture"], f"{lineage}, averaged weights")
+        return Weights(path, description, contents["averaged"]["backbone"], head)
+    return Weights(path, Description(contents["architecture"], lineage), contents["backbone"], head)
 
 
 def _read_foreign(

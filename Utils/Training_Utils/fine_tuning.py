@@ -13,7 +13,8 @@ from Utils.Pretrained_Utils.load import build, describe, override_preprocessing,
 
 def pretrained_settings(config: Config) -> dict[str, Any]:
     """The settings of the network in the file that `pretrained` names; for `Config.read_config`."""
-    architecture = read_weights(config.pretrained, config.lineage or None).description.architecture
+    weights = read_weights(config.pretrained, config.lineage or None, config.weights)
+    architecture = weights.description.architecture
     return _settings_of(architecture)
 
 
@@ -41,7 +42,7 @@ def starting_backbone(
             backbone.preprocessing, config.channel_order, config.input_mean, config.input_scale
         )
         return backbone, None, ""
-    weights = read_weights(config.pretrained, config.lineage or None)
+    weights = read_weights(config.pretrained, config.lineage or None, config.weights)
     for name, value in _settings_of(weights.description.architecture).items():
         if getattr(config, name) != value:
             raise CheckpointError(

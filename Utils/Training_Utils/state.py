@@ -13,6 +13,7 @@ from Head import build_head
 from Utils.Training_Utils.checkpoint import FORMAT, random_state, set_random_state
 from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
 from Utils.Training_Utils.optimization import apply_changes, build_optimizer, build_schedule
+from Utils.Training_Utils.weight_average import WeightAverage
 
 
 @dataclass
@@ -29,8 +30,9 @@ class TrainingState:
 
     epoch: finished epochs. batch: finished batches of the epoch under way. iteration: finished
     iterations of the whole run. best: by test set, and "mean" over the sets.
-    flip_generator: on the device; decides which images are mirrored. start: for the log, one
-    string a line, what weights the run began with.
+    flip_generator: on the device; decides which images are mirrored. average: of the backbone's
+    weights, where `ema_decay` asks for it. start: for the log, one string a line, what weights the
+    run began with.
     """
 
     backbone: nn.Module
@@ -39,14 +41,21 @@ class TrainingState:
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler
     flip_generator: torch.Generator
+    average: WeightAverage | None = None
     epoch: int = 0
     batch: int = 0
     iteration: int = 0
     best: dict[str, Best] = field(default_factory=dict)
     start: list[str] = field(default_factory=list)
 
+    @property
+    def result(self) -> nn.Module:
+        """The backbone that the run comes to: with averaged weights where there are any."""
+        return self.average.backbone if self.average else self.backbone
+
     def checkpoint(self, config: Config, num_images: int) -> dict[str, Any]:
         """Everything as tensors and plain values, for `torch.save`."""
+        averaged = {"averaged": self.average.state_dict()} if self.average else {}
         return {
             "format": FORMAT,
             "settings": config.to_dict(),
@@ -54,6 +63,7 @@ class TrainingState:
             "num_images": num_images,
             "architecture": describe_backbone(self.backbone),
             "backbone": self.backbone.state_dict(),
+            **averaged,
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -74,6 +84,10 @@ class TrainingState:
         Where the settings of the optimiser are others than the run's, the new ones hold from here.
         """
         self.backbone.load_state_dict(checkpoint["backbone"])
+        if self.average and "averaged" in checkpoint:
+            self.average.load_state_dict(checkpoint["averaged"])
+        elif self.average:
+            self.average.start_from(self.backbone)
         self.head.load_state_dict(checkpoint["head"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scheduler.load_state_dict(checkpoint["scheduler"])
@@ -125,5 +139,6 @@ def build_state(
         # fp16 gradients underflow without scaling; bf16 has float32's range and needs none.
         scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
         flip_generator=torch.Generator(device).manual_seed(config.seed),
+        average=WeightAverage(backbone, config.ema_decay) if config.ema_decay else None,
         start=start,
     )

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from Head.classifier import HeadLoss
+from Utils.Training_Utils.augmentation import Augmentation, generator_of
 from Utils.Training_Utils.loader import Batch
 from Utils.Training_Utils.state import TrainingState
 
@@ -12,7 +13,8 @@ class TrainingStep:
     """Called with a batch, changes the weights of a run. Nothing in it waits for the device.
 
     state: networks and optimiser. backbone: the state's, wrapped for several GPUs or not.
-    amp_dtype: the backbone's number format; None leaves it.
+    amp_dtype: the backbone's number format; None leaves it. augmentation: what is done to the
+    images, with draws that follow from the seed and the iteration.
     """
 
     def __init__(
@@ -21,11 +23,15 @@ class TrainingStep:
         backbone: nn.Module,
         device: torch.device,
         amp_dtype: torch.dtype | None,
+        augmentation: Augmentation,
+        seed: int,
     ) -> None:
         self._state = state
         self._backbone = backbone
         self._device = device
         self._amp_dtype = amp_dtype
+        self._augmentation = augmentation
+        self._seed = seed
 
     def __call__(self, batch: Batch) -> HeadLoss:
         """Learn from N images; returns their loss, which carries no gradient any more."""
@@ -38,7 +44,8 @@ class TrainingStep:
         state = self._state
         images = batch.images.to(self._device, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
-        flip = torch.rand(len(labels), generator=state.flip_generator, device=self._device) < 0.5
+        flip = self._augmentation.flips(len(labels), state.flip_generator)
+        images = self._augmentation(images, generator_of(self._seed, state.iteration))
         pixels = state.backbone.preprocessing(images, flip)  # N×3×H×W
         amp = self._amp_dtype
         with torch.autocast(self._device.type, amp, enabled=amp is not None):
@@ -52,3 +59,5 @@ class TrainingStep:
     def _update(self) -> None:
         self._state.scaler.step(self._state.optimizer)
         self._state.scaler.update()
+        if self._state.average:
+            self._state.average.update(self._state.backbone)

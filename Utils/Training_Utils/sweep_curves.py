@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from Utils.files import atomic_path
 from Utils.Training_Utils.metrics import read_rows
+from Utils.Training_Utils.results import MEAN
 from Utils.Training_Utils.run_folder import RunFolder
-from Utils.Training_Utils.sweep_results import MEAN, Group, SweepRun, describe, groups_of
+from Utils.Training_Utils.sweep_results import Group, SweepRun, describe, groups_of
 from Utils.Training_Utils.sweep_results import test_names as names_of_tests
 
 _COLOURS, _DASHES = 10, ("-", "--", ":", "-.")

@@ -14,10 +14,10 @@ from typing import Any
 from Config.sweep import Sweep, Variation
 from Utils.errors import DataError
 from Utils.files import atomic_path
+from Utils.Training_Utils.results import MEAN, mean_accuracy
 from Utils.Training_Utils.run_folder import RunFolder
 
 SEED = "seed"
-MEAN = "mean"
 STD = "sample standard deviation (n - 1) over the seeds"
 WAITING, DONE, FAILED = "waiting", "done", "failed"
 
@@ -45,7 +45,7 @@ class SweepRun:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} does not hold a run's results: {error}.") from None
         if self.last:
-            self.last[MEAN] = statistics.fmean(self.last.values())
+            self.last[MEAN] = mean_accuracy(self.last)
         self.state, self.folder, self.reason = DONE, str(folder), ""
 
 

@@ -20,9 +20,15 @@ from Utils.Training_Utils.log import close_log, open_log
 from Utils.Training_Utils.loss_meter import LossMeter
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
-from Utils.Training_Utils.opening import open_training_data
+from Utils.Training_Utils.opening import build_augmentation, open_training_data
 from Utils.Training_Utils.progress import Progress
-from Utils.Training_Utils.results import TrainingResult, write_results
+from Utils.Training_Utils.results import (
+    MEAN,
+    TrainingResult,
+    averaged_name,
+    mean_accuracy,
+    write_results,
+)
 from Utils.Training_Utils.run_folder import (
     RunFolder,
     check_writable,
@@ -35,8 +41,6 @@ from Utils.Training_Utils.state import Best, build_state
 from Utils.Training_Utils.step import TrainingStep
 from Utils.Training_Utils.test_sets import TestSets
 from Utils.Training_Utils.visdom_curves import VisdomCurves
-
-MEAN = "mean"
 
 
 class Trainer:
@@ -69,11 +73,15 @@ class Trainer:
         self.megaface = (
             MegaFaceTest(config, self.device, self.log) if config.test_on_megaface else None
         )
-        self.metrics = Metrics(
-            self.run_folder.metrics if self.run_folder else None, self.test_sets.names
-        )
+        names = self.test_sets.names
+        if self.state.average:
+            names = [*names, *map(averaged_name, names)]
+        self.metrics = Metrics(self.run_folder.metrics if self.run_folder else None, names)
         backbone, where = spread_over_gpus(self.state.backbone, config, self.device)
-        self.step = TrainingStep(self.state, backbone, self.device, self.amp_dtype)
+        self.step = TrainingStep(
+            *(self.state, backbone, self.device, self.amp_dtype),
+            *(build_augmentation(config), config.seed),
+        )
         self.loader = TrainingLoader(
             self.data,
             config.batch_size,
@@ -81,6 +89,7 @@ class Trainer:
             config.seed,
             config.num_workers,
             pin_memory=self.device.type == "cuda",
+            balanced=config.sampler == "balanced",
         )
         lines = describe_run(
             *(config, self.data, self.test_sets.descriptions, self.state, where),
@@ -112,7 +121,7 @@ class Trainer:
                 self.log.info(f"stopped at iteration {state.iteration}. {self._last_saved()}")
                 raise
             if self.megaface:
-                self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
+                self.megaface.judge(state.result, self.run_folder and self.run_folder.path)
             return self._finish(last)
 
     def _train_epochs(self) -> dict[str, float]:
@@ -175,19 +184,26 @@ class Trainer:
         self._check_sound()
         state = self.state
         try:
-            accuracies = self.test_sets.judge(state.backbone)
+            accuracies = self._judge()
         except ValueError as error:  # a photo that can't be read is no reason to end a long run
             self.log.info(f"iteration {state.iteration}  test sets not judged: {error}")
             return {}
         if not accuracies:
             return accuracies
         self.progress.report_tests(state.iteration, self._epoch_shown(), accuracies)
-        mean = sum(accuracies.values()) / len(accuracies)
-        for name, accuracy in {**accuracies, MEAN: mean}.items():
+        for name, accuracy in {**accuracies, MEAN: mean_accuracy(accuracies)}.items():
             if accuracy > state.best.setdefault(name, Best()).accuracy:
                 state.best[name] = Best(accuracy, state.iteration)
         if self.run_folder and state.best[MEAN].iteration == state.iteration:
             checkpoints.save_best(self.run_folder, state.checkpoint(self.config, len(self.data)))
+        return accuracies
+
+    def _judge(self) -> dict[str, float]:
+        """Accuracies by test set, and those with averaged weights where there are any."""
+        accuracies = self.test_sets.judge(self.state.backbone)
+        if self.state.average:
+            averaged = self.test_sets.judge(self.state.average.backbone)
+            accuracies |= {averaged_name(name): found for name, found in averaged.items()}
         return accuracies
 
     def _save(self) -> None:

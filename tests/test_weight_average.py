@@ -11,6 +11,7 @@ from Backbone import build_backbone
 from Config import ConfigError, validate
 from tests.conftest import run_script
 from tests.test_training import assert_same_weights, only_run, tiny_config  # noqa: F401
+from Utils.Evaluation_Utils.report import load_network
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.trainer import Trainer
@@ -114,20 +115,23 @@ def test_a_run_without_an_average_goes_on_with_one(averaged_config):
     assert averaged(run.last)["updates"] == 3
 
 
-def test_the_scripts_judge_the_weights_that_are_asked_for(averaged_config, tiny_faces, tmp_path):
-    Trainer(averaged_config).run()
+def test_a_script_judges_the_weights_that_are_asked_for(averaged_config, tiny_faces, tmp_path):
+    trainer = Trainer(averaged_config)
+    trainer.run()
     checkpoint = only_run(averaged_config.save_dir) / "checkpoints/last.pt"
-    networks = {}
-    for which in ("averaged", "raw"):
-        run_script(
-            *("LFW_Evaluation.py", "--checkpoint", checkpoint, "--weights", which),
-            *("--lfw_dataset_path", tiny_faces.lfw, "--lfw_file_list", tiny_faces.lfw_pairs),
-            *("--output", tmp_path / which, "--device", "cpu", "--num_workers", "0"),
-            check=True,
-        )
-        networks[which] = json.loads((tmp_path / which / "lfw.json").read_text())["network"]
-    assert "averaged weights" in networks["averaged"]
-    assert "averaged" not in networks["raw"]
+    flags = ("--lfw_dataset_path", tiny_faces.lfw, "--lfw_file_list", tiny_faces.lfw_pairs)
+    run_script(
+        *("LFW_Evaluation.py", "--checkpoint", checkpoint, "--weights", "raw", *flags),
+        *("--output", tmp_path / "raw", "--device", "cpu", "--num_workers", "0"),
+        check=True,
+    )
+    assert "averaged" not in json.loads((tmp_path / "raw/lfw.json").read_text())["network"]
+    settings = {"checkpoint": str(checkpoint), "weights": "averaged"}
+    judged = load_network(dataclasses.replace(averaged_config, **settings), torch.device("cpu"))
+    assert_same_network(judged, trainer.state.average.backbone)
+    raw = load_network(dataclasses.replace(averaged_config, **settings | {"weights": "raw"}),
+                       torch.device("cpu"))  # fmt: skip
+    assert_same_network(raw, trainer.state.backbone)
 
 
 @pytest.mark.parametrize(("name", "value"), [("ema_decay", 1.0), ("ema_decay", -0.1),

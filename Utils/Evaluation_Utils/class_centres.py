@@ -10,6 +10,7 @@ one of three images would be near its centre for having made a third of it.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,15 +25,12 @@ def angles_to_centres(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     features: N×D of length 1, may be memory-mapped: some `ROWS` of them, or one class, are read at
     a time. labels: int N, 0..C-1. Returns float32 N; nan for the only image of a class.
     """
-    angles = np.empty(len(labels), np.float32)
+    angles = np.full(len(labels), np.nan, np.float32)
     for rows, starts in class_blocks(labels):
         block = read_rows(features, rows)
-        counts = np.diff(starts, append=len(rows))
-        weights = _weights(block, starts, counts)
-        weighted = weights[:, None] * block
-        sums = np.add.reduceat(weighted, starts)
-        others = np.repeat(sums, counts, axis=0) - weighted
-        angles[rows] = np.where(np.repeat(counts, counts) > 1, _angles(block, others), np.nan)
+        for start, end in pairwise((*starts.tolist(), len(rows))):
+            if end - start > 1:
+                angles[rows[start:end]] = _angles_in_class(block[start:end].astype(np.float64))
     return angles
 
 
@@ -75,15 +73,20 @@ def read_rows(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return block
 
 
-def _weights(block: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Weiszfeld's weights, n, of features that lie class by class."""
-    weights = np.ones(len(block), np.float32)
+def _angles_in_class(x: np.ndarray) -> np.ndarray:
+    """Degrees between each of n×D features, in float64, and the centre of the others."""
+    squares = np.einsum("nd,nd->n", x, x)
+    weights = np.ones(len(x))
     for _ in range(ITERATIONS):
-        totals = np.add.reduceat(weights, starts)
-        centres = np.add.reduceat(weights[:, None] * block, starts) / totals[:, None]
-        distances = np.linalg.norm(block - np.repeat(centres, counts, axis=0), axis=1)
-        weights = 1 / np.maximum(distances, CLOSEST)
-    return weights
+        centre = weights @ x / weights.sum()
+        distances = squares - 2 * (x @ centre) + centre @ centre  # squared
+        weights = 1 / np.sqrt(np.maximum(distances, CLOSEST**2))
+    # The others of image i sum up to `total` - w_i·x_i; its products with x_i and itself:
+    total = weights @ x
+    along = x @ total
+    lengths = total @ total - 2 * weights * along + weights**2 * squares
+    cosines = (along - weights * squares) / np.sqrt(np.maximum(lengths * squares, 1e-24))
+    return np.degrees(np.arccos(cosines.clip(-1, 1)))
 
 
 def _angles(block: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 from Config.config import Config
 from Config.readers import READERS
 from Config.validation import ConfigError
-from Utils.Evaluation_Utils.names import nearest_name
+from Utils.names import nearest_name
 
 # What changes where a run is kept, how it is watched or how fast it goes, but not what is trained:
 # runs that differ in nothing else are the same run.

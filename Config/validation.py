@@ -9,8 +9,8 @@ from dataclasses import fields
 from Backbone import BACKBONES
 from Config.config import Config
 from Head import HEADS
-from Utils.Evaluation_Utils.names import nearest_name
 from Utils.Evaluation_Utils.protocols import PROTOCOLS
+from Utils.names import nearest_name
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")

@@ -150,15 +150,24 @@ def test_cosine_worked_by_hand():
 
 
 def test_cosine_score_on_the_threshold_is_wrong_for_both_kinds():
-    """Constant features: every score is 0, and so is the mean of the thresholds, all but 0."""
+    """Fold 0 leaves one best threshold, 0: its scores are 5e-5 and -5e-5, thresholds are 1e-4
+    apart. All scores of fold 1 are 0."""
+    near, far = on_circle(np.array([5e-5, -5e-5])), on_circle(np.zeros(2))
+    left, right = (np.concatenate([a, -a, b, -b]) for a, b in zip(near, far, strict=True))
+    same, folds = np.tile([True, False], 4), np.repeat([0, 1], 4)
+    result = evaluate(left, right, same, folds)
+    assert result.fold_thresholds[1] == 0
+    assert result.fold_scores[folds == 1].tolist() == [0] * 4
+    assert result.fold_accuracies == (1, 0)
+    assert result.wrong.tolist() == [False] * 4 + [True] * 4
+
+
+def test_constant_features_score_0_without_a_warning():
     same, folds = np.tile([True, False], 10), np.repeat([0, 1], 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = evaluate(np.ones((20, 4)), np.ones((20, 4)), same, folds)
     assert result.fold_scores.tolist() == [0] * 20
-    assert result.fold_thresholds == (0, 0)
-    assert result.fold_accuracies == (0, 0)
-    assert result.wrong.all()
     assert (result.auc, result.eer) == (0.5, 0.5)
 
 

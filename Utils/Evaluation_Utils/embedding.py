@@ -103,13 +103,6 @@ def _in_threads(
         torch.set_num_threads(count)  # what a thread sets for itself, later threads inherit
 
 
-def _readable(batches: Iterable[torch.Tensor | str]) -> Iterator[torch.Tensor]:
-    for batch in batches:
-        if isinstance(batch, str):
-            raise ImageError(batch)
-        yield batch
-
-
 @torch.inference_mode()
 def _embed_batch(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """uint8 N×H×W×3 -> float32 2×N×D, of the images and of their mirror images."""

@@ -27,7 +27,7 @@ from torch import nn
 
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.photo_list import PhotoList
-from Utils.Datasets_Utils.photos import Photos, SetImages
+from Utils.Datasets_Utils.photos import Photos, StoredImages
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, run_script
@@ -36,7 +36,7 @@ from Utils.Evaluation_Utils.class_centres import (
     angles_to_weights,
     typical_images,
 )
-from Utils.Evaluation_Utils.extraction import about_features, embedded, weights_digest
+from Utils.Evaluation_Utils.extraction import about_photos, embedded, weights_digest
 from Utils.Evaluation_Utils.feature_file import packed_features
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
 from Utils.Evaluation_Utils.processes import ALONE
@@ -67,15 +67,13 @@ def measure(
     class_weights: C×D, to measure against a head's weights instead.
     """
     numbers = PhotoList([str(i) for i in range(len(data))], None, str(data.source))
-    about = about_features(
-        weights_digest(backbone),
-        numbers,
-        backbone.feature_dim,
-        "fp16",
+    about = about_photos(
+        *(weights_digest(backbone), numbers, backbone.feature_dim, "fp16", "sum"),
         images=_digest(data.name(i) for i in range(len(data))),
         source=str(data.images.source),
     )
-    photos = Photos(numbers, SetImages(data))
+    rows = np.arange(len(data)) if data.rows is None else data.rows
+    photos = Photos(numbers, StoredImages(data.images, rows))
     producer = embedded(
         photos, backbone.to(device), "sum", device, batch_size, num_workers, "Embedding", ALONE
     )

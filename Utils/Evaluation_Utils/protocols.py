@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from Utils.Evaluation_Utils.names import nearest_name
+from Utils.names import nearest_name
 
 
 @dataclass(frozen=True)

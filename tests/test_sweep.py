@@ -189,7 +189,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(0.5)  # the run's own process sees it and ends
+    time.sleep(2)  # the run's own process sees it and ends
     (run,) = (path.parent for path in save_dir.glob("*/settings.json"))
     assert not (run / "results.json").exists(), "it was over before it was killed, or went on"
     run_script(*flags, check=True)

@@ -160,12 +160,30 @@ class Config:
     input_size: tuple[int, ...] = setting(
         (112, 112), "height,width of the input in pixels, each divisible by 16"
     )
-    margin: str = setting("ArcFace", "ArcFace, CosFace or Softmax")
-    margin_size: float | None = setting(
-        0.3, "margin m; none: the published one (ArcFace 0.5 radians, CosFace 0.35)"
+    margin: str = setting(
+        "ArcFace",
+        "ArcFace, CosFace, Softmax, SphereFace, Combined, CurricularFace, AdaFace, MagFace, "
+        "SubCenterArcFace, ElasticArcFace, ElasticCosFace, or the last two with Plus at the end",
     )
-    easy_margin: bool = setting(False, "ArcFace: apply the margin only where the cosine is above 0")
-    scale_size: float = setting(16.0, "scale s of the logits")
+    margin_size: float | None = setting(
+        0.3, "margin m; none: the published one of the head (ArcFace 0.5 radians, CosFace 0.35)"
+    )
+    combined_margin: tuple[float, ...] = setting(
+        (1.0, 0.3, 0.2), "Combined: m1,m2,m3 of cos(m1·θ + m2) - m3"
+    )
+    easy_margin: bool = setting(
+        False, "margins that are angles: apply them only where the cosine is above 0"
+    )
+    sub_centers: int = setting(3, "SubCenterArcFace: weights of each class")
+    scale_size: float | None = setting(
+        16.0,
+        "scale s of the logits; none: the published one of the head (64). Softmax has none, "
+        "SphereFace takes the embedding's norm",
+    )
+    sample_rate: float = setting(
+        1.0,
+        "share of the classes in the softmax of a step (Partial FC), always the batch's; 1: all",
+    )
     label_smoothing: float = setting(0.0, "share of the target given to all classes, 0 to below 1")
     focal_gamma: float = setting(0.0, "gamma of the focal loss, as in 2; 0: cross-entropy")
 
@@ -194,14 +212,29 @@ class Config:
     input_scale: float | None = setting(None, "see input_mean; both in pixel values, 0..255")
 
     # Optimisation
+    optimizer: str = setting("sgd", "sgd (Nesterov) or adamw")
     initial_lr: float = setting(0.1, "learning rate at the start")
     momentum: float = setting(0.9, "Nesterov momentum of SGD")
     weight_decay: float = setting(5e-4, "weight decay, on all weights")
+    head_optimizer: str = setting("", "sgd or adamw for the head alone; empty: as optimizer says")
+    head_lr: float | None = setting(None, "the head's own initial_lr; none: the same")
+    head_weight_decay: float | None = setting(None, "the head's own weight_decay; none: the same")
+    lr_scaling: str = setting(
+        "none",
+        "linear: initial_lr and head_lr are those of batches of lr_reference_batch, and grow with "
+        "batch_size; none: they hold as they are",
+    )
+    lr_reference_batch: int = setting(256, "see lr_scaling")
+    clip_norm: float = setting(0.0, "longest gradient, of all weights together; 0: any length")
     ema_decay: float = setting(
         0.0,
         "decay of a moving average of the weights, judged and saved beside them, as 0.999; 0: none",
     )
     total_epoch: int = setting(4, "epochs to train")
+    warmup_epochs: float = setting(0.0, "epochs, or a part of one, in which the rate rises to it")
+    schedule: str = setting(
+        "milestones", "how the learning rate falls: milestones, polynomial (power 2) or cosine"
+    )
     milestones: tuple[int, ...] = setting(
         (3,), "finished epochs after which the learning rate is divided by 10, as in 22,31"
     )

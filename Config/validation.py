@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from Backbone import BACKBONES
 from Config.config import Config
-from Head import HEADS
+from Head import HEADS, wrong_combined_margin, wrong_margin
 from Utils.Evaluation_Utils.protocols import PROTOCOLS
 from Utils.names import nearest_name
 
@@ -20,6 +20,7 @@ CROP_KINDS = ("resize", "blank")
 
 # Each with a probability, `<name>_prob`.
 AUGMENTATIONS = ("flip", "crop", "low_res", "jitter", "jpeg", "erasing")
+OPTIMIZERS = ("sgd", "adamw")
 
 # Settings that are one of a few words.
 CHOICES = {
@@ -29,6 +30,10 @@ CHOICES = {
     "sampler": SAMPLERS,
     "weights": WEIGHTS,
     "crop_kind": CROP_KINDS,
+    "optimizer": OPTIMIZERS,
+    "head_optimizer": ("", *OPTIMIZERS),
+    "lr_scaling": ("none", "linear"),
+    "schedule": ("milestones", "polynomial", "cosine"),
     "protocol": (*PROTOCOLS, "both"),
     "channel_order": ("", *CHANNEL_ORDERS),
     "blp_channel_order": CHANNEL_ORDERS,
@@ -52,7 +57,9 @@ LOWER_BOUNDS = {
     "seed": (0, True),
     "feature_dim": (1, True),
     "margin_size": (0, True),
+    "sub_centers": (1, True),
     "scale_size": (0, False),
+    "sample_rate": (0, False),
     "label_smoothing": (0, True),
     "focal_gamma": (0, True),
     "freeze_backbone_epochs": (0, True),
@@ -61,6 +68,11 @@ LOWER_BOUNDS = {
     "momentum": (0, False),
     "weight_decay": (0, True),
     "ema_decay": (0, True),
+    "head_lr": (0, False),
+    "head_weight_decay": (0, True),
+    "lr_reference_batch": (1, True),
+    "clip_norm": (0, True),
+    "warmup_epochs": (0, True),
     "total_epoch": (1, True),
     "log_freq": (1, True),
     "test_freq": (1, True),
@@ -73,8 +85,8 @@ LOWER_BOUNDS = {
 # memory, of ports.
 UPPER_BOUNDS = {
     **{f"{name}_prob": 1 for name in AUGMENTATIONS},
-    "ema_decay": 0.999999,
-    **{"crop_scale": 1, "seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1},
+    **{"crop_scale": 1, "ema_decay": 0.999999, "sample_rate": 1},
+    **{"seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1},
 }
 
 # Sets of known names with a `<prefix>_file_list`, which needs its `<prefix>_dataset_path`.
@@ -173,8 +185,7 @@ def _check_network(config: Config) -> None:
         raise ConfigError("momentum", config.momentum, "it must be below 1.")
     if config.label_smoothing >= 1:
         raise ConfigError("label_smoothing", config.label_smoothing, "it must be below 1.")
-    if config.margin == "ArcFace" and (config.margin_size or 0) >= math.pi:
-        raise ConfigError("margin_size", config.margin_size, "ArcFace's is an angle below π.")
+    _check_head(config)
     size = config.input_size
     if len(size) != 2 or any(side < 16 or side % 16 for side in size):
         raise ConfigError(
@@ -182,7 +193,31 @@ def _check_network(config: Config) -> None:
         )
 
 
+def _check_head(config: Config) -> None:
+    for name, wrong in (
+        ("margin_size", wrong_margin(config.margin, config.margin_size)),
+        ("combined_margin", wrong_combined_margin(config.combined_margin)),
+    ):
+        if wrong:
+            raise ConfigError(name, getattr(config, name), wrong)
+    if config.focal_gamma and config.label_smoothing:
+        raise ConfigError(
+            "focal_gamma",
+            config.focal_gamma,
+            "focal loss weighs an image by the probability of its class, and label_smoothing "
+            f"{config.label_smoothing} wants that below 1; set one of them to 0.",
+        )
+
+
 def _check_schedule(config: Config) -> None:
+    if config.warmup_epochs >= config.total_epoch:
+        raise ConfigError(
+            "warmup_epochs",
+            config.warmup_epochs,
+            f"it must end before the run does, and total_epoch is {config.total_epoch}.",
+        )
+    if config.schedule != "milestones":
+        return
     milestones = config.milestones
     if list(milestones) != sorted(set(milestones)) or any(m < 1 for m in milestones):
         raise ConfigError("milestones", milestones, "they must be epochs from 1 on, increasing.")

@@ -95,7 +95,10 @@ def check_fits(
     """Raise CheckpointError where a checkpoint is of another network, other classes, or, in the
     middle of an epoch, of other images or batches, so that it has no place to go on from."""
     saved = Config.from_dict(state["settings"])
-    for name in ("backbone", "feature_dim", "input_size", "margin"):
+    for name in (
+        *("backbone", "feature_dim", "input_size", "margin", "sub_centers"),
+        *("optimizer", "head_optimizer"),
+    ):
         ours, theirs = getattr(config, name), getattr(saved, name)
         if ours != theirs:
             raise CheckpointError(

@@ -9,6 +9,7 @@ from Config import Config
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.Training_Utils.opening import describe_training_data
 from Utils.Training_Utils.run_folder import RunFolder
+from Utils.Training_Utils.schedule import describe_rates
 from Utils.Training_Utils.state import TrainingState
 
 
@@ -32,6 +33,7 @@ def describe_run(
         *tests,
         *state.start,
         f"{config.backbone} with {config.margin}, {where}{precision}",
+        describe_rates(config),
         f"saving to {run.path if run else 'nowhere: para_adj_mode is on'}",
     ]
     if resumed:

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from Backbone import describe_backbone
 from Config import Config
 from Head import build_head
 from Utils.Training_Utils.checkpoint import FORMAT, random_state, set_random_state
 from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
-from Utils.Training_Utils.optimization import apply_changes, build_optimizer, build_schedule
+from Utils.Training_Utils.optimization import build_optimizer, build_scaler, restore_optimizer
+from Utils.Training_Utils.schedule import Schedule
 from Utils.Training_Utils.weight_average import WeightAverage
 
 
@@ -38,7 +38,7 @@ class TrainingState:
     backbone: nn.Module
     head: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
+    schedule: Schedule
     scaler: torch.amp.GradScaler
     flip_generator: torch.Generator
     average: WeightAverage | None = None
@@ -59,14 +59,14 @@ class TrainingState:
         return {
             "format": FORMAT,
             "settings": config.to_dict(),
-            "num_classes": self.head.weight.shape[0],
+            "num_classes": self.head.num_classes,
             "num_images": num_images,
             "architecture": describe_backbone(self.backbone),
             "backbone": self.backbone.state_dict(),
             **averaged,
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "scheduler": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": random_state(self.flip_generator),
             "position": {"epoch": self.epoch, "batch": self.batch, "iteration": self.iteration},
@@ -75,13 +75,14 @@ class TrainingState:
 
     def is_finite(self) -> bool:
         """Whether every weight and statistic is a number; waits for the device."""
-        tensors = (*self.backbone.state_dict().values(), *self.head.state_dict().values())
+        networks = (self.backbone, self.head)
+        tensors = [t for n in networks for t in (*n.parameters(), *n.buffers())]
         return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
-    def restore(self, checkpoint: dict[str, Any], config: Config) -> None:
+    def restore(self, checkpoint: dict[str, Any]) -> None:
         """The inverse of `checkpoint`, for the same network and number of classes.
 
-        Where the settings of the optimiser are others than the run's, the new ones hold from here.
+        Where the settings of the optimiser are others than the run's, today's hold from here.
         """
         self.backbone.load_state_dict(checkpoint["backbone"])
         if self.average and "averaged" in checkpoint:
@@ -89,8 +90,7 @@ class TrainingState:
         elif self.average:
             self.average.start_from(self.backbone)
         self.head.load_state_dict(checkpoint["head"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.scheduler.load_state_dict(checkpoint["scheduler"])
+        restore_optimizer(self.optimizer, checkpoint["optimizer"])
         if self.scaler.is_enabled() and checkpoint["scaler"]:
             self.scaler.load_state_dict(checkpoint["scaler"])
         set_random_state(checkpoint["random"], self.flip_generator)
@@ -98,15 +98,12 @@ class TrainingState:
         self.batch = checkpoint["position"]["batch"]
         self.iteration = checkpoint["position"]["iteration"]
         self.best = {name: Best(**best) for name, best in checkpoint["best"].items()}
-        self.scheduler = apply_changes(
-            *(self.optimizer, self.scheduler, config),
-            *(Config.from_dict(checkpoint["settings"]), self.epoch),
-        )
 
 
 def build_state(
     config: Config,
     num_classes: int,
+    batches_per_epoch: int,
     device: torch.device,
     amp_dtype: torch.dtype | None,
     saved: dict[str, Any] | None = None,
@@ -126,18 +123,20 @@ def build_state(
         config.easy_margin,
         config.label_smoothing,
         config.focal_gamma,
+        sample_rate=config.sample_rate,
+        sample_seed=config.seed,
+        combined_margin=config.combined_margin,
+        sub_centers=config.sub_centers,
     )
     start = [note, take_class_weights(head, class_weights)] if note else []
     backbone = backbone.to(device, memory_format=torch.channels_last)
     head = head.to(device)
-    optimizer = build_optimizer([*backbone.parameters(), *head.parameters()], config, device)
     return TrainingState(
         backbone=backbone,
         head=head,
-        optimizer=optimizer,
-        scheduler=build_schedule(optimizer, config),
-        # fp16 gradients underflow without scaling; bf16 has float32's range and needs none.
-        scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
+        optimizer=build_optimizer(backbone, head, config, device),
+        schedule=Schedule.from_config(config, batches_per_epoch),
+        scaler=build_scaler(device, amp_dtype),
         flip_generator=torch.Generator(device).manual_seed(config.seed),
         average=WeightAverage(backbone, config.ema_decay) if config.ema_decay else None,
         start=start,

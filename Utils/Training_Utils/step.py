@@ -6,6 +6,7 @@ from torch import nn
 from Head.classifier import HeadLoss
 from Utils.Training_Utils.augmentation import Augmentation, generator_of
 from Utils.Training_Utils.loader import Batch
+from Utils.Training_Utils.optimization import clip_gradients
 from Utils.Training_Utils.state import TrainingState
 
 
@@ -14,7 +15,8 @@ class TrainingStep:
 
     state: networks and optimiser. backbone: the state's, wrapped for several GPUs or not.
     amp_dtype: the backbone's number format; None leaves it. augmentation: what is done to the
-    images, with draws that follow from the seed and the iteration.
+    images, with draws that follow from the seed and the iteration. clip_norm: the longest gradient,
+    of all weights together; 0: any.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class TrainingStep:
         amp_dtype: torch.dtype | None,
         augmentation: Augmentation,
         seed: int,
+        clip_norm: float = 0.0,
     ) -> None:
         self._state = state
         self._backbone = backbone
@@ -32,18 +35,20 @@ class TrainingStep:
         self._amp_dtype = amp_dtype
         self._augmentation = augmentation
         self._seed = seed
+        self._clip_norm = clip_norm
 
     def __call__(self, batch: Batch) -> HeadLoss:
         """Learn from N images; returns their loss, which carries no gradient any more."""
-        result = self._loss(batch)
+        images = batch.images.to(self._device, non_blocking=True)
+        labels = batch.labels.to(self._device, non_blocking=True)
+        self._state.head.sample(labels, self._state.iteration)
+        result = self._loss(images, labels)
         self._backward(result.loss)
         self._update()
         return HeadLoss(result.loss.detach(), result.correct)
 
-    def _loss(self, batch: Batch) -> HeadLoss:
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> HeadLoss:
         state = self._state
-        images = batch.images.to(self._device, non_blocking=True)
-        labels = batch.labels.to(self._device, non_blocking=True)
         flip = self._augmentation.flips(len(labels), state.flip_generator)
         images = self._augmentation(images, generator_of(self._seed, state.iteration))
         pixels = state.backbone.preprocessing(images, flip)  # N×3×H×W
@@ -57,7 +62,14 @@ class TrainingStep:
         self._state.scaler.scale(loss).backward()
 
     def _update(self) -> None:
-        self._state.scaler.step(self._state.optimizer)
-        self._state.scaler.update()
-        if self._state.average:
-            self._state.average.update(self._state.backbone)
+        state, optimizer = self._state, self._state.optimizer
+        state.schedule.apply(optimizer, state.epoch, state.batch)
+        with state.head.stepping(optimizer) as rows:
+            # Before the step, not in it: only here do processes agree on whether to skip it.
+            state.scaler.unscale_(optimizer)
+            if self._clip_norm:
+                clip_gradients(optimizer, self._clip_norm, rows, state.head.group)
+            state.scaler.step(optimizer)
+        state.scaler.update()
+        if state.average:
+            state.average.update(state.backbone)

@@ -55,7 +55,9 @@ def _draw_group(panel: Axes, number: int, group: Group, runs: list) -> None:
     colour, dashes = f"C{number % _COLOURS}", _DASHES[number // _COLOURS % len(_DASHES)]
     marker = "o" if len(iterations) < 2 else None  # a line of one point can't be seen
     panel.plot(iterations, mean, color=colour, linestyle=dashes, marker=marker, label=label)
-    if len(group.done) > 1:
+    if marker and len(group.done) > 1:
+        panel.errorbar(iterations, mean, std, color=colour, capsize=4)
+    elif len(group.done) > 1:
         panel.fill_between(iterations, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
 
 

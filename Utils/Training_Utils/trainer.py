@@ -65,9 +65,10 @@ class Trainer:
         saved = checkpoints.read_run(resumed) if resumed else None
         if saved:
             checkpoints.check_fits(saved, resumed, config, classes, len(self.data))
-        self.state = build_state(config, classes, self.device, self.amp_dtype, saved)
+        batches = len(self.data) // config.batch_size
+        self.state = build_state(config, classes, batches, self.device, self.amp_dtype, saved)
         if saved:
-            self.state.restore(saved, config)
+            self.state.restore(saved)
         self.run_folder = self._open_run(resumed)
         self.log = open_log(self.run_folder.log if self.run_folder else None)
         self.megaface = (
@@ -80,7 +81,7 @@ class Trainer:
         backbone, where = spread_over_gpus(self.state.backbone, config, self.device)
         self.step = TrainingStep(
             *(self.state, backbone, self.device, self.amp_dtype),
-            *(build_augmentation(config), config.seed),
+            *(build_augmentation(config), config.seed, config.clip_norm),
         )
         self.loader = TrainingLoader(
             self.data,
@@ -130,7 +131,6 @@ class Trainer:
         last = {}
         while state.epoch < config.total_epoch:
             self._train_epoch()
-            state.scheduler.step()
             state.epoch, state.batch = state.epoch + 1, 0
             self._save()  # before the test, which may take long or fail
             if state.epoch == config.total_epoch or state.iteration % config.test_freq == 0:

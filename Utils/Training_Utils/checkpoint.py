@@ -141,6 +141,7 @@ def _check_same_batches(
     for name, ours, theirs in (
         ("batch_size", config.batch_size, saved.batch_size),
         ("seed", config.seed, saved.seed),
+        ("sampler", config.sampler, saved.sampler),
         ("number of training images", num_images, saved_images),
     ):
         if ours != theirs:

@@ -106,7 +106,7 @@ STEP_BATCH, STEP_CLASSES = 32, 10_575
 def our_step(scale: Scale) -> Measured:
     keep_freed_memory()
     config = Config(batch_size=STEP_BATCH, feature_dim=128, scale_size=32.0, margin_size=0.5)
-    state = build_state(config, STEP_CLASSES, CPU, None)
+    state = build_state(config, STEP_CLASSES, 1000, CPU, None)
     state.backbone.train()
     step = TrainingStep(state, state.backbone, CPU, None)
     images = torch.randint(256, (STEP_BATCH, 112, 112, 3), dtype=torch.uint8)

@@ -213,6 +213,9 @@ class Config:
     save_freq: int = setting(
         250, "iterations between two checkpoints; each epoch's end has one too"
     )
+    profile: int = setting(
+        0, "steps to profile: a trace in the run's folder, the slowest operators; 0: none"
+    )
     save_dir: str = setting("Trained_Models", "folder that gets one folder a run")
     resume: str = setting(
         "", "checkpoint to continue from, or last: the newest run's last one; its settings hold"

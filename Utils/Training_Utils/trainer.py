@@ -11,6 +11,7 @@ from torch import Tensor
 from Config import Config, validate
 from Utils.devices import choose_amp_dtype, choose_device, spread_over_gpus
 from Utils.errors import RunError
+from Utils.memory import describe_memory
 from Utils.Training_Utils import checkpoint as checkpoints
 from Utils.Training_Utils.curves import draw_curves
 from Utils.Training_Utils.description import describe_run
@@ -21,6 +22,7 @@ from Utils.Training_Utils.loss_meter import LossMeter
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.opening import open_training_data
+from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.results import TrainingResult, write_results
 from Utils.Training_Utils.run_folder import (
@@ -92,6 +94,8 @@ class Trainer:
         for line in lines:
             self.log.info(line)
         self.log.debug(f"settings {json.dumps(config.to_dict())}")
+        folder = self.run_folder.path if self.run_folder else None
+        self.profile = StepProfile(config.profile, self.device, folder, self.log)
         self._unreadable: set[str] = set()
         self.loss = LossMeter()
         self._accuracy: Tensor | None = None
@@ -116,6 +120,7 @@ class Trainer:
                 raise
             if self.megaface:
                 self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
+            self.log.info(describe_memory(self.device))
             return self._finish(last)
 
     def _train_epochs(self) -> dict[str, float]:
@@ -135,7 +140,7 @@ class Trainer:
         config, state = self.config, self.state
         set_frozen(state.backbone, state.epoch < config.freeze_backbone_epochs)
         first_batch, trained = state.batch, 0
-        for batch in self.loader.epoch(state.epoch, state.batch):
+        for batch in self.profile.watch(self.loader.epoch(state.epoch, state.batch)):
             report_due = (
                 state.iteration + 1
             ) % config.log_freq == 0 or self._iterations_left() == 1

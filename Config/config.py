@@ -262,6 +262,9 @@ class Config:
     save_freq: int = setting(
         250, "iterations between two checkpoints; each epoch's end has one too"
     )
+    profile: int = setting(
+        0, "steps to profile: a trace in the run's folder, the slowest operators; 0: none"
+    )
     checkpoint_format: str = setting(
         "auto",
         "file, sharded (a folder that all processes write while training goes on) or auto: "

@@ -85,6 +85,7 @@ LOWER_BOUNDS = {
     "test_freq": (1, True),
     "save_freq": (1, True),
     "eval_batch_size": (1, True),
+    "profile": (0, True),
     "visdom_port": (1, True),
 }
 

@@ -10,6 +10,8 @@ import resource
 import sys
 from pathlib import Path
 
+import torch
+
 # mallopt(3) of glibc; numbers from its malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1  # bytes: the largest value that mallopt takes
@@ -41,3 +43,12 @@ def peak_memory() -> int:
         return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes
+
+
+def describe_memory(device: torch.device) -> str:
+    """The most memory that this process has held, on the device too, for a log."""
+    line = f"peak memory {peak_memory() / 2**20:,.0f} MiB"
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated(device)
+        line += f", on {device} {most / 2**20:,.0f} MiB"
+    return line

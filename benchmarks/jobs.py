@@ -33,7 +33,9 @@ from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.verification import PROTOCOLS, combine_flip, evaluate
 from Utils.memory import keep_freed_memory
+from Utils.processes import ALONE
 from Utils.Training_Utils.loader import Batch, collate
+from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.state import build_state
 from Utils.Training_Utils.step import TrainingStep
 
@@ -106,9 +108,10 @@ STEP_BATCH, STEP_CLASSES = 32, 10_575
 def our_step(scale: Scale) -> Measured:
     keep_freed_memory()
     config = Config(batch_size=STEP_BATCH, feature_dim=128, scale_size=32.0, margin_size=0.5)
-    state = build_state(config, STEP_CLASSES, CPU, None)
+    state = build_state(config, STEP_CLASSES, 1000, CPU, None)
     state.backbone.train()
-    step = TrainingStep(state, state.backbone, CPU, None)
+    networks = Networks(state.backbone, state.head, config, CPU, ALONE)
+    step = TrainingStep(state, networks, CPU, None, ALONE)
     images = torch.randint(256, (STEP_BATCH, 112, 112, 3), dtype=torch.uint8)
     batch = Batch(images, torch.randint(STEP_CLASSES, (STEP_BATCH,)), [])
     return repeat(lambda: step(batch), STEP_BATCH, scale.seconds)

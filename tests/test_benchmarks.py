@@ -16,7 +16,7 @@ from benchmarks.baselines.head import PlainArcFace
 from benchmarks.baselines.loading import PlainImages, read_list
 from benchmarks.baselines.network import PlainTraining, plain_backbone
 from benchmarks.baselines.verification import fold_accuracies
-from benchmarks.jobs import JOBS, lfw_like, network_operations
+from benchmarks.jobs import JOBS, Scale, lfw_like, network_operations
 from benchmarks.start_up import big_list
 from Head import build_head
 from tests.conftest import run_script
@@ -144,6 +144,16 @@ def test_what_a_repetition_took_and_held():
 def test_operations_are_those_of_the_published_networks():
     # MobileFaceNet's paper says 221 million multiply-adds at 112×112, with 128 numbers out.
     assert network_operations("MobileFaceNet", 128) == pytest.approx(2 * 221e6, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["head", "step"])
+def test_both_sides_of_a_training_job_run(name, photos, monkeypatch):
+    monkeypatch.setattr("benchmarks.jobs.STEP_BATCH", 2)
+    monkeypatch.setattr("benchmarks.jobs.STEP_CLASSES", 50)
+    scale = Scale(photos, seconds=0.0, classes=50, batch=4)
+    for side in (JOBS[name].ours, JOBS[name].plain):
+        measured = side(scale)
+        assert 0 < measured.rate < np.inf
 
 
 def test_the_table_has_a_row_for_a_job(photos):

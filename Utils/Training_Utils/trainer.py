@@ -10,6 +10,7 @@ from torch import Tensor
 from Config import Config, validate
 from Utils.devices import choose_amp_dtype, choose_device
 from Utils.errors import RunError
+from Utils.memory import describe_memory
 from Utils.processes import ALONE, LOST, Processes, is_lost_connection
 from Utils.Training_Utils.beginning import begin_state, checkpoint_to_resume, open_run
 from Utils.Training_Utils.curves import draw_curves
@@ -22,6 +23,7 @@ from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.opening import build_augmentation, open_training_data
+from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.restarts import forget_run
 from Utils.Training_Utils.results import (
@@ -93,6 +95,8 @@ class Trainer:
         for line in lines:
             self.log.info(line)
         self.log.debug(f"settings {json.dumps(config.to_dict())}")
+        folder = self.run_folder.path if self.run_folder else None
+        self.profile = StepProfile(config.profile, self.device, folder, self.log)
         self.unreadable = UnreadableImages(self.log, processes)
         self.loss = LossMeter(processes)
         self._accuracy: Tensor | None = None
@@ -133,6 +137,7 @@ class Trainer:
             elif self.megaface:
                 self._take_statistics()
                 self.megaface.judge(state.result, self.run_folder and self.run_folder.path)
+            self.log.info(describe_memory(self.device))
             return result
 
     def _train_epochs(self) -> dict[str, float]:
@@ -156,7 +161,7 @@ class Trainer:
         """Train to the end of the epoch, or until asked to stop."""
         config, state = self.config, self.state
         set_frozen(state.backbone, state.epoch < config.freeze_backbone_epochs)
-        for batch in self.loader.epoch(state.epoch, state.batch):
+        for batch in self.profile.watch(self.loader.epoch(state.epoch, state.batch)):
             report_due = (
                 state.iteration + 1
             ) % config.log_freq == 0 or self._iterations_left() == 1

@@ -178,12 +178,22 @@ class Made(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("kept", [1500, 100_000])
+def test_pairs_are_refined_in_parts(monkeypatch):
+    monkeypatch.setattr(exact_scores, "_REFINED_AT_ONCE", 64)
+    rng = np.random.default_rng(0)
+    probes, distractors = rng.normal(size=(10, 32)), rng.normal(size=(50, 32))
+    products = exact_scores.Products(unit(probes), torch.device("cpu"), torch.bfloat16)
+    products.load(distractors)
+    probe, column = np.divmod(rng.permutation(500), 50)
+    with Made() as made:
+        found = products.refine(probe, column)
+    assert np.allclose(found, score_matrix(probes, distractors)[probe, column], atol=1e-6)
+    assert made.largest == 64 * 32 * 4
+
+
 @pytest.mark.parametrize("score_dtype", ["bf16", "fp16"])
-def test_half_precision_takes_about_the_memory_of_single(monkeypatch, score_dtype, kept):
-    """Few pairs, or half of them, are near enough to matter."""
-    monkeypatch.setattr(identification, "_EXACT_CURVE", kept)
-    monkeypatch.setattr(exact_scores, "_REFINED_AT_ONCE", 256)
+def test_half_precision_takes_about_the_memory_of_single(score_dtype):
+    """Also where half of all pairs are near enough to matter."""
     rng = np.random.default_rng(0)
     ids, size = np.repeat(np.arange(50), 2), (100, 256)
     probes = (rng.normal(size=(50, 256))[ids] + 0.5 * rng.normal(size=size)).astype(np.float32)

@@ -1,8 +1,12 @@
 """The classification head: it owns the class weights, and applies a margin and the scale s."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,6 +14,7 @@ from Head.class_blocks import Classes
 from Head.loss import cross_entropy, focal
 from Head.margin_softmax import Scores, margin_scores
 from Head.methods import Method
+from Head.sampling import ClassSample, sample_classes
 
 
 @dataclass
@@ -28,7 +33,9 @@ class MarginHead(nn.Module):
     sub_centers: K weights a class, of which the nearest counts.
     normalised: False leaves weights and embeddings as long as they are: a plain linear classifier.
     label_smoothing, focal_gamma: ε and γ of the loss, both 0 unless they are set.
-    weight: C·K × D, Glorot's uniform initialisation as the lineage trains.
+    sample_rate, sample_seed: the share of the classes that `sample` draws, all unless it is set.
+    here: the classes, of 0..C-1, that this process has; None: all.
+    weight: (C here)·K × D, Glorot's uniform initialisation as the lineage trains.
     """
 
     def __init__(
@@ -39,6 +46,7 @@ class MarginHead(nn.Module):
         method: Method,
         sub_centers: int = 1,
         normalised: bool = True,
+        here: range | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -48,8 +56,36 @@ class MarginHead(nn.Module):
         self.normalised = normalised
         self.label_smoothing = 0.0
         self.focal_gamma = 0.0
-        self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, feature_dim))
-        nn.init.xavier_uniform_(self.weight)
+        self.sample_rate = 1.0
+        self.sample_seed = 0
+        self.group: dist.ProcessGroup | None = None  # the processes that have the other classes
+        self._sampled: ClassSample | None = None
+        self.here = range(num_classes) if here is None else here
+        rows = range(self.here.start * sub_centers, self.here.stop * sub_centers)
+        self.weight = nn.Parameter(_initial_rows(rows, num_classes * sub_centers, feature_dim))
+
+    def sample(self, labels: Tensor, step: int) -> None:
+        """Draw the classes of a step, which `loss` is then restricted to, and which train.
+
+        labels: all that `loss` will be called with until the weights change, however many times.
+        step: the step's number; the classes depend on it, the seed and the labels alone.
+        """
+        if self.sample_rate < 1:
+            seed = (self.sample_seed, step, self.here.start)
+            labels = self._labels_here(labels)
+            classes = sample_classes(len(self.here), self.sample_rate, labels, seed)
+            self._sampled = ClassSample(self.weight, classes, self.sub_centers)
+
+    @contextmanager
+    def stepping(self, optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+        """Gives the weights that `loss` gave a gradient, which are the optimiser's in here; a
+        sample of them is over after it."""
+        if self._sampled is None:
+            yield self.weight
+            return
+        with self._sampled.in_place_of_table(optimizer) as weight:
+            yield weight
+        self._sampled = None
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Map embeddings N×D and labels N (int64, 0..C-1) to logits N×C in the weight's dtype.
@@ -70,24 +106,45 @@ class MarginHead(nn.Module):
             return scales[:, None] * others.scatter(1, labels[:, None], targets)
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> HeadLoss:
-        """The loss of embeddings N×D with labels N, as from `forward`'s logits."""
+        """The loss of embeddings N×D with labels N, as from `forward`'s logits, with what the
+        method adds to it.
+
+        Where `sample` has drawn classes, the softmax runs over these alone.
+        """
         with torch.autocast(embeddings.device.type, enabled=False):
-            scores = self._scores(embeddings, labels)
+            directions, scales, norms = self._inputs(embeddings)
+            scores = self._scores(directions, scales, norms, labels)
             loss = cross_entropy(scores, self.label_smoothing)
             if self.focal_gamma:
                 loss = focal(loss, self.focal_gamma)
+            penalty = self.method.penalty(norms)
+            if penalty is not None:
+                loss = loss + penalty
             return HeadLoss(loss.mean(), scores.target.detach() >= scores.top)
 
-    def _scores(self, embeddings: Tensor, labels: Tensor) -> Scores:
-        classes = Classes(self.num_classes, self.sub_centers, self.normalised)
+    def _scores(self, directions: Tensor, scales: Tensor, norms: Tensor, labels: Tensor) -> Scores:
+        weight, total = self.weight, self.num_classes
+        labels = self._labels_here(labels)
+        if self._sampled is not None:
+            weight, total = self._sampled.weight, self._total_sampled()
+            labels = self._sampled.numbers(labels)
         return margin_scores(
-            *self._inputs(embeddings),
-            self.weight,
+            directions,
+            scales,
+            norms,
+            weight,
             labels,
             self.method,
-            classes,
+            Classes(total, self.sub_centers, self.normalised, self.group),
             with_mean=self.label_smoothing > 0,
         )
+
+    def _labels_here(self, labels: Tensor) -> Tensor:
+        """Numbers among the classes `here`; -1 where it is not one of them."""
+        return labels
+
+    def _total_sampled(self) -> int:
+        return len(self._sampled.classes)
 
     def _inputs(self, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """directions N×D, scales N and norms N of a batch."""
@@ -97,3 +154,23 @@ class MarginHead(nn.Module):
         scales = norms if self.scale is None else torch.full_like(norms, self.scale)
         directions = embeddings / norms[:, None] if self.normalised else embeddings
         return directions, scales, norms
+
+
+_DRAWN_AT_ONCE = 2**22  # numbers
+
+
+def _initial_rows(rows: range, total: int, dim: int) -> Tensor:
+    """Some rows of the total×dim matrix that `nn.init.xavier_uniform_` would make.
+
+    The whole matrix is drawn, a part at a time, so that the rows, and what is drawn after them, are
+    the same however the rows are split over processes.
+    """
+    bound = math.sqrt(3.0) * math.sqrt(2.0 / (total + dim))
+    weight = torch.empty(len(rows), dim)
+    step = max(1, _DRAWN_AT_ONCE // dim)
+    for start in range(0, total, step):
+        drawn = torch.empty(min(step, total - start), dim).uniform_(-bound, bound)
+        first, last = max(start, rows.start), min(start + len(drawn), rows.stop)
+        if first < last:
+            weight[first - rows.start : last - rows.start] = drawn[first - start : last - start]
+    return weight

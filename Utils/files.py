@@ -35,10 +35,15 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's is a RuntimeError
-        raise RunError(
-            f"{path} can't be written ({first_line(error)}); is the disk full? What was there "
-            f"before is whole."
-        ) from None
+        raise RunError(not_written(path, error)) from None
+
+
+def not_written(path: Path, error: BaseException) -> str:
+    """What to say where a file, or a folder of them, could not be written."""
+    return (
+        f"{path} can't be written ({first_line(error)}); is the disk full? What was there before "
+        f"is whole."
+    )
 
 
 def make_folder(folder: Path) -> None:

@@ -26,10 +26,12 @@ from Utils.Evaluation_Utils.benchmark import (
     protocols_of,
 )
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
+from Utils.Evaluation_Utils.precision import compare_precision, describe_precision
 from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResult
 from Utils.files import atomic_path
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
+from Utils.Training_Utils.dcp_folder import COMMON
 from Utils.Training_Utils.run_folder import run_of
 
 WORST_SHOWN = 10
@@ -38,6 +40,7 @@ WORST_SHOWN = 10
 SETTINGS = (
     "checkpoint",
     "lineage",
+    "weights",
     "channel_order",
     "input_mean",
     "input_scale",
@@ -45,6 +48,7 @@ SETTINGS = (
     "protocol",
     "device",
     "eval_batch_size",
+    "eval_dtype",
     "num_workers",
     "blp_channel_order",
 )
@@ -100,16 +104,13 @@ def _evaluate(
     backbone = load_network(config, device)
     folder = make_output(config)
     data, source = open_data()
-    results = judge(
-        backbone,
-        data,
-        protocols_of(config),
-        device,
-        config.eval_batch_size,
-        config.num_workers,
-        progress=f"Embedding {benchmark.title}",
-    )
+    protocols = protocols_of(config)
+    how = (device, config.eval_batch_size, config.num_workers)
+    dtype, label = config.eval_dtype, f"Embedding {benchmark.title}"
+    results = judge(backbone, data, protocols, *how, progress=label, dtype=dtype)
     about = {**_about(config, benchmark, data, source), "network": describe(backbone)}
+    if dtype != "fp32":
+        about["precision"] = compare_precision(backbone, data, protocols, *how, dtype)
     _write_json(folder / f"{benchmark.file_name}.json", about, results)
     _draw(folder, benchmark, data, results)
     return Report(_table(about, results), folder)
@@ -128,6 +129,7 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
         config.channel_order,
         config.input_mean,
         config.input_scale,
+        config.weights,
     )
     return backbone.to(device, memory_format=torch.channels_last)
 
@@ -154,6 +156,8 @@ def make_output(config: Config) -> Path:
 
 def default_output(checkpoint: Path) -> Path:
     """Results/<run>_<checkpoint>; the checkpoint's own folder may be read-only."""
+    if checkpoint.name == COMMON:
+        checkpoint = checkpoint.parent
     run = run_of(checkpoint)
     return Path("Results") / (f"{run.name}_{checkpoint.stem}" if run else checkpoint.stem)
 
@@ -236,6 +240,8 @@ def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str
     lines.append("")
     for label, text in _summary_rows():
         lines.append(_row(label, [text(r) for r in results.values()]))
+    if "precision" in about:
+        lines += ["", describe_precision(about["precision"])]
     return "\n".join(lines)
 
 

@@ -54,7 +54,8 @@ def main() -> None:
     flags = parser.parse_args()
     target = writable_target(flags.target, SUFFIXES)
     backbone = load_backbone(
-        flags.source, flags.lineage, flags.channel_order, flags.input_mean, flags.input_scale
+        *(flags.source, flags.lineage, flags.channel_order, flags.input_mean, flags.input_scale),
+        which=flags.weights,
     )
     print(f"read     {flags.source}: {describe(backbone)}")
     difference, largest = export(backbone, target, flags.include_preprocessing)

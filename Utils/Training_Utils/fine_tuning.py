@@ -21,7 +21,8 @@ from Utils.Pretrained_Utils.load import (
 
 def pretrained_settings(config: Config) -> dict[str, Any]:
     """The settings of the network in the file that `pretrained` names; for `Config.read_config`."""
-    architecture = read_weights(config.pretrained, config.lineage or None).description.architecture
+    weights = read_weights(config.pretrained, config.lineage or None, config.weights)
+    architecture = weights.description.architecture
     return _settings_of(architecture)
 
 
@@ -39,12 +40,12 @@ def starting_backbone(
     """
     given = (config.channel_order, config.input_mean, config.input_scale)
     if saved:
-        return build(own_weights(Path(config.resume), saved), *given), None, ""
+        return build(own_weights(Path(config.resume), saved, which="raw"), *given), None, ""
     if not config.pretrained:
         backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
         backbone.preprocessing = override_preprocessing(backbone.preprocessing, *given)
         return backbone, None, ""
-    weights = read_weights(config.pretrained, config.lineage or None)
+    weights = read_weights(config.pretrained, config.lineage or None, config.weights)
     for name, value in _settings_of(weights.description.architecture).items():
         if getattr(config, name) != value:
             raise CheckpointError(

@@ -41,7 +41,7 @@ def check_own(path: Path, contents: dict[str, Any]) -> None:
     missing = {"architecture", "backbone"} - set(contents)
     if missing:
         raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
-    check_architecture(path, contents["architecture"])
+    _check_architecture(path, contents["architecture"])
     _check(path, "", contents, {name: kind for name, kind in PARTS.items() if name in contents})
     if "averaged" in contents:
         _check(path, "averaged.", contents["averaged"], AVERAGED)
@@ -53,7 +53,7 @@ def check_own(path: Path, contents: dict[str, Any]) -> None:
         )
 
 
-def check_architecture(path: str | Path, architecture: Any) -> None:
+def _check_architecture(path: str | Path, architecture: Any) -> None:
     """Raise CheckpointError unless this is made as `Backbone.describe_backbone` makes it."""
     _check(path, "", {"architecture": architecture}, {"architecture": "a dictionary"})
     _check(path, "architecture.", architecture, ARCHITECTURE)

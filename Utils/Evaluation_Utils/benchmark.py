@@ -10,7 +10,7 @@ from Config import Config
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
 from Utils.Datasets_Utils.verification_set import VerificationSet
-from Utils.Evaluation_Utils.embedding import embed
+from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.verification import (
     PROTOCOLS,
     VerificationResult,
@@ -86,9 +86,15 @@ def judge(
     batch_size: int,
     num_workers: int,
     progress: str | None = None,
+    dtype: str = "fp32",
 ) -> dict[str, VerificationResult]:
-    """Embed each image of a verification set once and evaluate its pairs under each protocol."""
-    features, flipped = embed(backbone, data.images, device, batch_size, num_workers, progress)
+    """Embed each image of a verification set once and evaluate its pairs under each protocol.
+
+    dtype: a name in EVAL_DTYPES.
+    """
+    features, flipped = embed(
+        backbone, data.images, device, batch_size, num_workers, progress, EVAL_DTYPES[dtype]
+    )
     results = {}
     for protocol in protocols:
         rows = combine_flip(features, flipped, protocol)

@@ -50,7 +50,7 @@ class TrainingState:
         return {
             "format": FORMAT,
             "settings": config.to_dict(),
-            "num_classes": self.head.weight.shape[0],
+            "num_classes": self.head.num_classes,
             "num_images": num_images,
             "architecture": describe_backbone(self.backbone),
             "backbone": self.backbone.state_dict(),
@@ -65,7 +65,8 @@ class TrainingState:
 
     def is_finite(self) -> bool:
         """Whether every weight and statistic is a number; waits for the device."""
-        tensors = (*self.backbone.state_dict().values(), *self.head.state_dict().values())
+        networks = (self.backbone, self.head)
+        tensors = [t for n in networks for t in (*n.parameters(), *n.buffers())]
         return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -110,6 +111,8 @@ def build_state(
         config.focal_gamma,
         sample_rate=config.sample_rate,
         sample_seed=config.seed,
+        combined_margin=config.combined_margin,
+        sub_centers=config.sub_centers,
     )
     start = [note, take_class_weights(head, class_weights)] if note else []
     backbone = backbone.to(device, memory_format=torch.channels_last)

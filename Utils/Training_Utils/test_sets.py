@@ -51,6 +51,7 @@ class TestSets:
                 self._device,
                 config.eval_batch_size,
                 config.num_workers,
+                dtype=config.eval_dtype,
             )
             accuracies[name] = results[self._protocol].accuracy
         return accuracies

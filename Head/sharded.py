@@ -90,6 +90,12 @@ class ShardedHead(MarginHead):
         shape, stride = torch.Size((self.num_classes, width)), (width, 1)
         return DTensor.from_local(of_classes, mesh, [Shard(0)], shape=shape, stride=stride)
 
+    def _counted_once(self, penalty: Tensor) -> Tensor:
+        # Every process has all penalties, and each passes on the gradient of its own images.
+        share = len(penalty) // self.group.size()
+        image = torch.arange(len(penalty), device=penalty.device)
+        return torch.where(image // share == self.group.rank(), penalty, penalty.detach())
+
     def _labels_here(self, labels: Tensor) -> Tensor:
         elsewhere = (labels < self.here.start) | (labels >= self.here.stop)
         return (labels - self.here.start).masked_fill_(elsewhere, -1)

@@ -22,8 +22,8 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch import nn
 
+from benchmarks.baselines.head import PlainArcFace
 from benchmarks.memory import MemoryWatch
-from benchmarks.plain_arcface import PlainArcFace
 from Head import build_head
 from Head.classifier import MarginHead
 
@@ -41,10 +41,7 @@ class Steps:
         self.head: MarginHead = build_head(
             *("ArcFace", D, classes, S, M), group=None if alone else group, sample_rate=rate
         )
-        self.plain = None
-        if group.rank() == 0:
-            weight = self.head.weight.detach() if alone else torch.randn(classes, D)
-            self.plain = PlainArcFace(weight, S, M)
+        self.plain = PlainArcFace(D, classes, S, M) if group.rank() == 0 else None
         self._draws = 0
 
     def ours(self) -> None:

@@ -111,7 +111,7 @@ def our_step(scale: Scale) -> Measured:
     state = build_state(config, STEP_CLASSES, 1000, CPU, None)
     state.backbone.train()
     networks = Networks(state.backbone, state.head, config, CPU, ALONE)
-    step = TrainingStep(state, networks, CPU, None, ALONE)
+    step = TrainingStep(state, networks, CPU, None, ALONE, Augmentation(), config.seed)
     images = torch.randint(256, (STEP_BATCH, 112, 112, 3), dtype=torch.uint8)
     batch = Batch(images, torch.randint(STEP_CLASSES, (STEP_BATCH,)), [])
     return repeat(lambda: step(batch), STEP_BATCH, scale.seconds)

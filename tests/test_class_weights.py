@@ -27,7 +27,7 @@ def mobile() -> dict:
 def start(path, classes=11) -> tuple[torch.Tensor, str]:
     """The head's weights and its line in the log of a run that begins with a file."""
     config = Config(pretrained=str(path), input_size=(32, 32), feature_dim=128)
-    state = build_state(config, classes, CPU, None)
+    state = build_state(config, classes, 1, CPU, None)
     return state.head.weight.detach(), state.start[1]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from Head import HEADS, build_head
+from Head import HEADS, build_head, classifier
 from Head.classifier import MarginHead
 from Head.sharded import ShardedHead
 from tests.processes import in_processes
@@ -30,7 +30,7 @@ def heads(num_classes, group):
 def batch(num_classes, whole):
     """Embeddings and labels; the first two images lie at the poles of their class weight."""
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(N, D, dtype=torch.float64, generator=generator)
+    x = 5 * torch.randn(N, D, dtype=torch.float64, generator=generator)  # lengths of about 20
     labels = torch.randint(num_classes, (N,), generator=generator)
     row = labels[:2] * whole.sub_centers
     x[0], x[1] = 2 * whole.weight[row[0]].detach(), -3 * whole.weight[row[1]].detach()
@@ -119,3 +119,13 @@ def test_the_shards_are_one_tensor_to_a_checkpoint(tmp_path, num_classes):
     for whole, _, shape in results:
         assert shape == (num_classes, 3 * D)
         assert torch.equal(whole.view(-1, D), rows)
+
+
+def test_weights_drawn_in_parts_are_glorots(monkeypatch):
+    monkeypatch.setattr(classifier, "_DRAWN_AT_ONCE", 5 * D)
+    torch.manual_seed(8)
+    drawn, after = build_head("ArcFace", D, 23).weight.detach(), torch.rand(3)
+    torch.manual_seed(8)
+    expected = torch.nn.init.xavier_uniform_(torch.empty(23, D))
+    assert torch.equal(drawn, expected)
+    assert torch.equal(after, torch.rand(3))

@@ -11,6 +11,7 @@ Settings are in Config/config.py; every one of them is also a flag.
 
 from Config import read_config
 from Utils.errors import run_script
+from Utils.memory import keep_freed_memory
 from Utils.processes import started_by_torchrun
 from Utils.Training_Utils.fine_tuning import pretrained_settings
 from Utils.Training_Utils.opening import saved_settings
@@ -32,6 +33,7 @@ JUDGING_ONLY = {
 
 def main() -> None:
     """Read the settings, train, print the table of results."""
+    keep_freed_memory()
     with started_by_torchrun() as processes:
         config = read_config(
             __doc__,

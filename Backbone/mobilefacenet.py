@@ -81,7 +81,8 @@ class MobileFaceNet(nn.Module):
     normalise: embeddings of length 1.
 
     Weights start as in MobileNetV2's reference code: He initialisation over fan-out with gain
-    sqrt(2), taken over the kernel's area and output channels whatever the groups.
+    sqrt(2), taken over the kernel's area and output channels whatever the groups. Raises ValueError
+    for a width or repeats that make no network.
     """
 
     def __init__(
@@ -93,6 +94,11 @@ class MobileFaceNet(nn.Module):
         normalise: bool = False,
     ) -> None:
         super().__init__()
+        if width < 1 or len(repeats) != len(REPEATS) or min(repeats) < 0 or repeats[0] < 1:
+            raise ValueError(
+                f"width is {width} and repeats {repeats}; expected at least 1, and {len(REPEATS)} "
+                f"numbers from 0, the first from 1"
+            )
         self.preprocessing = Preprocessing(input_size=input_size)
         self.feature_dim = feature_dim
         self.normalise = normalise

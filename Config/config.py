@@ -153,12 +153,26 @@ class Config:
     input_size: tuple[int, ...] = setting(
         (112, 112), "height,width of the input in pixels, each divisible by 16"
     )
-    margin: str = setting("ArcFace", "ArcFace, CosFace or Softmax")
-    margin_size: float | None = setting(
-        0.3, "margin m; none: the published one (ArcFace 0.5 radians, CosFace 0.35)"
+    margin: str = setting(
+        "ArcFace",
+        "ArcFace, CosFace, Softmax, SphereFace, Combined, CurricularFace, AdaFace, MagFace, "
+        "SubCenterArcFace, ElasticArcFace, ElasticCosFace, or the last two with Plus at the end",
     )
-    easy_margin: bool = setting(False, "ArcFace: apply the margin only where the cosine is above 0")
-    scale_size: float = setting(16.0, "scale s of the logits")
+    margin_size: float | None = setting(
+        0.3, "margin m; none: the published one of the head (ArcFace 0.5 radians, CosFace 0.35)"
+    )
+    combined_margin: tuple[float, ...] = setting(
+        (1.0, 0.3, 0.2), "Combined: m1,m2,m3 of cos(m1·θ + m2) - m3"
+    )
+    easy_margin: bool = setting(
+        False, "margins that are angles: apply them only where the cosine is above 0"
+    )
+    sub_centers: int = setting(3, "SubCenterArcFace: weights of each class")
+    scale_size: float | None = setting(
+        16.0,
+        "scale s of the logits; none: the published one of the head (64). Softmax has none, "
+        "SphereFace takes the embedding's norm",
+    )
     sample_rate: float = setting(
         1.0,
         "share of the classes in the softmax of a step (Partial FC), always the batch's; 1: all",
@@ -234,6 +248,11 @@ class Config:
     pairs: str = setting("", "its pairs file; none for .bin and .blp")
     protocol: str = setting("both", "10-fold rule: cosine, insightface or both")
     eval_batch_size: int = setting(64, "images embedded at once")
+    eval_dtype: str = setting(
+        "fp32",
+        "number format of the network when verification sets are judged: fp32, bf16 or fp16; what "
+        "that changes is printed",
+    )
     output: str = setting("", "folder for figures and pictures; empty: Results/<run>_<checkpoint>")
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,25 +1,30 @@
 """Named sets of settings. `--recipe NAME` starts from one; flags given beside it win.
 
-The two published experiments are those of the lineage (its README, "Training hyperparameters"):
-batch 256, learning rate 0.05, s 32, ArcFace m 0.5.
+casia_webface and ms_celeb_1m are the lineage's (its README, "Training hyperparameters"), the others
+those that their authors publish with their code. Paths are the user's.
 """
 
 from typing import Any
 
-PUBLISHED: dict[str, Any] = {
-    "batch_size": 256,
-    "initial_lr": 0.05,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "margin": "ArcFace",
-    "margin_size": 0.5,
-    "scale_size": 32.0,
+# Of runs that take days on large GPUs.
+LONG_RUN: dict[str, Any] = {
     "use_amp": True,
     "use_multi_gpus": True,
     "num_workers": 8,
     "log_freq": 100,
     "test_freq": 1000,
     "save_freq": 3000,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+}
+
+LINEAGE: dict[str, Any] = {
+    **LONG_RUN,
+    "batch_size": 256,
+    "initial_lr": 0.05,
+    "margin": "ArcFace",
+    "margin_size": 0.5,
+    "scale_size": 32.0,
 }
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -45,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # 453,580 images of 10,575 people.
     "casia_webface": {
-        **PUBLISHED,
+        **LINEAGE,
         "train_dataset": "CASIA_WebFace",
         "backbone": "MobileFaceNet",
         "feature_dim": 128,
@@ -54,11 +59,60 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # 3,923,399 images of 86,876 people.
     "ms_celeb_1m": {
-        **PUBLISHED,
+        **LINEAGE,
         "train_dataset": "MS_Celeb_1M",
         "backbone": "ResNet50_IR",
         "feature_dim": 512,
         "total_epoch": 25,
         "milestones": (13, 21),
+    },
+    # insightface's arcface_torch, configs/ms1mv3_r50.py: 5,179,510 images of 93,431 people. The
+    # rate is 0.1 for batches of 512. (There, no warm-up; batches of thousands need it.)
+    "insightface_ms1mv3": {
+        **LONG_RUN,
+        "train_dataset": "MS_Celeb_1M",
+        "backbone": "ResNet50_IR",
+        "feature_dim": 512,
+        "margin": "ArcFace",
+        "margin_size": None,
+        "scale_size": None,
+        "batch_size": 512,
+        "initial_lr": 0.1,
+        "lr_scaling": "linear",
+        "lr_reference_batch": 512,
+        "warmup_epochs": 1.0,
+        "schedule": "polynomial",
+        "milestones": (),
+        "total_epoch": 20,
+    },
+    # AdaFace, scripts/run_ir101_ms1mv2.sh: 5,822,653 images of 85,742 people. (There, BatchNorm
+    # has no weight decay.)
+    "adaface_ms1mv2": {
+        **LONG_RUN,
+        "train_dataset": "MS_Celeb_1M",
+        "backbone": "ResNet100_IR",
+        "feature_dim": 512,
+        "margin": "AdaFace",
+        "margin_size": None,
+        "scale_size": None,
+        "batch_size": 512,
+        "initial_lr": 0.1,
+        "milestones": (12, 20, 24),
+        "total_epoch": 26,
+    },
+    # From `--pretrained WEIGHTS` to people of your own: `--train_dataset_path` and, where the
+    # folders do not say who is who, `--train_file_list`. The head is new and learns alone first.
+    "fine_tuning": {
+        **LONG_RUN,
+        "train_dataset": "Own",
+        "margin": "ArcFace",
+        "margin_size": None,
+        "scale_size": None,
+        "batch_size": 128,
+        "initial_lr": 0.005,
+        "head_lr": 0.05,
+        "freeze_backbone_epochs": 1,
+        "milestones": (6, 9),
+        "total_epoch": 10,
     },
 }

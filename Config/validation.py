@@ -10,9 +10,9 @@ from Backbone import BACKBONES
 from Config.config import Config
 from Config.errors import ConfigError
 from Config.sharing import check_sharing
-from Head import HEADS
-from Utils.Evaluation_Utils.names import nearest_name
+from Head import HEADS, wrong_combined_margin, wrong_margin
 from Utils.Evaluation_Utils.protocols import PROTOCOLS
+from Utils.names import nearest_name
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
@@ -38,6 +38,7 @@ CHOICES = {
     "feature_flip": ("sum", "concat", "none"),
     "feature_dtype": ("fp32", "fp16"),
     "score_dtype": ("fp32", "bf16", "fp16"),
+    "eval_dtype": ("fp32", "bf16", "fp16"),
 }
 
 # The prefix of each known training set's `<prefix>_dataset_path` and `<prefix>_file_list`.
@@ -51,6 +52,7 @@ LOWER_BOUNDS = {
     "seed": (0, True),
     "feature_dim": (1, True),
     "margin_size": (0, True),
+    "sub_centers": (1, True),
     "scale_size": (0, False),
     "sample_rate": (0, False),
     "label_smoothing": (0, True),
@@ -99,6 +101,8 @@ def validate(
     _check_rows(config, names)
     _check_lists(config, names)
     _check_device(config, cuda_devices)
+    if "eval_dtype" in names:
+        _check_eval_dtype(config, cuda_devices)
     if only is None:
         _check_network(config)
         _check_schedule(config)
@@ -171,12 +175,27 @@ def _check_network(config: Config) -> None:
         raise ConfigError("momentum", config.momentum, "it must be below 1.")
     if config.label_smoothing >= 1:
         raise ConfigError("label_smoothing", config.label_smoothing, "it must be below 1.")
-    if config.margin == "ArcFace" and (config.margin_size or 0) >= math.pi:
-        raise ConfigError("margin_size", config.margin_size, "ArcFace's is an angle below π.")
+    _check_head(config)
     size = config.input_size
     if len(size) != 2 or any(side < 16 or side % 16 for side in size):
         raise ConfigError(
             "input_size", size, "it must be height,width in pixels, each a multiple of 16."
+        )
+
+
+def _check_head(config: Config) -> None:
+    for name, wrong in (
+        ("margin_size", wrong_margin(config.margin, config.margin_size)),
+        ("combined_margin", wrong_combined_margin(config.combined_margin)),
+    ):
+        if wrong:
+            raise ConfigError(name, getattr(config, name), wrong)
+    if config.focal_gamma and config.label_smoothing:
+        raise ConfigError(
+            "focal_gamma",
+            config.focal_gamma,
+            "focal loss weighs an image by the probability of its class, and label_smoothing "
+            f"{config.label_smoothing} wants that below 1; set one of them to 0.",
         )
 
 
@@ -247,3 +266,8 @@ def _check_device(config: Config, cuda_devices: int) -> None:
                 device,
                 f"this machine shows {cuda_devices} CUDA devices; use cpu or auto.",
             )
+
+
+def _check_eval_dtype(config: Config, cuda_devices: int) -> None:
+    if config.eval_dtype == "fp16" and (config.device == "cpu" or cuda_devices == 0):
+        raise ConfigError("eval_dtype", "fp16", "CPUs do not compute in fp16; use bf16 or fp32.")

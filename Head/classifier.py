@@ -106,25 +106,32 @@ class MarginHead(nn.Module):
             return scales[:, None] * others.scatter(1, labels[:, None], targets)
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> HeadLoss:
-        """The loss of embeddings N×D with labels N, as from `forward`'s logits.
+        """The loss of embeddings N×D with labels N, as from `forward`'s logits, with what the
+        method adds to it.
 
         Where `sample` has drawn classes, the softmax runs over these alone.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            scores = self._scores(embeddings, labels)
+            directions, scales, norms = self._inputs(embeddings)
+            scores = self._scores(directions, scales, norms, labels)
             loss = cross_entropy(scores, self.label_smoothing)
             if self.focal_gamma:
                 loss = focal(loss, self.focal_gamma)
+            penalty = self.method.penalty(norms)
+            if penalty is not None:
+                loss = loss + penalty
             return HeadLoss(loss.mean(), scores.target.detach() >= scores.top)
 
-    def _scores(self, embeddings: Tensor, labels: Tensor) -> Scores:
+    def _scores(self, directions: Tensor, scales: Tensor, norms: Tensor, labels: Tensor) -> Scores:
         weight, total = self.weight, self.num_classes
         labels = self._labels_here(labels)
         if self._sampled is not None:
             weight, total = self._sampled.weight, self._total_sampled()
             labels = self._sampled.numbers(labels)
         return margin_scores(
-            *self._inputs(embeddings),
+            directions,
+            scales,
+            norms,
             weight,
             labels,
             self.method,

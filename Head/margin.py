@@ -1,7 +1,11 @@
 """Margins as pure functions of the target cosine.
 
 Each takes cos θ, the cosine between an embedding and the weight of its own class (float, any
-shape, -1..1), and returns what stands in its place in the logits, before the scale s.
+shape, -1..1), and returns what stands in its place in the logits, before the scale s. Margins m
+are numbers, or tensors of the cosine's shape where each image has its own.
+
+All of them are finite, with finite derivatives, for cosines of exactly ±1, where d θ / d cos θ is
+not: see `arcface`.
 """
 
 import math
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-def arcface(cosine: Tensor, m: float, easy_margin: bool = False) -> Tensor:
+def arcface(cosine: Tensor, m: float | Tensor, easy_margin: bool = False) -> Tensor:
     """Additive angular margin, cos(θ + m). ArcFace, https://arxiv.org/abs/1801.07698, eq. 3.
 
     m: in radians, 0 <= m < π. Past θ = π - m, where cos(θ + m) would rise again, the lineage's
@@ -19,20 +23,76 @@ def arcface(cosine: Tensor, m: float, easy_margin: bool = False) -> Tensor:
 
     The derivative with respect to cos θ, sin(θ + m) / sin θ, has no limit at θ = 0, where the
     logit is a cone over the embedding's directions: its gradient there is the cone's centre. The
-    clamp makes exactly that of it (sin θ passes no gradient at the pole), so that the gradient
-    on the embedding, the product with d cos θ = 0, is 0 and not 0·∞ = NaN. Close to a pole float32
-    holds cos θ too coarsely for its angle: below θ = 0.001 the gradient is finite, but few of its
-    digits are right.
+    clamp in `_sine` makes exactly that of it (sin θ passes no gradient at the pole), so that the
+    gradient on the embedding, the product with d cos θ = 0, is 0 and not 0·∞ = NaN. Close to a
+    pole float32 holds cos θ too coarsely for its angle: below θ = 0.001 the gradient is finite,
+    but few of its digits are right.
     """
-    # (1 - c)(1 + c) keeps the digits that 1 - c² loses near the poles.
-    sine_squared = (1.0 - cosine) * (1.0 + cosine)
-    sine = sine_squared.clamp_min(torch.finfo(cosine.dtype).tiny).sqrt()
-    shifted = cosine * math.cos(m) - sine * math.sin(m)  # cos(θ + m)
+    shifted = shifted_cosine(cosine, m)
     if easy_margin:
         return torch.where(cosine > 0, shifted, cosine)
-    return torch.where(cosine > math.cos(math.pi - m), shifted, cosine - m * math.sin(m))
+    cos_m, sin_m = _cosine_and_sine(m)
+    return torch.where(cosine > -cos_m, shifted, cosine - m * sin_m)  # cos θ > cos(π - m)
 
 
-def cosface(cosine: Tensor, m: float) -> Tensor:
+def cosface(cosine: Tensor, m: float | Tensor) -> Tensor:
     """Additive cosine margin, cos θ - m. CosFace, https://arxiv.org/abs/1801.09414, eq. 4."""
     return cosine - m
+
+
+def sphereface(cosine: Tensor, m: float, annealing: float | Tensor = 0.0) -> Tensor:
+    """Multiplicative margin, (λ·cos θ + ψ(mθ)) / (1 + λ).
+
+    SphereFace, https://arxiv.org/abs/1704.08063, eq. 7, and its appendix on λ.
+
+    m: m >= 1; the paper's are whole numbers. annealing: λ >= 0.
+    """
+    return (annealing * cosine + _falling_cosine(m * angle(cosine))) / (1 + annealing)
+
+
+def combined(cosine: Tensor, m1: float, m2: float, m3: float) -> Tensor:
+    """All three margins, cos(m1·θ + m2) - m3. ArcFace, https://arxiv.org/abs/1801.07698, eq. 4.
+
+    m1 > 0, 0 <= m2 < π in radians. Where the angle m1·θ + m2 passes π and its cosine would rise
+    again, SphereFace's continuation ψ is used. (The authors' code lets it rise.)
+    """
+    return _falling_cosine(m1 * angle(cosine) + m2) - m3
+
+
+def adaface(cosine: Tensor, m: float, quality: Tensor) -> Tensor:
+    """Margin of the image's quality, cos(θ - m·q) - (m + m·q).
+
+    AdaFace, https://arxiv.org/abs/2204.00964, section 3.
+
+    quality: q, the standardised norm, -1..1. The angle is kept within 0..π, as by the authors'
+    code: else a good image would be worth the less the nearer it is to its class.
+    """
+    return torch.cos((angle(cosine) - m * quality).clamp(0, math.pi)) - (m + m * quality)
+
+
+def shifted_cosine(cosine: Tensor, m: float | Tensor) -> Tensor:
+    """cos(θ + m), without a continuation past π."""
+    cos_m, sin_m = _cosine_and_sine(m)
+    return cosine * cos_m - _sine(cosine) * sin_m
+
+
+def angle(cosine: Tensor) -> Tensor:
+    """θ in radians, 0..π, with a slope of 0 in place of the infinite one at the poles."""
+    return torch.atan2(_sine(cosine), cosine)
+
+
+def _sine(cosine: Tensor) -> Tensor:
+    # (1 - c)(1 + c) keeps the digits that 1 - c² loses near the poles.
+    sine_squared = (1.0 - cosine) * (1.0 + cosine)
+    return sine_squared.clamp_min(torch.finfo(cosine.dtype).tiny).sqrt()
+
+
+def _falling_cosine(angle: Tensor) -> Tensor:
+    """ψ: cos φ for φ up to π, and past it (-1)^k·cos φ - 2k with k = ⌊φ / π⌋, which goes on falling
+    without a step. SphereFace, https://arxiv.org/abs/1704.08063, below eq. 7."""
+    half_turns = torch.floor(angle.detach() / math.pi)
+    return (1 - 2 * half_turns.remainder(2)) * torch.cos(angle) - 2 * half_turns
+
+
+def _cosine_and_sine(m: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
+    return (m.cos(), m.sin()) if isinstance(m, Tensor) else (math.cos(m), math.sin(m))

@@ -19,6 +19,10 @@ class RunError(RuntimeError):
     """A run that can't start or go on: the folder can't be written, the loss is not finite."""
 
 
+# What `run_script` tells in a paragraph.
+USER_ERRORS = (ValueError, RunError, OSError, torch.OutOfMemoryError)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main and exit: with one paragraph instead of a traceback for a user's mistake.
 
@@ -36,6 +40,8 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str) -> None:
+    # What a file calls its parts may hold anything, a terminal's control codes among it.
+    message = "".join(c for c in message if c.isprintable() or c.isspace())
     paragraph = textwrap.fill(
         f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False
     )

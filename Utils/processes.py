@@ -6,6 +6,7 @@ import datetime
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from Utils.errors import RunError
 _PATIENCE = datetime.timedelta(days=7)
 # Gradients are exchanged in step; whoever is this late does not come any more.
 _STEP_PATIENCE = datetime.timedelta(minutes=30)
+
+_GIVEN_TO_SAY = 2.0  # seconds
 
 _LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|timed? ?out", re.I
@@ -135,6 +138,8 @@ def started_by_torchrun() -> Iterator[Processes]:
         raise
     except Exception as error:
         if not _first_to_fail(store):
+            # Whoever exits first has torchrun end the others: that must not be before it is said.
+            time.sleep(_GIVEN_TO_SAY)
             sys.exit(1)
         if is_lost_connection(error):
             raise RunError(LOST) from None
@@ -142,7 +147,10 @@ def started_by_torchrun() -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-LOST = "another process of this job has ended or can't be reached any more, so this one ends too."
+LOST = (
+    "another process of this job has ended or can't be reached any more, so this one ends too. "
+    "What is finished is kept."
+)
 
 
 def is_lost_connection(error: Exception) -> bool:

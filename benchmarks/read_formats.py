@@ -9,7 +9,6 @@ the median of several rounds that take turns; and the time and memory to open a 
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
 from Utils.Datasets_Utils.generate_dataset_list import write_list
 from Utils.Datasets_Utils.recordio import Record, pack_record
 from Utils.errors import DataError, run_script
+from Utils.memory import peak_memory
 
 ROUNDS = 5
 MAX_IMAGES = 4000
@@ -171,25 +171,16 @@ def open_big_index(folder: Path) -> str:
 
 
 def _measure_opening(folder: Path) -> None:
-    before = _peak()
+    before = peak_memory()
     begin = time.perf_counter()
     data = open_training_set(folder)
     seconds = time.perf_counter() - begin
     held = data.images.offsets.nbytes + data.labels.nbytes
     print(
         f"{len(data):,} records, {data.num_classes:,} identities: opened in {seconds:.1f} s, "
-        f"{held / 1e6:.0f} MB held in arrays, {(_peak() - before) / 1e6:.0f} MB more than before "
-        f"at most"
+        f"{held / 1e6:.0f} MB held in arrays, {(peak_memory() - before) / 1e6:.0f} MB more than "
+        f"before at most"
     )
-
-
-def _peak() -> int:
-    """The most memory that this process has had, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the process that started this one had
-        (line,) = (text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
 
 
 def main() -> None:

@@ -14,6 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
+from Config import read_config
+from tests.tiny_megaface import Tiny, make_tiny
+from Utils.Evaluation_Utils.megaface_script import SETTINGS, evaluate_megaface
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -79,6 +83,24 @@ def _write_face(path: Path, pattern: np.ndarray, rng: np.random.Generator) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     image = cv2.resize((pattern + rng.normal(0, 25, pattern.shape)).clip(0, 255), (32, 32))
     cv2.imwrite(str(path), image.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A small MegaFace."""
+    return make_tiny(tmp_path_factory.mktemp("mega face"))
+
+
+@pytest.fixture
+def judge(capsys):
+    """What MegaFace_Evaluation.py does, in this process: returns what it prints."""
+
+    def run(*arguments: object) -> str:
+        config = read_config("", only=SETTINGS, argv=[str(word) for word in arguments])
+        report = evaluate_megaface(config)
+        return capsys.readouterr().out + report.table
+
+    return run
 
 
 def run_script(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess:

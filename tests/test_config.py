@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from Config import RECIPES, Config, ConfigError, read_config, validate
+from Head import build_head
 from tests.conftest import ROOT
 from Train import JUDGING_ONLY
 from Utils.devices import choose_device, find_device
 from Utils.Evaluation_Utils.protocols import PROTOCOLS
 from Utils.Evaluation_Utils.report import settings_of
+from Utils.Training_Utils.schedule import scaled_rate
 
 
 def read(*argv, **kwargs):
@@ -32,11 +34,23 @@ def test_published_recipes_hold_the_published_settings():
     ms1m = dataclasses.replace(Config(), **RECIPES["ms_celeb_1m"])
     assert (ms1m.batch_size, ms1m.initial_lr, ms1m.total_epoch) == (256, 0.05, 25)
     assert (ms1m.milestones, ms1m.scale_size) == ((13, 21), 32.0)
+    insightface = dataclasses.replace(Config(), **RECIPES["insightface_ms1mv3"])
+    assert scaled_rate(insightface.initial_lr, insightface) == 0.1 * insightface.batch_size / 512
+    assert (insightface.schedule, insightface.total_epoch) == ("polynomial", 20)
+    adaface = dataclasses.replace(Config(), **RECIPES["adaface_ms1mv2"])
+    assert (adaface.batch_size, adaface.initial_lr, adaface.total_epoch) == (512, 0.1, 26)
+    assert (adaface.margin, adaface.milestones) == ("AdaFace", (12, 20, 24))
+    for recipe in (insightface, adaface):
+        assert (recipe.weight_decay, recipe.feature_dim) == (5e-4, 512)
+        head = build_head(recipe.margin, 2, 2, recipe.scale_size, recipe.margin_size)
+        assert head.scale == 64
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_need_nothing_but_paths(recipe):
     paths = {"webface_dataset_path": "somewhere", "ms1m_dataset_path": "somewhere"}
+    if recipe == "fine_tuning":
+        paths = {"pretrained": "weights", "train_dataset_path": "somewhere"}
     validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths))
     validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths), cuda_devices=2)
 
@@ -52,6 +66,8 @@ def test_every_setting_is_a_flag_of_its_own_name():
     assert config.use_amp is True
     assert config.use_visdom is False
     assert read("--milestones", "", "--margin_size", "none").milestones == ()
+    config = read("--combined_margin", "1,0.2,0.1", "--scale_size", "none")
+    assert (config.combined_margin, config.scale_size) == ((1.0, 0.2, 0.1), None)
 
 
 def test_explicit_flags_win_over_the_recipe_even_at_default_values():
@@ -98,6 +114,12 @@ def test_settings_survive_their_trip_through_plain_values():
         ({"train_dataset": "MyFaces"}, "train_dataset_path"),
         ({"train_dataset": "CASIA_WebFace"}, "webface_dataset_path"),
         ({"margin_size": 3.5}, "below π"),
+        ({"margin": "MagFace", "margin_size": 2.0}, "MagFace's is an angle below 1.767"),
+        ({"margin": "SphereFace", "margin_size": 0.3}, "from 1 on; none takes the published 4"),
+        ({"combined_margin": (1.0, 0.5)}, "m1,m2,m3"),
+        ({"combined_margin": (1.0, 3.2, 0.0)}, "angle below π"),
+        ({"sub_centers": 0}, "at least 1"),
+        ({"label_smoothing": 0.1, "focal_gamma": 2.0}, "set one of them to 0"),
         ({"momentum": 1.0}, "below 1"),
         ({"seed": 2**63}, "at most 9223372036854775807"),
         ({"feature_dim": 999_999_999_999}, "at most 65536"),

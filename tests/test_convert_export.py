@@ -19,6 +19,7 @@ from Utils.Pretrained_Utils import convert, load_backbone
 from Utils.Pretrained_Utils.convert import layout_counts, rename_for
 from Utils.Pretrained_Utils.export import METADATA, export
 from Utils.Pretrained_Utils.export import main as export_main
+from Utils.Pretrained_Utils.files import write_backbone
 from Utils.Pretrained_Utils.lineages import find_lineage
 from Utils.Pretrained_Utils.recognise import matches
 
@@ -170,6 +171,47 @@ def test_preprocessing_goes_into_the_exported_network(command, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     (found,) = session.run(None, {"input": images.numpy()})
     assert np.abs(found - expected.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "lineage", "read_as"),
+    [
+        ("ResNet18_IR", (160, 40 * 16), "insightface", "320×320"),  # 10×40 places are 20×20
+        ("ResNet18_IR", (96, 112), "insightface", "112×96"),
+        ("ResNet50", (128, 128), "face_evolve", "112×112"),
+    ],
+)
+def test_an_input_size_that_would_be_lost_is_not_converted(name, size, lineage, read_as):
+    with torch.device("meta"):
+        backbone = build_backbone(name, 512, size)
+    with pytest.raises(
+        CheckpointError, match=f"read as for {read_as} images and not for {size[0]}×"
+    ):
+        rename_for(backbone.state_dict(), describe_backbone(backbone), find_lineage(lineage))
+
+
+def test_shared_tensors_and_views_are_written_as_tensors_of_their_own(tmp_path):
+    table = torch.rand(1000, 4)
+    state = {"a": table[:2], "b": table[:2], "c": torch.rand(3, 2).T}
+    for suffix in (".safetensors", ".pt"):
+        path = tmp_path / f"net{suffix}"
+        write_backbone(path, state, None)
+        assert path.stat().st_size < 4000  # the table alone has 16,000 bytes
+        read = load_file(path) if suffix == ".safetensors" else torch.load(path)
+        assert_same_tensors(read, state)
+
+
+def test_an_output_that_is_no_number_is_found_in_any_batch(tmp_path, monkeypatch):
+    backbone = randomised("MobileFaceNet")
+
+    def run(path, images):
+        return backbone(images) * (float("nan") if len(images) == 3 else 1)
+
+    writers = {".pt2": (lambda program, path, about: None, run)}
+    monkeypatch.setattr("Utils.Pretrained_Utils.export.WRITERS", writers)
+    with pytest.raises(RuntimeError, match="its outputs differ by nan"):
+        export(backbone, tmp_path / "net.pt2")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):

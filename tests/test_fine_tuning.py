@@ -76,7 +76,7 @@ def test_the_run_takes_the_files_network_and_preprocessing(published, tmp_path):
     assert torch.equal(state.backbone.conv2.conv.weight, theirs["conv2.conv.weight"])
     assert state.backbone.preprocessing == Preprocessing("BGR", 127.5, 127.5, (32, 32))
     assert "starting from" in state.start[0]
-    assert "has none" in state.start[1]
+    assert state.start[1] == "head: starts fresh; looked for class weights in net.ckpt"
     with pytest.raises(CheckpointError, match=r"feature_dim 128, the settings say 64; set 128"):
         build_state(dataclasses.replace(config, feature_dim=64), 10, CPU, None)
 
@@ -90,9 +90,9 @@ def test_the_head_is_taken_where_its_classes_fit(tmp_path):
     config = Config(pretrained=str(tmp_path / "net.pt"), input_size=(32, 32), feature_dim=512)
     state = build_state(config, 11, CPU, None)
     assert torch.equal(state.head.weight, torch.arange(512 * 11.0).view(512, 11).T)
-    assert state.start[1] == "head: 11×512 class weights taken from the file"
+    assert state.start[1] == "head: 11×512 class weights taken from net.pt"
     other = build_state(config, 12, CPU, None)
-    assert "for other classes (11×512 weights, the training set needs 12×512)" in other.start[1]
+    assert "for other classes (11×512, the training set needs 12×512)" in other.start[1]
 
 
 def test_held_still_nothing_of_the_backbone_moves(published, tiny_faces, tmp_path):

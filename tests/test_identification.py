@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from Utils.errors import DataError
-from Utils.Evaluation_Utils import exact_scores, identification, mates, negatives
+from Utils.Evaluation_Utils import exact_scores, identification, mates, negatives, wide_rates
 from Utils.Evaluation_Utils.identification import Trial, evaluate, evaluate_trials
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 
@@ -178,6 +179,17 @@ def run_crowded(**settings):
     return evaluate(*crowded(), RANKS, FPRS, FPIRS, **settings)
 
 
+def run_wide(**settings):
+    """The points of a run that has to count negatives again."""
+    before = identification._EXACT_CURVE, identification._MOST_KEPT
+    identification._EXACT_CURVE, identification._MOST_KEPT = 3, 8
+    try:
+        result = evaluate(*crowded(), RANKS, WIDE_FPRS, FPIRS, **settings)
+        return [v.points for v in result.verification.values()]
+    finally:
+        identification._EXACT_CURVE, identification._MOST_KEPT = before
+
+
 def test_exact_where_float32_is_not():
     probes, _, distractors = crowded()
     single = (unit(probes).astype(np.float32) @ unit(distractors).astype(np.float32).T)[0]
@@ -215,6 +227,111 @@ def test_exact_when_little_is_kept(monkeypatch, make, score_dtype):
                 assert (fpr, tpr) == (curve.far[point], curve.tar[point])
             else:
                 assert tpr == curve.tar[point]
+
+
+@pytest.fixture
+def keep_little(monkeypatch):
+    """Hardly any negatives may be kept, so FPRs are found by counting again."""
+    monkeypatch.setattr(identification, "_EXACT_CURVE", 3)
+    monkeypatch.setattr(identification, "_MOST_KEPT", 8)
+    monkeypatch.setattr(wide_rates, "_COUNTABLE", 4)
+    monkeypatch.setattr(wide_rates, "_ROWS_AT_ONCE", 3)
+
+
+WIDE_FPRS = (1.0, 0.999, 0.5, 0.3, 0.05, 0.01, 1e-3, 0.0)
+
+
+def check_points(result, expected):
+    for name in ("all", "devkit"):
+        curve, _ = expected[name]
+        assert result.verification[name].points == tar_at_far(curve, WIDE_FPRS), name
+
+
+@pytest.mark.parametrize("score_dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("seed", [*SEEDS, "crowded"])
+def test_tpr_at_fprs_that_more_negatives_reach_than_are_kept(keep_little, seed, score_dtype):
+    parts = crowded() if seed == "crowded" else problem(seed)
+    result = evaluate(*parts, RANKS, WIDE_FPRS, FPIRS, score_dtype=score_dtype, block_size=16)
+    check_points(result, brute_force(*parts))
+
+
+def test_several_trials_at_such_fprs(keep_little):
+    probes, ids, distractors = problem(10)
+    rng = np.random.default_rng(0)
+    trials = [
+        Trial(np.arange(len(ids)), np.arange(len(distractors))),
+        Trial(rng.permutation(len(ids))[:-2], np.arange(0, len(distractors), 3)),
+        Trial(np.arange(len(ids))[::-1], np.arange(7, 60)),
+    ]
+    together = evaluate_trials(probes, ids, distractors, trials, RANKS, WIDE_FPRS, FPIRS)
+    for trial, result in zip(trials, together, strict=True):
+        rows = trial.probes
+        part = probes[rows], ids[rows], distractors[trial.distractors]
+        check_points(result, brute_force(*part))
+
+
+def test_far_distractors_at_such_fprs(keep_little):
+    probes, ids, distractors = problem(2)
+    far = 3 * len(distractors)
+    trial = Trial(np.arange(len(ids)), np.arange(len(distractors)), far)
+    (result,) = evaluate_trials(probes, ids, distractors, [trial], RANKS, WIDE_FPRS, FPIRS)
+    near = brute_force(probes, ids, distractors)
+    for name in ("all", "devkit"):
+        # A quarter of the negatives is near, so a FPR is four times that of the near ones alone.
+        expected = tar_at_far(near[name][0], [min(4 * fpr, 1.0) for fpr in WIDE_FPRS])
+        for got, point in zip(result.verification[name].points, expected, strict=True):
+            assert (got.tar, got.threshold) == (point.tar, point.threshold)
+            assert got.far == pytest.approx(point.far / 4, abs=1e-12)
+
+
+def test_a_wide_fpr_of_many_pairs_takes_little_memory(monkeypatch):
+    monkeypatch.setattr(identification, "_MOST_KEPT", 100_000)
+    rng = np.random.default_rng(3)
+    ids = np.repeat(np.arange(30), 10)
+    probes = (rng.normal(size=(30, 16))[ids] + rng.normal(size=(300, 16))).astype(np.float32)
+    distractors = rng.normal(size=(10_000, 16)).astype(np.float32)
+    evaluate(probes, ids, distractors[:2000], fprs=(0.5,))
+    tracemalloc.start()
+    result = evaluate(probes, ids, distractors, fprs=(0.5,))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    scores = np.sort(score_matrix_of_many(probes, distractors))
+    expected = scores[len(scores) // 2 - 1]  # the highest score that is one too many
+    positives = score_matrix(probes, probes)[np.triu(ids[:, None] == ids, 1)]
+    (point,) = result.verification["all"].points
+    assert point.tar == np.mean(positives > expected)
+    assert point.far == np.mean(scores >= point.threshold)
+    assert peak < 8e7, "a million and a half scores were kept"
+
+
+def score_matrix_of_many(left, right):
+    return np.concatenate([score_matrix(left, part).ravel() for part in np.split(right, 100)])
+
+
+def test_the_curve_ends_where_everything_is_accepted(monkeypatch):
+    monkeypatch.setattr(identification, "_EXACT_CURVE", 5)
+    for seed in (2, 3, 4):
+        for far in (0, 50):
+            probes, ids, distractors = problem(seed)
+            trial = Trial(np.arange(len(ids)), np.arange(len(distractors)), far)
+            (result,) = evaluate_trials(probes, ids, distractors, [trial], fprs=(1e-3,))
+            curve = result.verification["all"].curve
+            assert (curve.fpr[0], curve.fpr[-1], curve.tpr[-1]) == (0, 1, 1)
+            assert (np.diff(curve.fpr) >= 0).all()
+            assert (np.diff(curve.tpr) >= 0).all()
+            assert (np.diff(curve.thresholds) < 0).all()
+
+
+def test_any_number_of_trials_in_one_pass():
+    probes, ids, distractors = problem(10)
+    every = np.arange(len(ids))
+    sizes = np.linspace(1, len(distractors), 70).astype(int)
+    trials = [Trial(every, np.arange(size)) for size in sizes]
+    trials += [Trial(every[1:], np.arange(size)) for size in sizes[::7]]
+    together = evaluate_trials(probes, ids, distractors, trials, RANKS, FPRS, FPIRS)
+    for trial, result in list(zip(trials, together, strict=True))[::6]:
+        part = probes[trial.probes], ids[trial.probes], distractors[trial.distractors]
+        check_equal(result, brute_force(*part))
 
 
 def test_several_trials_in_one_pass_are_what_each_is_alone():
@@ -281,6 +398,17 @@ def test_huge_and_tiny_features_are_normalised_too():
     check_equal(result, brute_force(probes * np.float32(1e-20), ids, scaled))
 
 
+@pytest.mark.parametrize("power", [-1000, -520, -200, 200, 520, 1000])
+def test_double_precision_features_of_any_scale(power):
+    probes, ids, distractors = problem(4)
+    expected = brute_force(probes, ids, distractors)
+    probes, distractors = probes.astype(np.float64), distractors.astype(np.float64)
+    scaled = np.ldexp(distractors, power)
+    scaled[::3] = distractors[::3]
+    check_equal(evaluate(probes, ids, scaled, RANKS, FPRS, FPIRS), expected)
+    check_equal(evaluate(np.ldexp(probes, power), ids, scaled, RANKS, FPRS, FPIRS), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -301,11 +429,12 @@ def test_what_can_not_be_judged_is_refused(change, message):
 SCRIPT = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
-from test_identification import everything, run, run_crowded
+from test_identification import everything, run, run_crowded, run_wide
 from Utils.processes import started_by_torchrun
 with started_by_torchrun() as processes:
     found = [everything(run(seed, processes=processes, block_size=16)) for seed in (3, 4)]
     found.append(everything(run_crowded(processes=processes, block_size=64)))
+    found.append(run_wide(processes=processes, block_size=64))
     if processes.rank == 0:
         open({out!r}, "w").write(repr(found))
 """
@@ -322,5 +451,5 @@ def test_the_same_under_torchrun(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
     )
-    alone = [everything(run(3)), everything(run(4)), everything(run_crowded())]
+    alone = [everything(run(3)), everything(run(4)), everything(run_crowded()), run_wide()]
     assert out.read_text() == repr(alone)

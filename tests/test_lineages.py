@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from Backbone import build_backbone
 from tests import lineage_mobilefacenets as mobilefacenets
 from tests import lineage_networks as networks
 from tests.lineage_networks import Recorder
 from Utils.Pretrained_Utils import load_backbone
-from Utils.Pretrained_Utils.recognise import matches, most_likely, open_contents
+from Utils.Pretrained_Utils.contents import open_contents
+from Utils.Pretrained_Utils.recognise import matches, most_likely
 
 MOBILE = {
     "quasarlight": ("conv3", "dw_conv3", "bottlenecks", "conv1", "linear_GDConv7", "linear_conv1"),
@@ -241,6 +243,17 @@ DEEP = [
     ("quasarlight", "MobileFaceNet", quasarlight_mobile, dict, (112, 112)),
     ("own", "SEResNet200_IR", depth(networks.iresnet, 200, "ir_se"), dict, (112, 112)),
 ]
+
+
+@pytest.mark.parametrize("name", ["ResNet152_IR", "ResNet200_IR", "SEResNet200_IR"])
+def test_this_projects_bottlenecks_are_told_from_its_plain_networks(name):
+    """Of both kinds there is a network of depth 200, and one has units of all the other's names."""
+    for variant in ({"bottleneck": True}, {}):
+        with torch.device("meta"):
+            state = build_backbone(name, 512, (112, 112), **variant).state_dict()
+        _, match = most_likely(matches(state), open_contents(state))
+        found = match.architecture
+        assert (found["name"], found["variant"]) == (name, variant)
 
 
 @pytest.mark.parametrize(

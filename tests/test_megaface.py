@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -17,8 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from Backbone import build_backbone, describe_backbone
-from Config import read_config
+from Backbone import build_backbone
+from tests.tiny_megaface import (
+    DISTRACTORS,
+    ENVIRONMENT,
+    PEOPLE,
+    PHOTOS,
+    ROOT,
+    error_of,
+    megaface,
+    results_of,
+    table_of,
+)
 from Utils.Datasets_Utils.photo_list import (
     PhotoList,
     join_lists,
@@ -32,97 +40,7 @@ from Utils.Evaluation_Utils.devkit_file import read_devkit_file, write_devkit_fi
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.feature_file import FeatureFolder, packed_features
 from Utils.Evaluation_Utils.identification import evaluate
-from Utils.Evaluation_Utils.megaface_script import SETTINGS, evaluate_megaface
 from Utils.Evaluation_Utils.noise import CLEANED, RAW, make_trials
-from Utils.Training_Utils.checkpoint import FORMAT
-
-ROOT = Path(__file__).resolve().parent.parent
-PEOPLE = ("J.K._Simmons", "Mary Jane", "Otto", "Ada", "Zoe")
-PHOTOS, DISTRACTORS = 4, 700
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Tiny:
-    """Probes, distractors and two untrained networks for 32×32 photos."""
-
-    root: Path
-
-    def checkpoint(self, number: int = 0) -> Path:
-        return self.root / f"network{number}.pt"
-
-    def flags(self, *more: object, checkpoint: int | None = 0) -> list[str]:
-        root = self.root
-        named = [] if checkpoint is None else ["--checkpoint", self.checkpoint(checkpoint)]
-        words = [
-            *("--facescrub_dataset_path", root / "probes"),
-            *("--facescrub_file_list", root / "facescrub.json"),
-            *("--megaface_dataset_path", root / "distractors"),
-            *("--megaface_file_list", root / "megaface.json_*_1"),
-            *("--device", "cpu", "--num_workers", 0, "--fprs", "1e-2,1e-3"),
-        ]
-        return [str(word) for word in (*named, *words, *more)]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    root = tmp_path_factory.mktemp("mega face")
-    rng = np.random.default_rng(0)
-    probes, ids, distractors = [], [], []
-    for person in PEOPLE:
-        pattern = rng.integers(0, 256, (4, 4, 3))
-        for photo in range(PHOTOS):
-            # As in FaceScrub: dots, blanks, and one name without an extension.
-            suffix = "" if (person, photo) == ("Otto", 1) else ".png"
-            name = f"{person}/{person}_{24000 + photo}{suffix}"
-            _write(root / "probes" / name, pattern + rng.normal(0, 40, pattern.shape))
-            probes.append(name)
-            ids.append(person)
-    for number in range(DISTRACTORS):
-        name = f"{number // 100:03d}/{number // 10:05d}/{number}@N00_{number}_0.jpg"
-        _write(root / "distractors" / name, rng.integers(0, 256, (4, 4, 3)))
-        distractors.append(name)
-    (root / "facescrub.json").write_text(json.dumps({"path": probes, "id": ids}))
-    for count in (10, 100, DISTRACTORS):
-        listed = {"path": distractors[:count], "id": ["x"] * count}
-        (root / f"megaface.json_{count}_1").write_text(json.dumps(listed))
-    for number in range(2):
-        torch.manual_seed(number)
-        backbone = build_backbone("MobileFaceNet", 16, (32, 32))
-        state = {"format": FORMAT, "architecture": describe_backbone(backbone)}
-        torch.save({**state, "backbone": backbone.state_dict()}, root / f"network{number}.pt")
-    return Tiny(root)
-
-
-def _write(path: Path, pattern: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = cv2.resize(pattern.clip(0, 255).astype(np.float32), (32, 32)).astype(np.uint8)
-    suffix = path.suffix if path.suffix in (".jpg", ".png") else ".png"
-    path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())
-
-
-def megaface(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        if processes > 1
-        else []
-    )
-    command = [sys.executable, *launcher, "MegaFace_Evaluation.py", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=120
-    )
-
-
-@pytest.fixture
-def judge(capsys):
-    """What the script does, in this process: returns what it prints."""
-
-    def run(*arguments: object) -> str:
-        config = read_config("", only=SETTINGS, argv=[str(word) for word in arguments])
-        report = evaluate_megaface(config)
-        return capsys.readouterr().out + report.table
-
-    return run
 
 
 @pytest.fixture(scope="session")
@@ -132,21 +50,6 @@ def first_run(tiny, tmp_path_factory) -> tuple[Path, str]:
     done = megaface(*tiny.flags("--output", folder))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
-
-
-def table_of(folder: Path, name: str) -> np.ndarray:
-    return np.load(folder / "features" / name / "features.npy")
-
-
-def results_of(folder: Path) -> dict:
-    """The figures of megaface.json, without the paths."""
-    return json.loads((folder / "megaface.json").read_text())["results"]
-
-
-def error_of(done: subprocess.CompletedProcess) -> str:
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return " ".join(done.stderr[done.stderr.rindex("Error: ") :].split())
 
 
 # --- the script ---------------------------------------------------------------------------------
@@ -458,7 +361,7 @@ def test_the_real_probe_list(shared_data):
 
 def test_noise_lists(tmp_path):
     path = tmp_path / "noise.txt"
-    path.write_text("# two columns\r\nFaceScrub name\t1/2/a b.c.jpg\n\n3/4/no_extension\n#x\n")
+    path.write_text("\ufeff # columns\r\nFaceScrub name\t1/2/a b.c.jpg\n\n3/4/no_extension\n#x\n")
     noise = read_noise_list(path)
     assert noise == {"1/2/a b.c.jpg", "3/4/no_extension"}
     names = ["1/2/a b.c.jpg", "2/a b.c.jpg", "3/4/no_extension", "x/3/4/no_extension", "a b.c.jpg"]

@@ -18,6 +18,7 @@ import torch
 
 from Backbone import build_backbone
 from Config import Config
+from Head import HEADS
 from tests.conftest import ROOT, assert_one_paragraph, run_script
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Pretrained_Utils import load_backbone
@@ -154,6 +155,14 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
     assert iterations == [2, 4, 6, 8, 9]  # none lost, none twice
 
 
+@pytest.mark.parametrize("margin", ["CurricularFace", "ElasticArcFacePlus"])
+def test_what_a_head_remembers_goes_on_with_a_resumed_run(tiny_config, margin):
+    config = dataclasses.replace(tiny_config, margin=margin, margin_size=None, test_freq=99)
+    whole = Trainer(config).run().run / "checkpoints"
+    resumed = dataclasses.replace(config, resume=str(whole / "iteration_00000004.pt"))
+    assert_same_weights(Trainer(resumed).run().run / "checkpoints" / "last.pt", whole / "last.pt")
+
+
 def test_a_finished_run_can_be_trained_on_with_other_settings(tiny_config):
     Trainer(tiny_config).run()
     changes = {"resume": "last", "total_epoch": 5, "milestones": (1, 4), "initial_lr": 0.5}
@@ -176,11 +185,11 @@ def test_para_adj_mode_writes_nothing(tiny_faces, tmp_path):
     assert not save_dir.exists()
 
 
-@pytest.mark.parametrize("margin", ["ArcFace", "CosFace", "Softmax"])
+@pytest.mark.parametrize("margin", HEADS)
 def test_the_loss_falls_with_every_head(tiny_config, margin):
     config = dataclasses.replace(
         tiny_config, margin=margin, para_adj_mode=True, total_epoch=12, milestones=(), test_freq=99,
-        initial_lr=0.05, scale_size=16.0,
+        initial_lr=0.05, scale_size=16.0, margin_size=None,
     )  # fmt: skip
     trainer = Trainer(config)
     trainer.run()
@@ -336,6 +345,7 @@ def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path
     a_file.write_text("")
     for arguments, said in (
         (["--resume", last, "--backbone", "ResNet18_IR"], ["MobileFaceNet", "ResNet18_IR"]),
+        (["--resume", last, "--sub_centers", "2"], ["sub_centers 3, the settings say 2"]),
         (["--resume", last, "--train_file_list", other_list], ["6 classes", "has 5"]),
         (["--resume", last], ["end of 3 epochs", "larger --total_epoch"]),
         (["--resume", middle, "--batch_size", "4"], ["batch_size 8, now it is 4"]),

@@ -115,6 +115,39 @@ def test_exactly_the_brute_force_on_many_wide_rows(protocol):
     assert np.array_equal(again.fold_scores, result.fold_scores)
 
 
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1e5, 1e9])
+def test_exactly_the_brute_force_where_the_mean_hides_the_features(offset):
+    """Most digits cancel when the mean is subtracted, in some rows all of them."""
+    rng = np.random.default_rng(3)
+    left = rng.normal(size=(300, 24)) + offset
+    same, folds = np.arange(300) % 30 < 15, np.arange(300) // 30
+    right = rng.normal(size=left.shape) + offset
+    right[same] += (left[same] - offset) * 0.4
+    left[::7], right[::11] = offset, left[::11]
+    pairs = left, right, same, folds
+    accuracies, thresholds, scores = brute_force_cosine(*pairs)
+
+    result = evaluate(*pairs)
+    assert list(result.fold_accuracies) == accuracies
+    assert list(result.fold_thresholds) == thresholds
+    assert np.array_equal(result.fold_scores, scores)
+
+
+def test_scores_next_to_a_threshold_fall_on_the_side_of_the_exact_ones():
+    """Each is a rounding from a threshold or on it, closer than an approximation can tell."""
+    cosines = np.repeat(COSINES[::400], 5)
+    cosines = np.clip(cosines + np.tile(np.arange(-2, 3) * 1e-16, len(COSINES[::400])), -1, 1)
+    left, right = (np.concatenate((x, -x)) for x in on_circle(cosines))
+    same = np.random.default_rng(0).random(len(left)) < 0.5
+    folds = np.arange(len(left)) % 3
+    accuracies, thresholds, scores = brute_force_cosine(left, right, same, folds)
+
+    result = evaluate(left, right, same, folds)
+    assert list(result.fold_accuracies) == accuracies
+    assert list(result.fold_thresholds) == thresholds
+    assert np.array_equal(result.fold_scores, scores)
+
+
 def test_the_random_problems_do_have_ties():
     """Otherwise the tests above would say nothing about them."""
     tied, on_a_threshold, many_best = 0, 0, 0
@@ -150,15 +183,24 @@ def test_cosine_worked_by_hand():
 
 
 def test_cosine_score_on_the_threshold_is_wrong_for_both_kinds():
-    """Constant features: every score is 0, and so is the mean of the thresholds, all but 0."""
+    """Fold 0 leaves one best threshold, 0: its scores are 5e-5 and -5e-5, thresholds are 1e-4
+    apart. All scores of fold 1 are 0."""
+    near, far = on_circle(np.array([5e-5, -5e-5])), on_circle(np.zeros(2))
+    left, right = (np.concatenate([a, -a, b, -b]) for a, b in zip(near, far, strict=True))
+    same, folds = np.tile([True, False], 4), np.repeat([0, 1], 4)
+    result = evaluate(left, right, same, folds)
+    assert result.fold_thresholds[1] == 0
+    assert result.fold_scores[folds == 1].tolist() == [0] * 4
+    assert result.fold_accuracies == (1, 0)
+    assert result.wrong.tolist() == [False] * 4 + [True] * 4
+
+
+def test_constant_features_score_0_without_a_warning():
     same, folds = np.tile([True, False], 10), np.repeat([0, 1], 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = evaluate(np.ones((20, 4)), np.ones((20, 4)), same, folds)
     assert result.fold_scores.tolist() == [0] * 20
-    assert result.fold_thresholds == (0, 0)
-    assert result.fold_accuracies == (0, 0)
-    assert result.wrong.all()
     assert (result.auc, result.eer) == (0.5, 0.5)
 
 

@@ -86,8 +86,25 @@ def test_a_cvlface_folders_model_yaml_says_its_colours(tmp_path):
     folder.mkdir()
     torch.save({f"net.{k}": v for k, v in net.state.items()}, folder / "model.pt")
     assert load_backbone(folder).preprocessing.channel_order == "RGB"
-    (folder / "model.yaml").write_text("input_size: [3, 112, 112]\ncolor_space: 'BGR'\n")
-    assert load_backbone(folder).preprocessing.channel_order == "BGR"
+    settings = folder / "model.yaml"
+    for text in (
+        "input_size: [3, 112, 112]\ncolor_space: 'BGR'\n",
+        "color_space: bgr  # as OpenCV reads\n",
+        "{name: ir_18, color_space: BGR}\n",
+        '"color_space": "BGR"\n',
+        "model:\n  color_space: BGR\n",
+    ):
+        settings.write_text(text)
+        assert load_backbone(folder).preprocessing.channel_order == "BGR", text
+    settings.write_text("name: ir_18\n# color_space: BGR\n")
+    assert load_backbone(folder).preprocessing.channel_order == "RGB"
+    settings.write_text("color_space: HSV\n")
+    with pytest.raises(CheckpointError, match=r"model.yaml: color_space is 'HSV'; expected RGB or"):
+        load_backbone(folder)
+    for damaged in ("name: René\n".encode("latin-1"), b"color_space: [BGR\n", b"[" * 100_000):
+        settings.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"model.yaml can't be read as YAML in UTF-8"):
+            load_backbone(folder)
 
 
 @pytest.mark.parametrize("file", [lightning, facex_zoo, partial_fc_checkpoint])
@@ -201,6 +218,12 @@ def test_an_unknown_network_is_compared_with_the_nearest_lineage(mobile, tmp_pat
         load_backbone(tmp_path / "gated.pth")
 
 
+def test_a_wrong_lineage_is_told_the_right_one(mobile, tmp_path):
+    torch.save({"net_state_dict": mobile[0]}, tmp_path / "net.ckpt")
+    with pytest.raises(CheckpointError, match=r"no network of deepinsight.*or say wujiyang"):
+        load_backbone(tmp_path / "net.ckpt", "insightface")
+
+
 def test_scripts_end_in_one_paragraph(tmp_path):
     (tmp_path / "net.pth").write_bytes(b"\x00" * 100)
     assert_one_paragraph(
@@ -224,7 +247,12 @@ def test_published_weights_reach_the_lineages_own_figure(shared_data, tmp_path):
         num_workers=0,
         device="cpu",
     )
-    evaluate_checkpoint(config, "lfw")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)  # batches side by side: the same to the last bit
+    try:
+        evaluate_checkpoint(config, "lfw")
+    finally:
+        torch.set_num_threads(threads)
     figures = json.loads((tmp_path / "lfw.json").read_text())
     assert figures["results"]["cosine"]["accuracy"] == pytest.approx(0.9780, abs=1e-9)
     assert "Xiaoccer" in figures["network"]

@@ -169,7 +169,8 @@ def _check_files(root: Path, paths: PathTable, source: Path) -> None:
     missing, count = [], 0
     folder, names, seen = None, frozenset(), set()
     for path in paths:
-        parent, name = os.path.split(path)
+        cut = path.rfind("/") + 1  # the slash stays with the folder: it may be the root's
+        parent, name = path[:cut], path[cut:]
         if parent != folder and parent not in seen:
             folder, names = parent, _names(root / parent)
             seen.add(parent)
@@ -189,6 +190,7 @@ def _names(folder: Path) -> frozenset[str]:
     """The files in a folder: no folders, and no links that lead nowhere."""
     try:
         with os.scandir(folder) as entries:
+            # Asked of the system for links only; of other entries the folder says what they are.
             return frozenset(entry.name for entry in entries if _is_file(entry))
     except OSError:
         return frozenset()

@@ -28,7 +28,8 @@ def read_encoded(path: str | os.PathLike[str]) -> np.ndarray:
     path = os.fspath(path)
     try:
         # cv2.imread goes through the system's code page and fails on some non-ASCII paths.
-        return np.fromfile(path, dtype=np.uint8)
+        with open(path, "rb", buffering=0) as file:
+            return np.frombuffer(file.read(), np.uint8)
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be opened ({error.strerror or error}); check the path and its "
@@ -54,7 +55,7 @@ def decode_image(encoded: bytes | np.ndarray, place: str) -> np.ndarray:
             f"{place}: {encoded.size} bytes that are not an image OpenCV can decode; expected a "
             "whole JPEG, PNG or BMP file, copy it again or take it off the list"
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image)  # in place
 
 
 def is_image_name(name: str) -> bool:

@@ -1,9 +1,12 @@
 """Millions of paths in two arrays, instead of a Python string each."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
+
+_AT_ONCE = 1 << 16  # places turned into Python numbers together
 
 
 class PathTable:
@@ -34,6 +37,12 @@ class PathTable:
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        text = self._text.tobytes()  # slices of bytes are made faster than slices of an array
+        for start in range(0, len(self), _AT_ONCE):
+            for begin, end in pairwise(self._ends[start : start + _AT_ONCE + 1].tolist()):
+                yield text[begin:end].decode("utf-8", "surrogateescape")
 
     def __getitem__(self, index: int) -> str:
         if not -len(self) <= index < len(self):

@@ -32,8 +32,8 @@ class PhotoList:
     source: str
 
 
-def read_photo_list(path: str | Path, with_ids: bool) -> PhotoList:
-    """Read a devkit list; with_ids: identities are needed.
+def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
+    """Read a devkit list; with_ids: identities are needed, or not looked at; None: taken if there.
 
     Raises DataError, naming the file, where it can't be read, is no such list, names no photo or
     one twice.
@@ -43,8 +43,10 @@ def read_photo_list(path: str | Path, with_ids: bool) -> PhotoList:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"the photo list {path} can't be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the photo list {path} is not JSON: {error}.") from None
+    if with_ids is None:
+        with_ids = isinstance(values, dict) and "id" in values
     names = values.get("path") if isinstance(values, dict) else None
     ids = values.get("id") if isinstance(values, dict) and with_ids else None
     if not _is_strings(names) or (with_ids and not isinstance(ids, list)):
@@ -106,11 +108,13 @@ def join_lists(lists: Sequence[PhotoList], sizes: Iterable[int] = ()) -> Distrac
 def read_noise_list(path: str | Path) -> frozenset[str]:
     """The names in a noise list; may be empty. Raises DataError where it can't be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"the noise list {path} can't be read: {error.strerror}.") from None
     lines = (line.rstrip("\r") for line in text.split("\n"))
-    names = (line.rpartition("\t")[2].strip() for line in lines if not line.startswith("#"))
+    names = (
+        line.rpartition("\t")[2].strip() for line in lines if not line.lstrip().startswith("#")
+    )
     return frozenset(name for name in names if name)
 
 

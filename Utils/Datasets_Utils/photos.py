@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.formats import find_images, is_folder
 from Utils.Datasets_Utils.image_list import walk_folders
 from Utils.Datasets_Utils.images import is_image_name
 from Utils.Datasets_Utils.photo_list import PhotoList
+from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.Datasets_Utils.verification_set import ImageFiles, locate_images
 from Utils.errors import DataError
 
@@ -23,23 +24,32 @@ class Photos:
     images: Sequence[np.ndarray]
 
 
-def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
-    """The photos of a list, all looked for now and none read yet.
+def has_files(folder: str | Path) -> bool:
+    """Whether photos are files in a folder, not stored in a file of another format."""
+    return is_folder(Path(folder).absolute())
 
-    Raises FileNotFoundError, naming the first missing ones.
+
+def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
+    """The photos of a list, all looked for now and none read yet. In a record file, in shards or
+    in an archive the list has the names that an image list has there.
+
+    Raises FileNotFoundError or DataError, naming the first missing ones.
     """
-    return Photos(listed, ImageFiles(locate_images(Path(folder), listed.names, listed.source)))
+    if has_files(folder):
+        return Photos(listed, ImageFiles(locate_images(Path(folder), listed.names, listed.source)))
+    store, _, _ = find_images(Path(folder).absolute())
+    return Photos(listed, _Stored(store, store.rows(listed.names, Path(listed.source))))
 
 
 def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     """All photos of a folder, sorted; with_ids: each in a folder of its own person.
 
-    What is no folder of images is opened as a training set of any format there is a reader for.
+    A record file, shards or an archive do as well, with their labels for people.
     Raises DataError where there are none, or one is in no person's folder.
     """
     names = list(_walk(Path(folder)))
     if not names:
-        return _from_training_set(folder)
+        return _from_store(folder)
     people = [os.path.dirname(name) for name in names]
     if with_ids and "" in people:
         raise DataError(
@@ -50,24 +60,28 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))
 
 
-class _Images(Sequence[np.ndarray]):
-    """The images of a data set that yields (image, label)."""
+class _Stored(Sequence[np.ndarray]):
+    """The images of some rows of a store."""
 
-    def __init__(self, dataset: Sequence) -> None:
-        self._dataset = dataset
+    def __init__(self, store: ImageStore, rows: np.ndarray) -> None:
+        self._store, self._rows = store, rows
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._dataset[index][0]
+        return self._store.decode(int(self._rows[index]))
 
 
-def _from_training_set(path: str | Path) -> Photos:
-    dataset = open_training_set(path)
-    labels = [str(label) for label in dataset.labels]
+def _from_store(path: str | Path) -> Photos:
+    """The people are the labels, which may be any whole numbers."""
+    store, numbers, rows = find_images(Path(path).absolute())
+    labels = [str(label) for label in numbers.tolist()]
+    if not labels:
+        raise DataError(f"{path} has no images.")
     names = [f"{label}/{number:08d}" for number, label in enumerate(labels)]
-    return Photos(PhotoList(names, labels, str(path)), _Images(dataset))
+    rows = np.arange(len(labels)) if rows is None else rows
+    return Photos(PhotoList(names, labels, str(path)), _Stored(store, rows))
 
 
 def _walk(root: Path) -> Iterator[str]:

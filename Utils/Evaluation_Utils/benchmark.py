@@ -11,7 +11,7 @@ from Config import Config
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
 from Utils.Datasets_Utils.verification_set import VerificationSet
-from Utils.Evaluation_Utils.embedding import embed
+from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.verification import (
     PROTOCOLS,
     VerificationResult,
@@ -87,9 +87,15 @@ def judge(
     batch_size: int,
     num_workers: int,
     progress: str | None = None,
+    dtype: str = "fp32",
 ) -> dict[str, VerificationResult]:
-    """Embed each image of a verification set once and evaluate its pairs under each protocol."""
-    both = embed(backbone, data.images, device, batch_size, num_workers, progress)
+    """Embed each image of a verification set once and evaluate its pairs under each protocol.
+
+    dtype: a name in EVAL_DTYPES.
+    """
+    both = embed(
+        backbone, data.images, device, batch_size, num_workers, progress, EVAL_DTYPES[dtype]
+    )
     return evaluate_pairs(data, both, protocols)
 
 

@@ -81,11 +81,11 @@ class BlockScan:
         limits = at_most(floors)[:, None]
         if scores.device.type != "cpu":
             return _sweep_on_device(scores, limits, lots)
-        values, step = scores.numpy(), max(1, _SWEPT_AT_ONCE // scores.shape[1])
+        values = scores.numpy()
         tasks = [
-            (slice(start, min(start + step, rows.stop)), number, bins)
+            (part, number, bins)
             for number, (rows, bins) in enumerate(lots)
-            for start in range(rows.start, rows.stop, step)
+            for part in _parts(values, rows)
         ]
         done = self._pool.map(
             lambda t: (
@@ -119,6 +119,29 @@ class BlockScan:
             self._pool.map(lambda k: _compare(table, rows[k : k + step], values, bound, k), starts)
         )
         return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+    def count(self, scores: Tensor, rows: slice, bins: Bins) -> np.ndarray:
+        """int64: how many of some rows' P×B scores are in each bin."""
+        if scores.device.type != "cpu":
+            return _count_on_device(scores[rows], bins)
+        values = scores.numpy()
+        parts = self._pool.map(lambda part: _count(values[part], bins), _parts(values, rows))
+        return sum(parts, start=bins.nothing())
+
+    def between(self, scores: Tensor, rows: slice, low: float, high: float) -> tuple[Pairs, int]:
+        """The pairs of some rows whose P×B scores are from low to high, and how many are higher."""
+        if scores.device.type != "cpu":
+            part = scores[rows]
+            found = ((part >= low) & (part <= high)).nonzero(as_tuple=True)
+            probe, column, values = (t.cpu().numpy() for t in (*found, part[found]))
+            return (probe + rows.start, column, values), int((part > high).sum())
+        values = scores.numpy()
+        done = self._pool.map(
+            lambda part: (_between(values[part], low, high, part), np.sum(values[part] > high)),
+            _parts(values, rows),
+        )
+        pairs, above = zip(*done, strict=True)
+        return tuple(np.concatenate(arrays) for arrays in zip(*pairs, strict=True)), int(sum(above))
 
     def highest(self, scores: Tensor, count: int) -> float:
         """The count-th highest of all."""
@@ -154,6 +177,19 @@ def _compare_on_device(
     return (part > bound).sum(dim=1).cpu().numpy(), pair.cpu().numpy(), column.cpu().numpy()
 
 
+def _parts(scores: np.ndarray, rows: slice) -> list[slice]:
+    """Rows in parts whose scores stay in the processor's cache."""
+    step = max(1, _SWEPT_AT_ONCE // scores.shape[1])
+    starts = range(rows.start, rows.stop, step)
+    return [slice(start, min(start + step, rows.stop)) for start in starts]
+
+
+def _between(scores: np.ndarray, low: float, high: float, rows: slice) -> Pairs:
+    flat = np.flatnonzero((scores >= low) & (scores <= high))
+    probe, column = np.divmod(flat, scores.shape[1])
+    return probe + rows.start, column, scores.reshape(-1)[flat]
+
+
 def _above(scores: np.ndarray, limits: np.ndarray, rows: slice) -> Pairs:
     flat = np.flatnonzero(scores >= limits)
     probe, column = np.divmod(flat, scores.shape[1])
@@ -178,6 +214,10 @@ def _sweep_on_device(
         if bins is None:
             counts.append(None)
             continue
-        places = (scores[rows] * bins.factor + bins.offset).clamp_(0, _BINS - 1).to(torch.int32)
-        counts.append(torch.bincount(places.view(-1), minlength=_BINS).cpu().numpy())
+        counts.append(_count_on_device(scores[rows], bins))
     return pairs, counts
+
+
+def _count_on_device(scores: Tensor, bins: Bins) -> np.ndarray:
+    places = (scores * bins.factor + bins.offset).clamp_(0, _BINS - 1).to(torch.int32)
+    return torch.bincount(places.view(-1), minlength=_BINS).cpu().numpy()

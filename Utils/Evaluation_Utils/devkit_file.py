@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Utils.errors import DataError
+from Utils.Datasets_Utils.photo_list import PhotoList
+from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils.exact_scores import unit_rows
+from Utils.files import make_folder
 
 _HEADER = struct.Struct("<4i")
 _FLOAT32 = 5  # CV_32F
@@ -52,19 +54,35 @@ def read_devkit_file(path: Path) -> np.ndarray:
     return np.ascontiguousarray(table).view("<f4").reshape(-1).astype(np.float32)
 
 
+def check_export(listed: PhotoList, suffix: str) -> None:
+    """Raises DataError where a file would be written outside of the folder for the export."""
+    if "/" in suffix or "\0" in suffix:
+        raise DataError(f"devkit_suffix is {suffix!r}; expected the end of a file's name.")
+    for name in listed.names:
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise DataError(
+                f"{listed.source} names {name!r}, which lies outside of its folder; the devkit's "
+                f"feature files can only be written for names below a folder."
+            )
+
+
 def export_features(
     folder: Path, names: Sequence[str], features: np.ndarray, suffix: str, progress: str | None
 ) -> None:
-    """Write a file of the normalised feature for each name below the folder."""
+    """Write a file of the normalised feature for each name below the folder. The names are those
+    that `check_export` lets pass. Raises RunError where a file can't be written."""
     made: set[Path] = set()
     for name, feature in zip(
         tqdm(names, progress, disable=progress is None), features, strict=True
     ):
         path = folder / f"{name}{suffix}"
         if path.parent not in made:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             made.add(path.parent)
-        write_devkit_file(path, unit_rows(feature[None])[0])
+        try:
+            write_devkit_file(path, unit_rows(feature[None])[0])
+        except OSError as error:
+            raise RunError(f"{path} can't be written: {error.strerror}.") from None
 
 
 def read_features(

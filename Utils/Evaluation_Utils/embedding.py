@@ -10,8 +10,19 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from Backbone import Preprocessing
 from Utils.Datasets_Utils.images import ImageError, fit_image
+from Utils.Evaluation_Utils.folding import fold
 from Utils.processes import Processes
+
+Work = Callable[[torch.Tensor], torch.Tensor]
+
+
+EVAL_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Rows of a forward pass on a CPU, images and mirror images: more do not make it faster, but their
+# activations leave the caches. GPUs get whole batches.
+_CPU_ROWS = 16
 
 
 def embed(
@@ -21,22 +32,24 @@ def embed(
     batch_size: int = 64,
     num_workers: int = 0,
     progress: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed images with a backbone that is on `device`, in evaluation mode.
 
     images: N of uint8 H×W×3 RGB, any size; scaled and cut to the backbone's input size.
     progress: label of a progress bar; None shows none.
+    dtype: the number format in which the network computes, one of EVAL_DTYPES.
 
     Returns float32 N×D of the images and N×D of their mirror images, not normalised. The
-    backbone's training mode is put back at the end. Raises ImageError, naming the file, where an
-    image can't be read.
+    backbone itself is not touched. Raises ImageError, naming the file, where an image can't be
+    read.
     """
     starts = range(0, len(images), batch_size)
     batches = [range(start, min(start + batch_size, len(images))) for start in starts]
     features = np.empty((2, len(images), backbone.feature_dim), np.float32)
     done = 0
     with tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar:
-        for both in embed_batches(backbone, images, device, batches, num_workers):
+        for both in embed_batches(backbone, images, device, batches, num_workers, dtype):
             features[:, done : done + both.shape[1]] = both
             done += both.shape[1]
             bar.update(both.shape[1])
@@ -50,6 +63,7 @@ def embed_together(
     batch_size: int,
     num_workers: int,
     processes: Processes,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """As `embed`, by all processes together, in the same batches: so with the same result.
 
@@ -60,7 +74,7 @@ def embed_together(
     batches = [range(s, min(s + batch_size, len(images))) for s in starts[first:last]]
     parts, unreadable = [np.empty((2, 0, backbone.feature_dim), np.float32)], None
     try:
-        parts += embed_batches(backbone, images, device, batches, num_workers)
+        parts += embed_batches(backbone, images, device, batches, num_workers, dtype)
     except ImageError as error:
         unreadable = str(error)
     found = [text for text in processes.gather(unreadable) if text]
@@ -76,10 +90,12 @@ def embed_batches(
     device: torch.device,
     batches: Sequence[Sequence[int]],
     num_workers: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[np.ndarray]:
     """As `embed`, for batches of chosen images: yields float32 2×n×D for each, in their order."""
+    preprocessing = backbone.preprocessing
     loader = DataLoader(
-        _Images(images, backbone.preprocessing.input_size),
+        _Images(images, preprocessing.input_size),
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_stack,
@@ -87,19 +103,25 @@ def embed_batches(
         # Its own generator, so that judging in the middle of training does not move the global one.
         generator=torch.Generator(),
     )
-    was_training = backbone.training
-    backbone.eval()
-    try:
-        if device.type == "cpu":
-            yield from _in_threads(
-                lambda batch: _embed_batch(backbone, batch).numpy(), _readable(loader)
-            )
-        else:
-            for batch in _readable(loader):
-                both = _embed_batch(backbone, batch.to(device, non_blocking=True))
-                yield both.cpu().numpy()
-    finally:
-        backbone.train(was_training)
+    network = fold(backbone, dtype)
+
+    @torch.inference_mode()
+    def embed_batch(batch: torch.Tensor) -> torch.Tensor:
+        """uint8 N×H×W×3 -> float32 2×N×D, of the images and of their mirror images."""
+        batch = batch.to(device, non_blocking=True)
+        parts = batch.split(_CPU_ROWS // 2 if device.type == "cpu" else len(batch))
+        return torch.cat([_embed_both(network, preprocessing, part, dtype) for part in parts], 1)
+
+    in_turn = _in_threads if device.type == "cpu" else _one_ahead
+    for both in in_turn(embed_batch, _readable(loader)):
+        yield both.cpu().numpy()
+
+
+def _embed_both(
+    network: nn.Module, preprocessing: Preprocessing, images: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    pixels = preprocessing(torch.cat((images, images.flip(2)))).to(dtype)  # 2N×3×H×W
+    return network(pixels).float().unflatten(0, (2, -1))
 
 
 def _readable(batches: Iterable[torch.Tensor | str]) -> Iterator[torch.Tensor]:
@@ -109,16 +131,14 @@ def _readable(batches: Iterable[torch.Tensor | str]) -> Iterator[torch.Tensor]:
         yield batch
 
 
-def _in_threads(
-    work: Callable[[torch.Tensor], np.ndarray], batches: Iterable[torch.Tensor]
-) -> Iterator[np.ndarray]:
+def _in_threads(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Work on batches side by side, each in one thread; gives the results in order.
 
     One batch in several threads has other roundings for each number of them: so, embeddings are
     the same to the last bit in however many threads and processes they are made.
     """
     count = torch.get_num_threads()
-    waiting: deque[Future[np.ndarray]] = deque()
+    waiting: deque[Future[torch.Tensor]] = deque()
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for batch in batches:
@@ -131,11 +151,17 @@ def _in_threads(
         torch.set_num_threads(count)  # what a thread sets for itself, later threads inherit
 
 
-@torch.inference_mode()
-def _embed_batch(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """uint8 N×H×W×3 -> float32 2×N×D, of the images and of their mirror images."""
-    pixels = backbone.preprocessing(images)
-    return torch.stack((backbone(pixels), backbone(pixels.flip(3)))).float()
+def _one_ahead(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Give each result when the next batch's work has been launched, so that a device which works
+    by itself does not wait while results are fetched from it."""
+    before = None
+    for batch in batches:
+        result = work(batch)
+        if before is not None:
+            yield before
+        before = result
+    if before is not None:
+        yield before
 
 
 class _Images(Dataset):

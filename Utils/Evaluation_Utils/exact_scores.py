@@ -21,15 +21,27 @@ _ROUNDING = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 # Half the distance of two neighbours near 1, relative: bf16 keeps 8 bits, fp16 11.
 _LOW_ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 _SMALLEST_HALF = 2.0**-24  # of fp16, whose numbers below 6e-5 are this far apart
-_SAFE_SQUARES = (1e-30, 1e30)  # sums of squares that float32 holds with full precision
+# Sums of squares that float32 and float64 hold with full precision.
+_SAFE_SQUARES = (1e-30, 1e30)
+_SAFE_DOUBLE_SQUARES = (1e-280, 1e280)
 _PAIRS_AT_ONCE = 512  # of them a few copies in float64 stay in the processor's cache
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """N×D of any float type as float64 rows of length 1; a row of length zero stays zero."""
     rows = np.ascontiguousarray(rows, dtype=np.float64)
-    length = np.sqrt(np.sum(rows * rows, axis=1, keepdims=True))
-    return rows / np.where(length == 0, np.inf, length)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.sum(rows * rows, axis=1, keepdims=True)
+    extreme = np.flatnonzero(~_is_between(squares[:, 0], _SAFE_DOUBLE_SQUARES))
+    if extreme.size:
+        rows, squares = rows.copy(), squares.copy()
+        with np.errstate(invalid="ignore"):  # what is not finite stays so
+            # By a power of two, which is exact: the same row in another scale gets the same bits.
+            power = np.frexp(np.abs(rows[extreme]).max(axis=1, keepdims=True))[1]
+            rows[extreme] = np.ldexp(rows[extreme], -power)
+            squares[extreme] = np.sum(rows[extreme] ** 2, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return rows / np.where(squares == 0, np.inf, np.sqrt(squares))
 
 
 def row_products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -146,16 +158,21 @@ def full_precision() -> Iterator[None]:
             setattr(matmul, name, value)
 
 
-def _unit_float32(rows: np.ndarray) -> np.ndarray:
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    squares = np.einsum("ij,ij->i", rows, rows)
-    extreme = np.flatnonzero(~((squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1])))
+def _unit_float32(given: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rows = np.ascontiguousarray(given, dtype=np.float32)
+        squares = np.einsum("ij,ij->i", rows, rows)
+    extreme = np.flatnonzero(~_is_between(squares, _SAFE_SQUARES))
     length = np.sqrt(squares)[:, None]
     length[extreme] = 1
     unit = rows / length
     if extreme.size:
-        bad = extreme[~np.isfinite(rows[extreme]).all(axis=1)]
+        bad = extreme[~np.isfinite(given[extreme]).all(axis=1)]
         if bad.size:
             raise FloatingPointError(int(bad[0]))
-        unit[extreme] = unit_rows(rows[extreme])
+        unit[extreme] = unit_rows(given[extreme])
     return unit
+
+
+def _is_between(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    return (values > bounds[0]) & (values < bounds[1])

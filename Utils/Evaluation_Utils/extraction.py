@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils.photo_list import PhotoList
 from Utils.Datasets_Utils.photos import Photos
+from Utils.errors import DataError
 from Utils.Evaluation_Utils.devkit_file import read_devkit_file, read_features
 from Utils.Evaluation_Utils.embedding import embed_batches
 from Utils.Evaluation_Utils.exact_scores import unit_rows
@@ -64,14 +65,25 @@ def embedded(
 
 
 def from_devkit(
-    folder: Path, listed: PhotoList, suffix: str, progress: str | None, processes: Processes
+    folder: Path,
+    listed: PhotoList,
+    suffix: str,
+    dtype: str,
+    progress: str | None,
+    processes: Processes,
 ) -> tuple[Producer, int]:
-    """A producer of features from the devkit's files, and the numbers in a feature."""
+    """A producer of features from the devkit's files, and the numbers in a feature.
+
+    dtype: the number format they will be stored in. float32 keeps them bit for bit; float16 has
+    not the range for features of any length, so they are made to have length 1.
+    """
     dim = len(read_devkit_file(folder / f"{listed.names[0]}{suffix}"))
 
     def produce(lots: Sequence[range]) -> Iterable[np.ndarray]:
         rows = [row for lot in lots for row in lot]
         parts = (part[None] for part in read_features(folder, listed.names, suffix, rows, dim))
+        if dtype == "fp16":
+            parts = map(unit_rows, parts)
         return by_lots(lots, _shown(parts, lots, progress, "file", processes))
 
     return produce, dim
@@ -92,11 +104,38 @@ def list_digest(listed: PhotoList) -> str:
     return found.hexdigest()
 
 
-def about_features(
-    made_by: str, listed: PhotoList, dim: int, dtype: str, **more: Any
+def about_photos(
+    network: str, listed: PhotoList, dim: int, dtype: str, flip: str, **more: Any
 ) -> dict[str, Any]:
-    """What features were made with, for `packed_features`."""
-    return {"network": made_by, "list": list_digest(listed), "dim": dim, "dtype": dtype, **more}
+    """What features embedded from photos were made with, for `packed_features`. network: its
+    fingerprint. more: whatever else makes a difference, as plain values."""
+    return {"network": network, **_about(listed, dim, dtype), "flip": flip, **more}
+
+
+def about_devkit(files: str, listed: PhotoList, dim: int, dtype: str) -> dict[str, Any]:
+    """What features read from the devkit's files were made with; files: their fingerprint."""
+    return {"files": files, **_about(listed, dim, dtype)}
+
+
+def _about(listed: PhotoList, dim: int, dtype: str) -> dict[str, Any]:
+    return {"list": list_digest(listed), "dim": dim, "dtype": dtype}
+
+
+def check_same_network(probes: dict[str, Any], distractors: dict[str, Any]) -> None:
+    """Raises DataError for features of two networks, or of one used in two ways, as far as what is
+    known about both tables says so."""
+    for name in ("network", "dim", "flip", "preprocessing"):
+        if name in probes and name in distractors and probes[name] != distractors[name]:
+            raise DataError(
+                f"the features of the probes and of the distractors can't be compared: their "
+                f"{name} differs ({_short(probes[name])} and {_short(distractors[name])}); extract "
+                f"both with the same network and feature_flip."
+            )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) != 64 else f"{text[:12]}..."  # a fingerprint
 
 
 def _shown(

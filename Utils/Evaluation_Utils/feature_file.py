@@ -6,6 +6,8 @@ written. What is killed goes on there, with any number of processes, and what is
 the same is used as it is.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from Utils.Datasets_Utils.photo_list import PhotoList, read_photo_list, write_photo_list
-from Utils.errors import DataError
+from Utils.errors import DataError, RunError
 from Utils.files import atomic_path
 from Utils.processes import ALONE, Processes
 
@@ -29,10 +31,22 @@ Producer = Callable[[Sequence[range]], Iterable[np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """N×D features, memory-mapped, and the photos they are of."""
+    """N×D features, memory-mapped or not, the photos they are of, and what they were made with."""
 
     table: np.ndarray
     photos: PhotoList
+    about: dict[str, Any]
+
+    def of(self, photos: PhotoList) -> Features:
+        """Those of other photos, by name. Raises DataError for photos without features."""
+        row_of = {name: row for row, name in enumerate(self.photos.names)}
+        rows = [row_of.get(name, -1) for name in photos.names]
+        if -1 in rows:
+            raise DataError(
+                f"{photos.source} lists {rows.count(-1)} photos that {self.photos.source} has no "
+                f"features of, the first: {photos.names[rows.index(-1)]}."
+            )
+        return Features(self.table[rows], photos, self.about)
 
 
 class FeatureFolder:
@@ -45,6 +59,10 @@ class FeatureFolder:
         self.about = self.folder / "about.json"
         self.done = self.folder / "done.bin"
 
+    def is_there(self) -> bool:
+        """Whether any of the files is there."""
+        return any(p.is_file() for p in (self.table, self.about, self.done))
+
     def open(self) -> Features:
         """Open a whole table. Raises DataError where it is not whole, or not one of ours."""
         if not (self.table.is_file() and self.list.is_file() and self.done.is_file()):
@@ -53,24 +71,52 @@ class FeatureFolder:
                 f"done.bin."
             )
         table = _open_table(self.table, "r")
-        with_ids = "id" in json.loads(self.list.read_text(encoding="utf-8"))
-        photos = read_photo_list(self.list, with_ids)
+        photos = read_photo_list(self.list, with_ids=None)
         missing = len(self.missing())
         if missing or len(photos.names) != len(table):
             raise DataError(
                 f"the features in {self.folder} are not all there: {missing} lots of "
                 f"{ROWS_AT_ONCE} rows are missing; run their extraction again, it goes on there."
             )
-        return Features(table, photos)
+        return Features(table, photos, self.read_about())
 
     def missing(self) -> list[range]:
         """The lots of rows that are not written yet."""
-        done = np.fromfile(self.done, np.uint8)
-        count = len(_open_table(self.table, "r"))
-        lots = _lots(count)
+        lots = _lots(len(_open_table(self.table, "r")))
+        try:
+            done = self.done.read_bytes()
+        except OSError as error:
+            raise self._damaged(f"{self.done} can't be read ({error.strerror})") from None
         if len(done) != len(lots):
-            raise DataError(f"{self.done} does not fit features.npy; delete {self.folder}.")
+            raise self._damaged(f"{self.done} does not fit features.npy")
         return [lot for lot, flag in zip(lots, done, strict=True) if not flag]
+
+    def read_about(self) -> dict[str, Any]:
+        """What the features were made with; empty where that was never written. Raises DataError
+        for a damaged file."""
+        try:
+            about = json.loads(self.about.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(f"{self.about} can't be read ({error})") from None
+        if not isinstance(about, dict):
+            raise self._damaged(f"{self.about} does not say what the features were made with")
+        return about
+
+    def check_shape(self, shape: tuple[int, int], dtype: np.dtype) -> None:
+        """Raises DataError where features.npy is another table than about.json says."""
+        table = _open_table(self.table, "r")
+        if table.shape != shape or table.dtype != dtype:
+            raise self._damaged(
+                f"{self.table} is {table.dtype} {table.shape}, not {dtype} {shape} as "
+                f"{self.about.name} says"
+            )
+
+    def _damaged(self, what: str) -> DataError:
+        return DataError(
+            f"{what}, so these features can't be used; delete {self.folder}, and make them anew."
+        )
 
 
 def packed_features(
@@ -103,9 +149,11 @@ def packed_features(
 def _prepare(
     files: FeatureFolder, photos: PhotoList, about: dict[str, Any], say: Callable[[str], None]
 ) -> None:
-    found = _read_about(files)
+    found = files.read_about()
     changed = [name for name in about if found and found.get(name) != about[name]]
+    shape, dtype = (len(photos.names), about["dim"]), FEATURE_DTYPES[about["dtype"]]
     if found and not changed:
+        files.check_shape(shape, dtype)
         left = sum(len(lot) for lot in files.missing())
         count = len(photos.names)
         state = f"{count - left:,} of {count:,} are there, going on" if left else "all there"
@@ -115,8 +163,7 @@ def _prepare(
         say(f"{files.folder}: {', '.join(changed)} changed since, so features are made anew")
     files.folder.mkdir(parents=True, exist_ok=True)
     files.about.unlink(missing_ok=True)  # until all is in place the folder holds nothing of use
-    shape = (len(photos.names), about["dim"])
-    np.lib.format.open_memmap(files.table, "w+", FEATURE_DTYPES[about["dtype"]], shape)
+    np.lib.format.open_memmap(files.table, "w+", dtype, shape)
     _reserve(files.table)
     write_photo_list(photos, files.list)
     files.done.write_bytes(bytes(len(_lots(len(photos.names)))))
@@ -129,13 +176,22 @@ def _reserve(path: Path) -> None:
     without a word."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            size = path.stat().st_size
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise RunError(
+                    f"{path} needs {size / 2**30:.2f} GiB, which could not be had: "
+                    f"{error.strerror}."
+                ) from None
 
 
 def _fill(files: FeatureFolder, lots: list[range], made: Iterable[np.ndarray]) -> None:
     table = _open_table(files.table, "r+")
     with open(files.done, "r+b") as done:
         for lot, features in zip(lots, made, strict=True):
+            with np.errstate(over="ignore"):  # what becomes infinite is found at once
+                features = features.astype(table.dtype)
             _check_finite(features, lot, files.folder)
             table[lot.start : lot.stop] = features
             table.flush()  # the rows reach the disk before the mark that says so
@@ -154,17 +210,10 @@ def _check_finite(features: np.ndarray, lot: range, folder: Path) -> None:
         )
 
 
-def _read_about(files: FeatureFolder) -> dict[str, Any]:
-    try:
-        return json.loads(files.about.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
 def _open_table(path: Path, mode: str) -> np.ndarray:
     try:
         table = np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"the feature table {path} can't be opened: {error}.") from None
     if table.ndim != 2 or table.dtype not in FEATURE_DTYPES.values():
         raise DataError(f"the feature table {path} is {table.dtype} {table.shape}; expected N×D.")

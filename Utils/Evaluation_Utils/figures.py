@@ -22,11 +22,12 @@ _POINTS_PER_DECADE = 20
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """K points of a ROC curve by rising FPR. fpr, tpr, thresholds: float64 K; the first threshold
-    is +inf, which accepts nothing.
+    """K points of a ROC curve by rising FPR, from (0, 0) to (1, 1). fpr, tpr, thresholds: float64
+    K; the first threshold is +inf, which accepts nothing.
 
     exact_up_to: the FPR up to which the points are those of exact scores. Beyond it negatives are
-    counted by their products, whose rounding may put a few on the other side of a threshold.
+    counted by their products, whose rounding puts some on the other side of a threshold: in float32
+    those within 1e-4 of it, in bf16 within 0.02. Those points may change with the settings.
     """
 
     fpr: np.ndarray
@@ -38,7 +39,7 @@ class Curve:
 @dataclass(frozen=True, eq=False)
 class Verification:
     """Same-person pairs against probes with distractors. positives, negatives: how many.
-    points: the exact TPR at each FPR asked for. curve: some exact points of the whole curve."""
+    points: the exact TPR at each FPR asked for. curve: some points of the whole curve."""
 
     positives: int
     negatives: int
@@ -79,15 +80,16 @@ def cmc(beats: np.ndarray, gallery: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def verification(
-    negatives: Negatives, positives: np.ndarray, fprs: Sequence[float]
+    negatives: Negatives, positives: np.ndarray, points: Sequence[OperatingPoint]
 ) -> Verification:
-    """Figures of sorted float64 positive scores against negatives."""
-    return Verification(
-        positives=len(positives),
-        negatives=negatives.count,
-        points=tuple(operating_point(negatives, positives, fpr) for fpr in fprs),
-        curve=roc(negatives, positives),
-    )
+    """Figures of sorted float64 positive scores against negatives; points: those asked for."""
+    curve = roc(negatives, positives)
+    return Verification(len(positives), negatives.count, tuple(points), curve)
+
+
+def is_kept(negatives: Negatives, fpr: float) -> bool:
+    """Whether the negatives that are kept are enough for `operating_point` at a FPR."""
+    return negatives.complete or allowed(fpr, negatives.count) < len(negatives.highest)
 
 
 def operating_point(negatives: Negatives, positives: np.ndarray, fpr: float) -> OperatingPoint:
@@ -95,6 +97,7 @@ def operating_point(negatives: Negatives, positives: np.ndarray, fpr: float) -> 
 
     Positives are accepted down to, but without, the score of the first negative that may not be:
     one of the very same score is rejected. Of several thresholds the strictest is given.
+    Only where `is_kept`.
     """
     may = allowed(fpr, negatives.count)
     highest = negatives.highest
@@ -122,6 +125,9 @@ def roc(negatives: Negatives, positives: np.ndarray) -> Curve:
         beyond = (counts > len(highest)) & (edges < highest[-1])
         values = np.concatenate([values, edges[beyond]])
         false = np.concatenate([false, counts[beyond]])
+    if negatives.far or not len(values) or positives[0] < values[-1]:  # accept everything
+        values = np.append(values, -np.inf if negatives.far else positives[0])
+        false = np.append(false, negatives.count)
     exact = 1.0 if negatives.complete else len(highest) / negatives.count
     values, false = np.append(np.inf, values), np.append(0, false)
     true = len(positives) - np.searchsorted(positives, values, side="left")

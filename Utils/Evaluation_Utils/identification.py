@@ -23,20 +23,27 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from Utils.errors import DataError
-from Utils.Evaluation_Utils.exact_scores import SCORE_DTYPES
 from Utils.Evaluation_Utils.figures import (
     OpenSetPoint,
     Verification,
     allowed,
     cmc,
+    is_kept,
     open_set,
+    operating_point,
     rank_rate,
     verification,
 )
-from Utils.Evaluation_Utils.mates import TIES, Mates
+from Utils.Evaluation_Utils.identification_checks import (
+    check_arrays,
+    check_pairs,
+    check_requests,
+)
+from Utils.Evaluation_Utils.mates import Mates
+from Utils.Evaluation_Utils.roc import OperatingPoint
 from Utils.Evaluation_Utils.scoring import Outcome, ScoringSettings, score_trials
 from Utils.Evaluation_Utils.trials import Plan, Trial
+from Utils.Evaluation_Utils.wide_rates import WideRate, wide_points
 from Utils.processes import ALONE, Processes
 
 __all__ = ["IdentificationResult", "ScoringSettings", "Trial", "evaluate", "evaluate_trials"]
@@ -48,6 +55,7 @@ FPIRS = (1e-2, 1e-3)
 SETTINGS = ScoringSettings()
 
 _EXACT_CURVE = 100_000  # scores at the top of the ROC curve that are kept exactly in any case
+_MOST_KEPT = 4_000_000  # at about 160 bytes; FPRs that more negatives reach take further passes
 
 
 @dataclass(frozen=True)
@@ -136,48 +144,90 @@ def evaluate_trials(
 ) -> list[IdentificationResult]:
     """Judge several choices of probes and distractors in one pass; otherwise as `evaluate`."""
     probes, ids = np.asarray(probes), np.asarray(probe_ids)
-    _check_arrays(probes, ids, distractors, trials)
-    _check_requests(ranks, fprs, fpirs, settings)
-    highest = max(fprs, default=0.0)
+    check_arrays(probes, ids, distractors, trials)
+    check_pairs(ids, trials)
+    check_requests(ranks, fprs, fpirs, settings)
     all_counts = [len(t.probes) * t.gallery for t in trials]
     devkit_counts = [len(t.devkit_probes) * t.gallery for t in trials]
     plan = Plan(
         list(trials),
         len(probes),
         len(distractors),
-        *([_kept(count, highest) for count in counts] for counts in (all_counts, devkit_counts)),
+        *([_kept(count, fprs) for count in counts] for counts in (all_counts, devkit_counts)),
     )
     mates, outcomes = score_trials(probes, ids, distractors, plan, settings)
+    searches = [_Searches(ids, trial, mates) for trial in trials]
+    points = _points(probes, distractors, plan, settings, searches, outcomes, fprs)
     return [
-        _result(ids, trial, mates, outcome, ranks, fprs, fpirs)
-        for trial, outcome in zip(trials, outcomes, strict=True)
+        _result(ids, trial, found, outcome, point, ranks, fpirs)
+        for trial, found, outcome, point in zip(trials, searches, outcomes, points, strict=True)
     ]
 
 
-def _kept(count: int, highest_fpr: float) -> int:
-    return min(count, max(allowed(highest_fpr, count) + 1, _EXACT_CURVE))
+def _kept(count: int, fprs: Sequence[float]) -> int:
+    needed = (allowed(fpr, count) + 1 for fpr in fprs)
+    most = max((k for k in needed if k <= _MOST_KEPT), default=0)
+    return min(count, max(most, _EXACT_CURVE))
+
+
+class _Searches:
+    """The ordered same-person pairs of a trial.
+
+    mates: of all probes. pairs: bool P×M, which of them are the trial's. scores: float64 of the
+    pairs, in row order. positives: float64, ascending, of the unordered pairs.
+    """
+
+    def __init__(self, ids: np.ndarray, trial: Trial, mates: Mates) -> None:
+        chosen = np.zeros(len(ids), bool)
+        chosen[trial.probes] = True
+        self.mates = mates
+        self.pairs = mates.real & chosen[:, None] & chosen[mates.mate]  # P×M
+        self.scores = mates.score[self.pairs]
+        rows = np.broadcast_to(np.arange(len(ids))[:, None], self.pairs.shape)[self.pairs]
+        self.positives = np.sort(self.scores[rows < mates.mate[self.pairs]])
+
+
+def _points(
+    probes: np.ndarray,
+    distractors: np.ndarray,
+    plan: Plan,
+    settings: ScoringSettings,
+    searches: Sequence[_Searches],
+    outcomes: Sequence[Outcome],
+    fprs: Sequence[float],
+) -> list[dict[str, list[OperatingPoint]]]:
+    """For each trial and kind of negatives, the point at each FPR."""
+    found, wide = [], []
+    for trial, (search, outcome) in enumerate(zip(searches, outcomes, strict=True)):
+        kinds = {"all": outcome.all, "devkit": outcome.devkit}
+        found.append({kind: [None] * len(fprs) for kind in kinds})
+        for shift, (kind, negatives) in enumerate(kinds.items()):
+            for place, fpr in enumerate(fprs):
+                if is_kept(negatives, fpr):
+                    point = operating_point(negatives, search.positives, fpr)
+                    found[trial][kind][place] = point
+                else:
+                    rate = WideRate(
+                        trial, trial + shift * len(outcomes), fpr, search.positives, negatives
+                    )
+                    wide.append(((trial, kind, place), rate))
+    points = wide_points(probes, distractors, plan, settings, [rate for _, rate in wide])
+    for ((trial, kind, place), _), point in zip(wide, points, strict=True):
+        found[trial][kind][place] = point
+    return found
 
 
 def _result(
     ids: np.ndarray,
     trial: Trial,
-    mates: Mates,
+    searches: _Searches,
     outcome: Outcome,
+    points: Mapping[str, Sequence[OperatingPoint]],
     ranks: Sequence[int],
-    fprs: Sequence[float],
     fpirs: Sequence[float],
 ) -> IdentificationResult:
-    chosen = np.zeros(len(ids), bool)
-    chosen[trial.probes] = True
-    pairs = mates.real & chosen[:, None] & chosen[mates.mate]  # P×M
-    if not pairs.any():
-        raise DataError(
-            "no identity has two probes, so there is no mate to look for; check the identities in "
-            "the probe list."
-        )
-    scores, beats = mates.score[pairs], outcome.beats[pairs]
-    rows = np.broadcast_to(np.arange(len(ids))[:, None], pairs.shape)[pairs]
-    positives = np.sort(scores[rows < mates.mate[pairs]])
+    pairs, scores = searches.pairs, searches.scores
+    beats = outcome.beats[pairs]
     ordered = np.sort(beats)
     return IdentificationResult(
         probes=len(trial.probes),
@@ -189,19 +239,19 @@ def _result(
         rank_rates={int(rank): rank_rate(ordered, rank) for rank in ranks},
         cmc=cmc(ordered, trial.gallery),
         verification={
-            "all": verification(outcome.all, positives, fprs),
-            "devkit": verification(outcome.devkit, positives, fprs),
+            "all": verification(outcome.all, searches.positives, points["all"]),
+            "devkit": verification(outcome.devkit, searches.positives, points["devkit"]),
         },
         open_set=tuple(
             open_set(outcome.best[trial.probes], scores, beats == 0, fpir) for fpir in fpirs
         ),
-        confusions=_confusions(mates, outcome, pairs),
+        confusions=_confusions(searches, outcome),
         beats=ordered,
     )
 
 
-def _confusions(mates: Mates, outcome: Outcome, pairs: np.ndarray) -> list[Confusion]:
-    beaten = pairs & (outcome.beats > 0)
+def _confusions(searches: _Searches, outcome: Outcome) -> list[Confusion]:
+    mates, beaten = searches.mates, searches.pairs & (outcome.beats > 0)
     found = []
     for probe in np.flatnonzero(beaten.any(axis=1)):
         # The mate nearest to the probe that was beaten: of the others little was to be expected.
@@ -217,47 +267,3 @@ def _confusions(mates: Mates, outcome: Outcome, pairs: np.ndarray) -> list[Confu
             )
         )
     return sorted(found, key=lambda c: (c.mate_score - c.distractor_score, c.probe))
-
-
-def _check_arrays(
-    probes: np.ndarray, ids: np.ndarray, distractors: np.ndarray, trials: Sequence[Trial]
-) -> None:
-    for name, table in (("probes", probes), ("distractors", distractors)):
-        if table.ndim != 2 or 0 in table.shape:
-            raise DataError(f"{name} have shape {table.shape}; expected a row of features each.")
-        if table.dtype.kind != "f":
-            raise DataError(f"{name} are {table.dtype}; expected floating-point features.")
-    if probes.shape[1] != distractors.shape[1]:
-        raise DataError(
-            f"probes have {probes.shape[1]} features each and distractors "
-            f"{distractors.shape[1]}; extract both with the same network."
-        )
-    if ids.shape != (len(probes),):
-        raise DataError(f"{len(ids)} identities for {len(probes)} probes; expected one for each.")
-    for trial in trials:
-        if not len(trial.probes) or not len(trial.distractors):
-            raise DataError(
-                f"a set of {len(trial.probes)} probes and {len(trial.distractors)} distractors; "
-                f"there must be some of both."
-            )
-
-
-def _check_requests(
-    ranks: Sequence[int],
-    fprs: Sequence[float],
-    fpirs: Sequence[float],
-    settings: ScoringSettings,
-) -> None:
-    if any(rank < 1 or rank != int(rank) for rank in ranks):
-        raise ValueError(f"ranks are {list(ranks)}; expected whole numbers from 1 on")
-    for name, rates in (("fprs", fprs), ("fpirs", fpirs)):
-        if any(not 0 <= rate <= 1 for rate in rates):
-            raise ValueError(f"{name} are {list(rates)}; expected rates from 0 to 1")
-    if settings.ties not in TIES:
-        raise ValueError(f"ties is {settings.ties!r}; expected one of {', '.join(TIES)}")
-    if settings.score_dtype not in SCORE_DTYPES:
-        raise ValueError(
-            f"score_dtype is {settings.score_dtype!r}; expected one of {', '.join(SCORE_DTYPES)}"
-        )
-    if settings.block_size < 0:
-        raise ValueError(f"block_size is {settings.block_size}; expected 0 (automatic) or more")

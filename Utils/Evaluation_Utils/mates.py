@@ -37,6 +37,11 @@ class Mates:
         return self.mate >= 0
 
 
+def has_pairs(ids: np.ndarray) -> bool:
+    """Whether any identity is there twice."""
+    return len(np.unique(ids)) < len(ids)
+
+
 def find_mates(unit: np.ndarray, ids: np.ndarray) -> Mates:
     """The mates of P probes: float64 P×D unit rows with P identities."""
     _, person, size = np.unique(ids, return_inverse=True, return_counts=True)

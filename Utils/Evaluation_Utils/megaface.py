@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ from torch import nn
 
 from Config import Config
 from Utils.errors import CheckpointError
-from Utils.Evaluation_Utils.devkit_file import export_features
+from Utils.Evaluation_Utils.devkit_file import check_export, export_features
 from Utils.Evaluation_Utils.extraction import (
-    about_features,
+    about_devkit,
+    about_photos,
+    check_same_network,
     embedded,
     feature_size,
     from_devkit,
@@ -61,11 +64,15 @@ def judge_megaface(
     network: None is enough where both tables of features are given. progress: show bars.
     Raises DataError, ImageError or CheckpointError.
     """
-    tables = []
-    for source in (data.probes, data.distractors):
-        features = source.ready or _extract(
-            config, source, network, device, folder / source.name, processes, progress, say
-        )
+    sources = (data.probes, data.distractors)
+    tables, how = [], (device, processes, progress, say)
+    jobs = [_job(config, source, network, folder / source.name, *how) for source in sources]
+    check_same_network(*(job.about for job in jobs))
+    for source in sources:
+        if config.export_devkit:
+            check_export(source.listed, config.devkit_suffix)
+    for source, job in zip(sources, jobs, strict=True):
+        features = job.run()
         tables.append(features.table)
         if config.export_devkit and processes.rank == 0:
             _export(config, source, features, progress)
@@ -98,46 +105,48 @@ def judge_megaface(
     return MegaFaceResult(dict(zip(trials.trials, found, strict=True)), data, trials)
 
 
-def _extract(
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A table of features to come. about: what it is made with. run: makes it."""
+
+    about: dict[str, Any]
+    run: Callable[[], Features]
+
+
+def _job(
     config: Config,
     source: Source,
     network: Network | None,
-    device: torch.device,
     folder: Path,
+    device: torch.device,
     processes: Processes,
     progress: bool,
     say: Callable[[str], None],
-) -> Features:
+) -> _Job:
     label = f"{source.name.capitalize():<11}" if progress else None
-    dtype = config.feature_dtype
+    dtype, listed, ready = config.feature_dtype, source.listed, source.ready
+    if ready:
+        return _Job({**ready.about, "dim": ready.table.shape[1]}, lambda: ready)
     if source.devkit:
         suffix = config.devkit_suffix
-        produce, dim = from_devkit(source.devkit, source.listed, suffix, label, processes)
-        made_by = files_digest(source.devkit, source.listed, suffix)
-        about = about_features(made_by, source.listed, dim, dtype)
-        return packed_features(folder, source.listed, about, produce, processes, say)
-    if network is None:
-        raise CheckpointError(f"the {source.name} have to be embedded: give --checkpoint PATH.")
-    produce = embedded(
-        source.photos,
-        network.backbone,
-        config.feature_flip,
-        device,
-        config.eval_batch_size,
-        config.num_workers,
-        label,
-        processes,
-    )
-    about = about_features(
-        network.fingerprint,
-        source.listed,
-        feature_size(network.backbone, config.feature_flip),
-        dtype,
-        flip=config.feature_flip,
-        preprocessing=str(network.backbone.preprocessing),
-        photos=_place(config, source),
-    )
-    return packed_features(folder, source.listed, about, produce, processes, say)
+        produce, dim = from_devkit(source.devkit, listed, suffix, dtype, label, processes)
+        about = about_devkit(files_digest(source.devkit, listed, suffix), listed, dim, dtype)
+    else:
+        if network is None:
+            raise CheckpointError(f"the {source.name} have to be embedded: give --checkpoint PATH.")
+        backbone, flip = network.backbone, config.feature_flip
+        loading = (device, config.eval_batch_size, config.num_workers)
+        produce = embedded(source.photos, backbone, flip, *loading, label, processes)
+        about = about_photos(
+            network.fingerprint,
+            listed,
+            feature_size(backbone, flip),
+            dtype,
+            flip,
+            preprocessing=str(backbone.preprocessing),
+            photos=_place(config, source),
+        )
+    return _Job(about, lambda: packed_features(folder, listed, about, produce, processes, say))
 
 
 def _place(config: Config, source: Source) -> str:

@@ -5,6 +5,7 @@ import glob
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from Utils.Datasets_Utils.photo_list import (
     read_noise_list,
     read_photo_list,
 )
-from Utils.Datasets_Utils.photos import Photos, open_folder, open_listed
+from Utils.Datasets_Utils.photos import Photos, has_files, open_folder, open_listed
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.feature_file import FeatureFolder, Features
+from Utils.Evaluation_Utils.mates import has_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,11 @@ class Source:
     def needs_network(self) -> bool:
         """Whether photos have to be embedded."""
         return self.ready is None and self.devkit is None
+
+    @cached_property
+    def photo_of(self) -> dict[str, int]:
+        """The place of each photo by name: those beside a ready table may be others."""
+        return {name: row for row, name in enumerate(self.photos.listed.names)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +116,15 @@ def _open_probes(config: Config) -> Source:
     listed = read_photo_list(file_list, with_ids=True) if file_list else None
     source = _open("probes", "facescrub", folder, listed, config.probe_features, with_ids=True)
     if source.listed.ids is None:
-        raise DataError(f"the probes in {config.probe_features} have no identities in list.json.")
+        raise DataError(
+            f"the probes in {config.probe_features} have no identities in list.json; give "
+            f"facescrub_file_list."
+        )
+    if not has_pairs(np.array(source.listed.ids)):
+        raise DataError(
+            f"{source.listed.source} has no identity with two probes, so there is no mate to look "
+            f"for; check its identities."
+        )
     return source
 
 
@@ -131,14 +146,13 @@ def _open_distractors(config: Config) -> tuple[Source, dict[str, np.ndarray]]:
 def _open(
     name: str, prefix: str, folder: str, listed: PhotoList | None, features: str, with_ids: bool
 ) -> Source:
+    if features and FeatureFolder(Path(features)).is_there():
+        return _open_ready(name, folder, listed, features)
     photos = None
     if folder:
         photos = open_listed(folder, listed) if listed else open_folder(folder, with_ids)
         listed = photos.listed
     if features:
-        if FeatureFolder(Path(features)).table.is_file():
-            ready = FeatureFolder(Path(features)).open()
-            return Source(name, ready.photos, photos, ready=ready)
         if listed is None:
             raise DataError(
                 f"{features} has no features.npy, so it holds the devkit's files; the list of the "
@@ -151,6 +165,19 @@ def _open(
             f"if there is one, {prefix}_file_list."
         )
     return Source(name, photos.listed, photos)
+
+
+def _open_ready(name: str, folder: str, listed: PhotoList | None, features: str) -> Source:
+    """A table of ours in place of photos. A list chooses the probes and says who they are; the
+    sets of distractors are chosen in the table itself. The photos are for pictures alone."""
+    ready = FeatureFolder(Path(features)).open()
+    if listed and name == "probes":
+        ready = ready.of(listed)
+    photos = None
+    if folder:
+        shown = listed or ready.photos
+        photos = open_listed(folder, shown) if has_files(folder) else open_folder(folder, False)
+    return Source(name, ready.photos, photos, ready=ready)
 
 
 def _rows_of(sets: DistractorSets, source: Source) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,24 +28,41 @@ def plot_cmc(curves: Mapping[str, XY], path: str | os.PathLike[str], title: str)
     _finish(figure, path)
 
 
-def plot_megaface_roc(curves: Mapping[str, XY], path: str | os.PathLike[str], title: str) -> None:
-    """Write ROC curves: label -> (FPR, TPR), FPR on a logarithmic axis. Between its points, which
-    are exact, a curve is a step: the TPR that can be had at that FPR."""
+@dataclass(frozen=True, eq=False)
+class RocLine:
+    """fpr, tpr: K points by rising FPR, 0..1. exact_up_to: the FPR from which on the points are
+    counts in a histogram, see `figures.Curve`."""
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    exact_up_to: float
+
+
+def plot_megaface_roc(
+    curves: Mapping[str, RocLine], path: str | os.PathLike[str], title: str
+) -> None:
+    """Write ROC curves by label, FPR on a logarithmic axis. As far as its points are exact a curve
+    is a line of steps, the TPR that can be had at that FPR; beyond, it is dotted."""
     figure, axes = new_figure((7.0, 5.2), title)
-    smallest = min(fpr[fpr > 0].min(initial=1) for fpr, _ in curves.values())
+    smallest = min(line.fpr[line.fpr > 0].min(initial=1) for line in curves.values())
     start = min(0.1, 10.0 ** np.floor(np.log10(smallest) + 1e-9))
-    lowest = []
-    for label, (fpr, tpr) in curves.items():
-        at_zero = tpr[fpr == 0].max(initial=0)
-        shown = fpr > 0
-        axes.step(
-            np.append(start, fpr[shown]), np.append(at_zero, tpr[shown]), where="post", label=label
-        )
-        lowest.append(at_zero)
+    lowest, dotted = [], False
+    for label, line in curves.items():
+        lowest.append(line.tpr[line.fpr == 0].max(initial=0))
+        fpr, tpr = line.fpr[line.fpr > 0], line.tpr[line.fpr > 0]
+        exact = int(np.searchsorted(fpr, line.exact_up_to, side="right"))
+        steps = np.append(start, fpr[:exact]), np.append(lowest[-1], tpr[:exact])
+        (drawn,) = axes.step(*steps, where="post", label=label)
+        if exact < len(fpr):
+            rest = np.append(steps[0][-1], fpr[exact:]), np.append(steps[1][-1], tpr[exact:])
+            axes.plot(*rest, linestyle=":", color=drawn.get_color())
+            dotted = True
     axes.set_xscale("log")
     axes.set_xlim(start, 1)
     _set_rates(axes, min(lowest))
-    axes.set_xlabel("FPR: share of negatives accepted")
+    axes.set_xlabel(
+        "FPR: share of negatives accepted" + (" (dotted: from a histogram)" if dotted else "")
+    )
     axes.set_ylabel("TPR: share of same-person pairs accepted")
     _finish(figure, path)
 

@@ -8,8 +8,9 @@ from Config import Config, validate
 from Utils.devices import find_device
 from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface import Network, judge_megaface
+from Utils.Evaluation_Utils.megaface_compare import read_compared
 from Utils.Evaluation_Utils.megaface_data import MegaFaceData, open_megaface
-from Utils.Evaluation_Utils.megaface_report import read_others, write_report
+from Utils.Evaluation_Utils.megaface_report import write_report
 from Utils.Evaluation_Utils.report import Report, load_network, make_output
 from Utils.processes import Processes, started_by_torchrun
 
@@ -31,10 +32,10 @@ def evaluate_megaface(config: Config) -> Report | None:
     features below <output>/features. Returns None in all processes of torchrun but the first.
     Raises ConfigError, DataError, CheckpointError or RunError.
     """
-    validate(config, torch.cuda.device_count(), SETTINGS)
     with started_by_torchrun() as processes:
+        validate(config, torch.cuda.device_count(), SETTINGS)
         device = _device(config, processes)
-        read_others(config.compare)  # what can't be read is found before hours of work
+        read_compared(config.compare)  # what can't be read is found before hours of work
         data = _open(config, processes)
         network = _load(config, data, device)
         folder = make_output(config)

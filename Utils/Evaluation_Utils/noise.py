@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from Utils.Evaluation_Utils.exact_scores import unit_rows
+from Utils.Evaluation_Utils.mates import has_pairs
 from Utils.Evaluation_Utils.trials import Trial
 
 RAW, CLEANED = "as listed", "cleaned"
@@ -21,12 +22,14 @@ RAW, CLEANED = "as listed", "cleaned"
 class TrialSet:
     """probes: the P×D table that trials refer to, with rows added behind the P0 real ones.
     ids, origin: of each row, the identity and the real probe that it stands for.
-    trials: by (label of the distractor set, RAW or CLEANED)."""
+    trials: by (label of the distractor set, RAW or CLEANED). skipped: why each label in it has no
+    cleaned trial."""
 
     probes: np.ndarray
     ids: np.ndarray
     origin: np.ndarray
     trials: dict[tuple[str, str], Trial]
+    skipped: dict[str, str]
 
 
 def make_trials(
@@ -46,7 +49,7 @@ def make_trials(
     everyone, origin = np.arange(count), np.arange(count)
     trials = {(label, RAW): Trial(everyone, rows) for label, rows in sets.items()}
     if noisy_probes is None and noisy_distractors is None:
-        return TrialSet(probes, ids, origin, trials)
+        return TrialSet(probes, ids, origin, trials, {})
     bad = np.zeros(count, bool) if noisy_probes is None else noisy_probes
     clean = everyone[~bad]
     if how == "insightface":
@@ -59,9 +62,14 @@ def make_trials(
             probes = np.concatenate([probes, unit_rows(np.array(centres)).astype(np.float32)])
             ids = np.concatenate([ids, ids[replaced]])
             origin = np.concatenate([origin, replaced])
+    skipped = {}
     for label, rows in sets.items():
         kept = rows if noisy_distractors is None else rows[~noisy_distractors[rows]]
         far = len(rows) - len(kept) if how == "insightface" else 0
-        if len(kept) and len(clean):
+        if not has_pairs(ids[clean]):
+            skipped[label] = "no person has two clean probes"
+        elif not len(kept):
+            skipped[label] = "all of its distractors are noisy"
+        else:
             trials[label, CLEANED] = Trial(clean, kept, far)
-    return TrialSet(probes, ids, origin, trials)
+    return TrialSet(probes, ids, origin, trials, skipped)

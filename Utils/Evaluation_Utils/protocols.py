@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from Utils.Evaluation_Utils.names import nearest_name
+from Utils.Evaluation_Utils.pair_scores import cosine
+from Utils.names import nearest_name
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,6 @@ def _add(features: np.ndarray, flipped: np.ndarray) -> np.ndarray:
     return features.astype(np.float64) + flipped.astype(np.float64)
 
 
-def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.sum(left * right, axis=1)
-
-
 def _minus_squared_distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return -np.sum((left - right) ** 2, axis=1)
 
@@ -61,7 +58,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "cosine": Protocol(
         combine=_concatenate,
         subtract_mean=True,
-        similarity=_cosine,
+        similarity=cosine,
         thresholds=lambda: np.arange(-10000, 10001) / 10000,
         score_sign=1.0,
         tie_rejects=False,

@@ -26,6 +26,7 @@ from Utils.Evaluation_Utils.benchmark import (
     protocols_of,
 )
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
+from Utils.Evaluation_Utils.precision import compare_precision, describe_precision
 from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResult
 from Utils.files import atomic_path
 from Utils.Pretrained_Utils import find_weights, load_backbone
@@ -46,6 +47,7 @@ SETTINGS = (
     "protocol",
     "device",
     "eval_batch_size",
+    "eval_dtype",
     "num_workers",
     "blp_channel_order",
 )
@@ -101,16 +103,13 @@ def _evaluate(
     backbone = load_network(config, device)
     folder = make_output(config)
     data, source = open_data()
-    results = judge(
-        backbone,
-        data,
-        protocols_of(config),
-        device,
-        config.eval_batch_size,
-        config.num_workers,
-        progress=f"Embedding {benchmark.title}",
-    )
+    protocols = protocols_of(config)
+    how = (device, config.eval_batch_size, config.num_workers)
+    dtype, label = config.eval_dtype, f"Embedding {benchmark.title}"
+    results = judge(backbone, data, protocols, *how, progress=label, dtype=dtype)
     about = {**_about(config, benchmark, data, source), "network": describe(backbone)}
+    if dtype != "fp32":
+        about["precision"] = compare_precision(backbone, data, protocols, *how, dtype)
     _write_json(folder / f"{benchmark.file_name}.json", about, results)
     _draw(folder, benchmark, data, results)
     return Report(_table(about, results), folder)
@@ -239,6 +238,8 @@ def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str
     lines.append("")
     for label, text in _summary_rows():
         lines.append(_row(label, [text(r) for r in results.values()]))
+    if "precision" in about:
+        lines += ["", describe_precision(about["precision"])]
     return "\n".join(lines)
 
 

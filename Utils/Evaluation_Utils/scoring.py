@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ _SAMPLE = 256  # distractors
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How to score; but for `ties` none of it changes a figure (see `figures.Curve` for the far end
+    """How to score; but for `ties` none of it changes a figure (see `figures.Curve` on the far end
     of the ROC curve).
 
     ties: see `mates.RankCounter`. score_dtype: number format of the product, see SCORE_DTYPES.
@@ -58,6 +58,11 @@ class ScoringSettings:
     progress: str | None = None
     processes: Processes = ALONE
 
+    @property
+    def distractors_at_once(self) -> int:
+        """The size of a block."""
+        return self.block_size or BLOCK_SIZES.get(self.device.type, BLOCK_SIZES["cpu"])
+
 
 def score_trials(
     probes: np.ndarray, ids: np.ndarray, distractors: np.ndarray, plan: Plan, how: ScoringSettings
@@ -67,10 +72,14 @@ def score_trials(
     probes: P×D, ids: P, distractors: N×D, an array or memory map, of any float types.
     Raises DataError for features that are not finite, naming the row.
     """
-    order = np.concatenate([group.rows for group in plan.groups])
+    order = plan.order
     unit = _checked_unit(probes)[order]  # each group's rows together
     mates = find_mates(unit, np.asarray(ids)[order])
-    with full_precision(), BlockScan() as scan, _bar(plan, how) as bar:
+    with (
+        full_precision(),
+        BlockScan() as scan,
+        scoring_bar(plan, how, range(len(plan.trials))) as bar,
+    ):
         engine = _Engine(unit, distractors, mates, plan, how, scan, bar)
         results = [engine.segment(segment) for segment in plan.segments]
     results = merge_processes(how.processes.gather(results), plan)
@@ -98,7 +107,6 @@ class _Engine:
         self.distractors, self.mates, self.plan, self.how = distractors, mates, plan, how
         self.scan, self.bar = scan, bar
         self.bins = _choose_bins(unit, distractors)
-        self.block_size = how.block_size or BLOCK_SIZES.get(how.device.type, 2048)
         # Products in less than float32 find the pairs; float32 then says which of them stay.
         self.low = self.products.dtype != torch.float32
         self.margin = self.products.bound + self.products.refined_bound if self.low else 0.0
@@ -109,7 +117,7 @@ class _Engine:
         ranks = RankCounter(self.mates, self.products, self.exact, self.how.ties)
         best = BestDistractor(len(self.mates.score), bound, self.exact)
         cells = list(self._cells(segment))
-        size, processes = self.block_size, self.how.processes
+        size, processes = self.how.distractors_at_once, self.how.processes
         for start in range(processes.rank * size, len(segment.rows), processes.count * size):
             rows = segment.rows[start : start + size]
             scores = self._scores(rows)
@@ -250,7 +258,9 @@ def _choose_bins(unit: np.ndarray, distractors: np.ndarray) -> Bins:
     return Bins(lowest - 0.0013, np.ceil(100 * scores.max()) / 100 + 0.0017)
 
 
-def _bar(plan: Plan, how: ScoringSettings) -> tqdm:
-    total = sum(len(segment.rows) for segment in plan.segments)
+def scoring_bar(plan: Plan, how: ScoringSettings, trials: Sequence[int], doing: str = "") -> tqdm:
+    """A progress bar over the distractors of some trials, by number; shown by one process."""
+    total = sum(len(part.rows) for part in plan.segments if part.member[list(trials)].any())
     hidden = how.progress is None or how.processes.rank > 0
-    return tqdm(total=total, desc=how.progress, unit="distractor", disable=hidden, unit_scale=True)
+    label = None if hidden else ", ".join(filter(None, (how.progress, doing)))
+    return tqdm(total=total, desc=label, unit="distractor", disable=hidden, unit_scale=True)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_BITS = 32
+
 DEVKIT_PROBES = 100  # the devkit's tool takes its negatives from the first hundred probes alone
 
 
@@ -43,17 +45,22 @@ class Part:
 
 
 def split(count: int, lists: list[np.ndarray]) -> list[Part]:
-    """The rows 0..count-1 that are in any of up to 62 lists, by the lists they are in."""
-    if len(lists) > 62:
-        raise ValueError(f"{len(lists)} lists of rows at once; at most 62 can be scored in a pass")
+    """The rows 0..count-1 that are in any of the lists, by the lists they are in."""
     code = np.zeros(count, np.int64)
+    for number, rows in enumerate(lists, start=1):
+        code *= 2
+        code[rows] += 1
+        if number % _BITS == 0:  # count anew what combinations there are, before the bits run out
+            code = np.unique(code, return_inverse=True)[1]
+    _, first, part_of = np.unique(code, return_index=True, return_inverse=True)
+    member = np.zeros((len(first), len(lists)), bool)
     for number, rows in enumerate(lists):
-        code[rows] |= 1 << number
-    return [
-        Part(np.flatnonzero(code == value), value >> np.arange(len(lists)) & 1 > 0)
-        for value in np.unique(code)
-        if value
-    ]
+        inside = np.zeros(count, bool)
+        inside[rows] = True
+        member[:, number] = inside[first]
+    order = np.argsort(part_of, kind="stable")
+    rows = np.split(order, np.cumsum(np.bincount(part_of))[:-1])
+    return [Part(r, m) for r, m in zip(rows, member, strict=True) if m.any()]
 
 
 class Plan:
@@ -76,6 +83,21 @@ class Plan:
         lists = [trial.probes for trial in trials] + [trial.devkit_probes for trial in trials]
         self.groups = split(probes, lists)
         self.segments = split(distractors, [trial.distractors for trial in trials])
+
+    @property
+    def order(self) -> np.ndarray:
+        """int64: the rows of the probe table, each group's together."""
+        return np.concatenate([group.rows for group in self.groups])
+
+    def group_rows(self, column: int) -> list[slice]:
+        """Where in `order` the groups are that are in a kind of list: number n is trial n's probes,
+        n + the number of trials those of its devkit negatives."""
+        ends = np.cumsum([len(group.rows) for group in self.groups]).tolist()
+        return [
+            slice(end - len(group.rows), end)
+            for end, group in zip(ends, self.groups, strict=True)
+            if group.member[column]
+        ]
 
     def cell_keep(self, group: Part, segment: Part) -> int:
         """How many of the highest scores of a cell any trial may need; 0: none has the cell."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from Utils.Evaluation_Utils.pair_scores import CenteredCosines, pair_scores
 from Utils.Evaluation_Utils.protocols import PROTOCOLS, Protocol, find_protocol
 from Utils.Evaluation_Utils.roc import (
     OperatingPoint,
@@ -39,8 +40,6 @@ from Utils.Evaluation_Utils.roc import (
 __all__ = ["PROTOCOLS", "VerificationResult", "combine_flip", "evaluate"]
 
 REPORTED_FARS = (0.1, 0.01, 0.001)
-
-_ROWS_AT_ONCE = 256  # small enough that a block of features stays in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,19 +145,20 @@ def evaluate(
     same = as_flags(same, len(left))
     fold_numbers, folds = _checked_folds(folds, len(left))
 
-    scores = _pair_scores(left, right, chosen)
+    scores = pair_scores(left, right, chosen.similarity)
     roc = roc_curve(scores, same)
-    fold_scores, wrong = np.empty_like(scores), np.empty_like(same)
+    fold_scores, wrong = scores.copy(), np.empty_like(same)
+    train = folds != fold_numbers[:, None]  # K×P
+    centered = CenteredCosines(left, right, train) if chosen.subtract_mean else None
+    grid = np.sort(chosen.thresholds() * chosen.score_sign)
     thresholds = []
-    for number in fold_numbers:
-        test = folds == number
-        if chosen.subtract_mean:
-            now = _pair_scores(left, right, chosen, _mean(left, right, ~test))
-        else:
-            now = scores
-        thresholds.append(_fit_threshold(now[~test], same[~test], chosen))
-        fold_scores[test] = now[test]
-        wrong[test] = ~_judge(fold_scores[test], same[test], thresholds[-1], chosen)
+    for k, rows in enumerate(train):
+        fitted = np.flatnonzero(rows)
+        now = centered.between(k, fitted, grid) if centered else scores[fitted]
+        thresholds.append(_fit_threshold(now, same[fitted], chosen))
+        if centered:
+            fold_scores[~rows] = centered.exact(k, ~rows)
+        wrong[~rows] = ~_judge(fold_scores[~rows], same[~rows], thresholds[-1], chosen)
 
     accuracies = np.array([np.mean(~wrong[folds == number]) for number in fold_numbers])
     threshold = float(np.mean(thresholds))
@@ -181,38 +181,24 @@ def evaluate(
     )
 
 
-def _pair_scores(
-    left: np.ndarray, right: np.ndarray, protocol: Protocol, mean: np.ndarray | None = None
-) -> np.ndarray:
-    """P scores of the normalised P×D′ features, `mean` (D′) subtracted first if given."""
-    scores = np.empty(len(left))
-    for start in range(0, len(left), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        a, b = left[rows], right[rows]
-        if mean is not None:
-            a, b = a - mean, b - mean
-        scores[rows] = protocol.similarity(_normalise(a), _normalise(b))
-    return scores
-
-
-def _normalise(features: np.ndarray) -> np.ndarray:
-    length = np.sqrt(np.sum(features**2, axis=1, keepdims=True))
-    return features / np.where(length == 0, np.inf, length)  # by infinity: a zero row stays zero
-
-
-def _mean(left: np.ndarray, right: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return np.mean(np.concatenate((left[chosen], right[chosen])), axis=0)
-
-
 def _fit_threshold(scores: np.ndarray, same: np.ndarray, protocol: Protocol) -> float:
     """The protocol's threshold on the training folds, in the protocol's unit."""
     candidates = protocol.thresholds()
-    on_scores = candidates * protocol.score_sign
-    matched, mismatched = np.sort(scores[same]), np.sort(scores[~same])
-    accepted = len(matched) - np.searchsorted(matched, on_scores, side="right")
-    side = "right" if protocol.tie_rejects else "left"
-    rejected = np.searchsorted(mismatched, on_scores, side=side)
-    return protocol.choose(candidates, accepted + rejected)
+    order = np.argsort(candidates * protocol.score_sign)
+    grid = candidates[order] * protocol.score_sign
+    matched, mismatched = np.sort(scores[same]), np.sort(scores[~same])  # found faster in order
+    below = np.searchsorted(grid, matched, side="left")  # candidates below each score
+    side = "left" if protocol.tie_rejects else "right"
+    reached = np.searchsorted(grid, mismatched, side=side)
+    accepted = len(matched) - _running_count(below, len(grid))
+    correct = np.empty(len(grid), np.int64)
+    correct[order] = accepted + _running_count(reached, len(grid))
+    return protocol.choose(candidates, correct)
+
+
+def _running_count(positions: np.ndarray, count: int) -> np.ndarray:
+    """How many positions (0..count) are at most 0, 1, ..., count - 1."""
+    return np.cumsum(np.bincount(positions, minlength=count + 1)[:count])
 
 
 def _judge(
@@ -275,7 +261,9 @@ def main() -> None:
     # Here, not above: whoever wants the arithmetic alone needs none of this.
     from Config import read_config
     from Utils.Evaluation_Utils.report import SETTINGS, evaluate_set
+    from Utils.memory import keep_freed_memory
 
+    keep_freed_memory()
     about = "Judge a checkpoint on any verification set: .bin, .blp, or images with pairs."
     report = evaluate_set(read_config(about, only={*SETTINGS, "data", "pairs"}))
     print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")

@@ -68,9 +68,16 @@ def rename_for(state: State, architecture: dict[str, Any], lineage: Lineage) -> 
             reasons.append(f"it has no {error.args[0]}")
             continue
         match = examine(theirs, layout, counts)
-        if not match.differences:
+        if match.differences:
+            reasons += match.differences
+        elif match.architecture["input_size"] != list(architecture["input_size"]):
+            # A fully connected layer shows only how many positions the last map has.
+            reasons.append(
+                f"their files do not say the input size, and this one would be read as for "
+                f"{_size(match.architecture)} images and not for {_size(architecture)}"
+            )
+        else:
             return theirs
-        reasons += match.differences
     why = "; ".join(dict.fromkeys(reasons)) or "it has none of this family and depth"
     able = ", ".join(row.key for row in LINEAGES if row.key in TARGETS)
     raise CheckpointError(
@@ -107,12 +114,17 @@ def usage_notes(architecture: dict[str, Any], lineage: Lineage) -> list[str]:
     if architecture["variant"].get("normalise", False) != lineage.normalise:
         notes.append("the embedding's length differs: normalised in only one of the two")
     if list(architecture["input_size"]) != [112, 112]:
-        size = "×".join(map(str, architecture["input_size"]))
-        notes.append(f"these weights are for {size} images; their code has 112×112 written in")
+        notes.append(
+            f"these weights are for {_size(architecture)} images; their code has 112×112 written in"
+        )
     usual = 128 if (lineage.key, architecture["name"]) == ("quasarlight", "MobileFaceNet") else 512
     if architecture["feature_dim"] != usual:
         notes.append(f"the embedding has {architecture['feature_dim']} values, theirs {usual}")
     return notes
+
+
+def _size(architecture: dict[str, Any]) -> str:
+    return "×".join(map(str, architecture["input_size"]))
 
 
 if __name__ == "__main__":

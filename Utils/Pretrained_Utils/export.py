@@ -84,7 +84,8 @@ def export(
             expected = module(images)
             differences.append((run(temporary, images) - expected).abs().max().item())
             largest.append(expected.abs().max().item())
-        difference, size = max(differences), max(largest)
+        # NumPy's maximum of anything and NaN is NaN, Python's may be the other.
+        difference, size = float(np.max(differences)), float(np.max(largest))
         if not difference <= TOLERANCE * max(1.0, size):
             raise RunError(
                 f"{target} was not written: its outputs differ by {difference:.2e} from those of "

@@ -1,6 +1,7 @@
 """Weights files on disk: read without running anything in them, written whole or not at all."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from Utils.errors import CheckpointError
 from Utils.files import atomic_path
-from Utils.Training_Utils.checkpoint import read
+from Utils.Training_Utils.checkpoint import read, unsafe_names
 from Utils.Training_Utils.dcp_folder import COMMON
 
 BACKBONE_FORMAT = "face-backbone-1"
@@ -22,7 +23,8 @@ FOLDER = "Pretrained"
 SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS)
 # The file with the network inside a folder: CVLface's, and that of a run's checkpoint folders.
 FOLDER_FILES = ("model.pt", COMMON)
-LIGHTNING = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
+LIGHTNING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "lightning_utilities.")
+METADATA = "face_backbone"
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,17 @@ def write_backbone(
 
     path: `.safetensors`, or any other suffix for PyTorch's own format.
     """
+    # Copies: of a view the whole storage would be written, and safetensors refuses a shared one.
+    state = {
+        name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
+    }
     if path.suffix == SAFETENSORS:
         metadata = {"format": "pt"}  # what other readers of these files look for
         if description:
             about = described({}, description)
-            metadata["face_backbone"] = json.dumps(about)
-        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+            metadata[METADATA] = json.dumps(about)
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+            save_file(dict(state), temporary, metadata=metadata)
         return
     contents = described(state, description) if description else dict(state)
     with atomic_path(path) as temporary:
@@ -103,14 +108,19 @@ def write_backbone(
 def _stand_ins(path: Path) -> list[tuple[type, str]]:
     """Empty classes in place of those that Lightning's checkpoints name beside their tensors.
 
-    Older ones have a callback's class as the key of its state. With a stand-in the name means
-    something, and neither Lightning nor anything in the file is run.
+    Older ones have a callback's class as the key of its state, or settings and enumerations of
+    Lightning's own classes. With a stand-in the name means something, and neither Lightning nor
+    anything in the file is run.
     """
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # of many kinds, from a file that is damaged: reading it will say so
-        return []
-    return [(type("StandIn", (), {}), name) for name in names if name.startswith(LIGHTNING)]
+    names = unsafe_names(path)
+    return [(type("StandIn", (_StandIn,), {}), n) for n in names if n.startswith(LIGHTNING)]
+
+
+class _StandIn:
+    """Whatever an instance would have been made from, what is made is an empty dictionary."""
+
+    def __new__(cls, *_: Any, **__: Any) -> OrderedDict:
+        return OrderedDict()  # of the few types that the unpickler fills
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -120,9 +130,23 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             # A slice of a 0-d tensor does not exist, so whole tensors, and not lazily.
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = (file.metadata() or {}).get("face_backbone")
-        return {**json.loads(about), "backbone": state} if about else state
-    except (SafetensorError, ValueError) as error:
+            about = (file.metadata() or {}).get(METADATA)
+    except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(
             f"checkpoint {path} can't be read: it is truncated or not a safetensors file. ({error})"
         ) from None
+    return {**_description_in(path, about), "backbone": state} if about else state
+
+
+def _description_in(path: Path, about: str) -> dict[str, Any]:
+    """The description that `write_backbone` puts into a safetensors file's metadata."""
+    try:
+        description = json.loads(about)
+    except (ValueError, RecursionError):
+        description = None
+    if not isinstance(description, dict):
+        raise CheckpointError(
+            f"checkpoint {path}: its metadata entry {METADATA} is not the description of a network "
+            f"that this program writes; the file is damaged."
+        )
+    return description

@@ -34,9 +34,11 @@ def reading_flags(description: str) -> argparse.ArgumentParser:
 
 
 def writable_target(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """The path, checked. Raises ValueError for another suffix or where its folder is missing."""
+    """The path, checked. Raises ValueError for another suffix, OSError for a folder or in none."""
     if path.suffix not in suffixes:
         raise ValueError(f"{path} must end in {' or '.join(suffixes)}, which says its format.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file to write.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} is not there; make it first.")
     return path

@@ -52,7 +52,7 @@ def join_shards(paths: list[Path]) -> tuple[dict[str, Any], str]:
 
 
 def _read_shard(path: Path) -> dict[str, Any]:
-    shard = read(path, mapped=True)
+    shard = read(path, lazily=True)
     head = shard.get(HEAD) if isinstance(shard, dict) else None
     weight = head.get("weight") if isinstance(head, dict) else None
     if not isinstance(weight, Tensor) or weight.ndim != 2:

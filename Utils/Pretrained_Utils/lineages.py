@@ -23,6 +23,7 @@ class Lineage:
     prefixes: before the network's tensors; "" for none. containers: keys under which its files
     keep the tensors; "" where they lie at the top.
     normalise: whether its networks give embeddings of length 1.
+    head_by_columns: whether its heads keep class weights as D×C under the name `weight` too.
     usual: whether an architecture (`Backbone.describe_backbone`'s values) is one it has published.
     """
 
@@ -35,6 +36,7 @@ class Lineage:
     prefixes: tuple[str, ...] = ("",)
     containers: tuple[str, ...] = ("",)
     normalise: bool = False
+    head_by_columns: bool = False
     usual: Callable[[dict[str, Any]], bool] = lambda architecture: True
 
     def preprocessing(self) -> dict[str, Any]:
@@ -106,6 +108,7 @@ LINEAGES = (
         (layouts.IRSE, layouts.TREB1EN_MOBILE),
         channel_order="BGR",
         scale=128.0,
+        head_by_columns=True,
         prefixes=("backbone.",),
         containers=("state_dict",),
     ),

@@ -4,7 +4,6 @@ Nothing in a file is ever executed.
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,27 @@ from torch import Tensor, nn
 
 from Backbone import BACKBONES, rebuild_backbone
 from Utils.errors import CheckpointError
+from Utils.Pretrained_Utils.contents import Contents, open_contents
 from Utils.Pretrained_Utils.files import BACKBONE_FORMAT, Description, find_weights, read_file
+from Utils.Pretrained_Utils.heads import class_weights
 from Utils.Pretrained_Utils.lineages import LINEAGES, OWN, Lineage, find_lineage
+from Utils.Pretrained_Utils.model_yaml import color_space
+from Utils.Pretrained_Utils.own_format import check_own
 from Utils.Pretrained_Utils.recognise import (
     COUNTER,
-    Contents,
     Match,
+    compare,
     matches,
     most_likely,
     nearest,
-    open_contents,
+    shapes_of,
 )
 from Utils.Training_Utils.checkpoint import FORMAT
 
 SHOWN_KEYS = 5
+FORMATS = ("face-training-checkpoint-", "face-backbone-")
+# FaceX-Zoo's `crop_eye` trains on the upper 60 rows of 112×112; the last map is that of 64×112.
+HALF_FACE = [64, 112]
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,14 @@ class Weights:
     """A network's weights under this project's names, as they lie in the file.
 
     description: how to build it, and whose it is. head: class weights C×D, where the file has any.
+    head_by_columns: see `lineages.Lineage`.
     """
 
     path: Path
     description: Description
     state: dict[str, Tensor]
     head: Tensor | None
+    head_by_columns: bool = False
 
 
 def load_backbone(
@@ -75,17 +83,16 @@ def build(
     try:
         with torch.device("meta"):  # fresh weights would take longer than reading these
             backbone = rebuild_backbone(weights.description.architecture)
+        differences = compare(weights.state, shapes_of(backbone))
+        if differences:
+            raise ValueError("; ".join(differences))
         backbone.to_empty(device="cpu")
         for name, buffer in backbone.named_buffers():
             if name.endswith(COUNTER):  # the one that old files do not have
                 buffer.zero_()
-        missing, unexpected = backbone.load_state_dict(weights.state, strict=False)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        backbone.load_state_dict(weights.state, strict=False)
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise _broken(weights.path, str(error).splitlines()[-1].strip()) from None
-    missing = [key for key in missing if not key.endswith(COUNTER)]
-    if missing or unexpected:
-        what = f"no {missing[0]}" if missing else f"{unexpected[0]}, which the network has not"
-        raise _broken(weights.path, f"it has {what}")
     backbone.preprocessing = override_preprocessing(
         backbone.preprocessing, channel_order, input_mean, input_scale
     )
@@ -110,7 +117,12 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     path = find_weights(path)
     contents = read_file(path)
     if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
-        weights = _read_own(path, contents)
+        weights = _read_own(path, contents, lineage)
+    elif str(contents.get("format")).startswith(FORMATS):
+        raise CheckpointError(
+            f"checkpoint {path} has format {contents['format']!r}; this version of the program "
+            f"reads {FORMAT} and {BACKBONE_FORMAT}."
+        )
     else:
         weights = _read_foreign(path, open_contents(contents), contents, lineage)
     found = weights.description.architecture["name"]
@@ -119,13 +131,16 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     return weights
 
 
-def _read_own(path: Path, contents: dict[str, Any]) -> Weights:
+def _read_own(path: Path, contents: dict[str, Any], wanted: Lineage | None) -> Weights:
     """A checkpoint of a run, or a bare backbone file."""
-    missing = {"architecture", "backbone"} - set(contents)
-    if missing:
-        raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
-    head = contents.get("head", {}).get("weight")
+    check_own(path, contents)
     description = Description(contents["architecture"], contents.get("lineage", OWN))
+    if wanted and wanted.title != description.lineage:
+        raise CheckpointError(
+            f"checkpoint {path} says itself which network it holds, of {description.lineage}, and "
+            f"was to be read as {wanted.title}'s; leave --lineage out."
+        )
+    head = class_weights(contents.get("head", {}), description.architecture["feature_dim"])
     return Weights(path, description, contents["backbone"], head)
 
 
@@ -135,7 +150,9 @@ def _read_foreign(
     rows = (wanted,) if wanted else LINEAGES
     found = matches(contents.network, rows)
     if not found:
-        raise CheckpointError(_unknown(path, contents, tree, rows))
+        raise CheckpointError(
+            _another(path, contents, wanted) or _unknown(path, contents, tree, rows)
+        )
     lineage, match = most_likely(found, contents)
     architecture = {
         **match.architecture,
@@ -145,8 +162,14 @@ def _read_foreign(
         },
         "preprocessing": {**lineage.preprocessing(), **_beside(path, lineage)},
     }
-    head = _class_weights(contents.head, architecture["feature_dim"])
-    return Weights(path, Description(architecture, lineage.title), match.state, head)
+    if lineage.key == "facex_zoo" and architecture["input_size"] == HALF_FACE:
+        raise CheckpointError(
+            f"checkpoint {path} holds a network of {lineage.title} for half faces, the upper 60 "
+            f"rows of a photo; that can't be read here: height and width must be multiples of 16."
+        )
+    head = class_weights(contents.head, architecture["feature_dim"], lineage.head_by_columns)
+    description = Description(architecture, lineage.title)
+    return Weights(path, description, match.state, head, lineage.head_by_columns)
 
 
 def _beside(path: Path, lineage: Lineage) -> dict[str, str]:
@@ -154,21 +177,20 @@ def _beside(path: Path, lineage: Lineage) -> dict[str, str]:
     settings = path.with_suffix(".yaml")
     if lineage.key != "cvlface" or not settings.is_file():
         return {}
-    said = re.search(r"^\s*color_space:\s*['\"]?(RGB|BGR)\b", settings.read_text(), re.MULTILINE)
-    return {"channel_order": said[1]} if said else {}
+    said = color_space(settings)
+    return {"channel_order": said} if said else {}
 
 
-def _class_weights(head: dict[str, Tensor], feature_dim: int) -> Tensor | None:
-    """A head's class weights as C×D; some keep them as D×C."""
-    for name in ("weight", "kernel"):
-        tensor = head.get(name)
-        if tensor is None or tensor.ndim != 2 or feature_dim not in tensor.shape:
-            continue
-        columns = tensor.shape[1] != feature_dim or (
-            name == "kernel" and tensor.shape[0] == feature_dim
-        )
-        return tensor.T if columns else tensor
-    return None
+def _another(path: Path, contents: Contents, wanted: Lineage | None) -> str:
+    """What to say where the lineage asked for is not this one, but another is; else nothing."""
+    found = matches(contents.network) if wanted else []
+    if not found:
+        return ""
+    lineage, match = most_likely(found, contents)
+    return (
+        f"checkpoint {path} holds no network of {wanted.title}: its tensors are those of "
+        f"{lineage.title}'s {_kind(match)}. Leave --lineage out, or say {lineage.key}."
+    )
 
 
 def _unknown(

@@ -1,16 +1,16 @@
 """Whose weights these are, from the names and shapes of the tensors alone."""
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from Backbone import build_backbone
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, CHANNELS, EXPANSION, UNITS
+from Utils.Pretrained_Utils.contents import Contents
 from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage
 from Utils.Pretrained_Utils.rename import (
     Counts,
@@ -21,28 +21,9 @@ from Utils.Pretrained_Utils.rename import (
     to_ours,
 )
 
-# Keys under which files keep a network's tensors, and those of its head.
-CONTAINERS = ("net_state_dict", "state_dict_backbone", "state_dict", "backbone", "model")
-HEAD_CONTAINER = "state_dict_softmax_fc"
-# Longer ones first: the first that fits counts.
-PREFIXES = ("model.net.", "backbone.", "model.", "net.")
-HEAD_PREFIX = "head."
-# Put in front by DataParallel and DistributedDataParallel, and by torch.compile.
-WRAPPERS = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")
 # BatchNorm counts its batches here; files from before PyTorch 0.4.1 do not have it.
 COUNTER = "num_batches_tracked"
 SHOWN = 4
-
-
-@dataclass(frozen=True)
-class Contents:
-    """container: the key under which the tensors lay, "" at the top. prefix: taken off their names.
-    head: the tensors of the classifier, where there are any."""
-
-    container: str
-    prefix: str
-    network: State
-    head: State
 
 
 @dataclass(frozen=True)
@@ -58,25 +39,6 @@ class Match:
     state: State
     known: int
     differences: list[str] = field(default_factory=list)
-
-
-def open_contents(tree: dict[str, Any]) -> Contents:
-    """Find the network's tensors in what a file holds, and take wrappers and prefixes off."""
-    container = next((key for key in CONTAINERS if _has_tensors(tree.get(key))), "")
-    state = tree[container] if container else tree
-    state = {
-        WRAPPERS.sub(r"\1", str(key)): value
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    head_state = tree.get(HEAD_CONTAINER)
-    head = dict(head_state) if _has_tensors(head_state) else {}
-    prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in state)), "")
-    if not prefix:
-        return Contents(container, "", state, head)
-    head |= {k.removeprefix(HEAD_PREFIX): v for k, v in state.items() if k.startswith(HEAD_PREFIX)}
-    network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return Contents(container, prefix, network, head)
 
 
 def matches(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> list[tuple[Lineage, Match]]:
@@ -120,12 +82,17 @@ def nearest(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> tuple[Lin
 
 
 def find_match(state: State, layout: Layout) -> Match | None:
-    """The match of the smallest network of a layout that has a name for every tensor."""
+    """The match of the smallest network of a layout that fits; or, where none does, that at least
+    has a name for every tensor."""
     modules = {module_of(key) for key in state}
+    covering = None
     for counts in layout.counts:
         if modules <= module_names(layout, counts).keys():
-            return examine(state, layout, counts)
-    return None
+            match = examine(state, layout, counts)
+            if not match.differences:
+                return match
+            covering = covering or match
+    return covering
 
 
 def examine(state: State, layout: Layout, counts: Counts) -> Match:
@@ -137,11 +104,11 @@ def examine(state: State, layout: Layout, counts: Counts) -> Match:
     try:
         architecture = READERS[layout.family](ours, counts)
         expected = _expected(architecture)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:  # torch: a size past all bounds
         what = f"there is no {error.args[0]} (by this project's names)"
         reason = what if isinstance(error, KeyError) else str(error)
         return Match(layout, counts, {}, ours, len(ours), [*differences, reason])
-    differences += _compare(ours, expected)
+    differences += compare(ours, expected)
     differences += _check_settings(layout, architecture)
     return Match(layout, counts, architecture, ours, len(ours), differences)
 
@@ -165,10 +132,16 @@ def _expected(architecture: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             tuple(architecture["input_size"]),
             **architecture["variant"],
         )
+    return shapes_of(backbone)
+
+
+def shapes_of(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a network."""
     return {key: tuple(tensor.shape) for key, tensor in backbone.state_dict().items()}
 
 
-def _compare(ours: State, expected: dict[str, tuple[int, ...]]) -> list[str]:
+def compare(ours: State, expected: dict[str, tuple[int, ...]]) -> list[str]:
+    """What keeps tensors from being a network's, in words; the counters of BatchNorm may lack."""
     missing = [k for k in expected if k not in ours and not k.endswith(COUNTER)]
     extra = [k for k in ours if k not in expected]
     shapes = [
@@ -201,36 +174,41 @@ def _read_resnet_ir(ours: State, counts: Counts) -> dict[str, Any]:
     if "features.weight" not in ours:
         variant["output_affine"] = False
     channels = CHANNELS[-1] * (EXPANSION if bottleneck else 1)
+    feature_dim, inputs = _shape_of(ours, "fc.weight", 2)
     return {
         "name": f"{'SE' if attention == 'se' else ''}ResNet{depth}_IR",
-        "feature_dim": ours["fc.weight"].shape[0],
-        "input_size": [16 * side for side in _sides(ours["fc.weight"].shape[1], channels)],
+        "feature_dim": feature_dim,
+        "input_size": [16 * side for side in _sides(inputs, channels)],
         "variant": variant,
     }
 
 
 def _read_mobilefacenet(ours: State, counts: Counts) -> dict[str, Any]:
     variant: dict[str, Any] = {}
-    width = ours["conv1.conv.weight"].shape[0] // 64
+    stem = _shape_of(ours, "conv1.conv.weight", 4)[0]
+    width = stem // 64
+    if width < 1:
+        raise ValueError(f"conv1.conv has {stem} channels; expected 64, or a multiple of that")
     if width != 1:
         variant["width"] = width
     if counts[0] != 1:
         variant["repeats"] = list(counts)
     return {
         "name": "MobileFaceNet",
-        "feature_dim": ours["linear1.conv.weight"].shape[0],
-        "input_size": [16 * side for side in ours["linear7.conv.weight"].shape[2:]],
+        "feature_dim": _shape_of(ours, "linear1.conv.weight", 4)[0],
+        "input_size": [16 * side for side in _shape_of(ours, "linear7.conv.weight", 4)[2:]],
         "variant": variant,
     }
 
 
 def _read_resnet(ours: State, counts: Counts) -> dict[str, Any]:
-    height, width = _sides(ours["fc.weight"].shape[1], CHANNELS[-1] * EXPANSION)
+    feature_dim, inputs = _shape_of(ours, "fc.weight", 2)
+    height, width = _sides(inputs, CHANNELS[-1] * EXPANSION)
     # A map of 4×4 is what 112×112 leaves, rounded up at each halving.
     size = [112, 112] if (height, width) == (4, 4) else [32 * height, 32 * width]
     return {
         "name": f"ResNet{_depth(RESNET_UNITS, counts)}",
-        "feature_dim": ours["fc.weight"].shape[0],
+        "feature_dim": feature_dim,
         "input_size": size,
         "variant": {},
     }
@@ -259,6 +237,13 @@ def _attention(ours: State) -> str:
     return {"": "sam", "cam": "cbam"}.get(channel, "se and sam")
 
 
+def _shape_of(ours: State, key: str, axes: int) -> tuple[int, ...]:
+    shape = tuple(ours[key].shape)
+    if len(shape) != axes:
+        raise ValueError(f"{key} is {_shape(shape)} and has not {axes} axes (this project's names)")
+    return shape
+
+
 def _sides(inputs: int, channels: int) -> tuple[int, int]:
     """Height and width of the last map, from the inputs of the layer after it."""
     positions, rest = divmod(inputs, channels)
@@ -269,12 +254,8 @@ def _sides(inputs: int, channels: int) -> tuple[int, int]:
         return 7, 6
     raise ValueError(
         f"fc has {inputs} inputs; expected {channels} times height times width of the last map, "
-        f"a square one or 7×6"
+        f"a square one or 7×6: from another one the size of the images does not follow"
     )
-
-
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(v, Tensor) for v in value.values())
 
 
 def _listed(keys: list[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # How many units each stage has; the family says what a stage is.
@@ -39,6 +40,15 @@ class Layout:
     attentions: tuple[str, ...] = ()
     variant: Mapping[str, Any] | None = field(default_factory=dict)
     matrices: tuple[str, ...] = ()
+
+
+def is_plain(value: Any) -> bool:
+    """Whether this is a tensor that lies densely in memory, as weights do."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_nested or value.is_quantized or value.is_complex())
+    )
 
 
 def module_names(layout: Layout, counts: Counts) -> dict[str, str]:

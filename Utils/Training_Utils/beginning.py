@@ -39,7 +39,7 @@ def begin_state(
 
     Raises CheckpointError where that can't be read or does not fit.
     """
-    saved = checkpoints.read_run(resumed, mapped=processes.count > 1) if resumed else None
+    saved = checkpoints.read_run(resumed, lazily=processes.count > 1) if resumed else None
     if saved:
         checkpoints.check_fits(saved, resumed, config, data.num_classes, len(data))
     state = build_state(

@@ -6,6 +6,8 @@ folder, in which the class tables lie apart.
 """
 
 import pickle
+import re
+import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from Utils.Training_Utils.dcp_folder import COMMON, SUFFIX, is_folder
 from Utils.Training_Utils.run_folder import BEST, LAST, RunFolder
 
 FORMAT = "face-training-checkpoint-1"
+SHOWN = 3
 
 # What `torch.load` raises for files that are cut short or something else altogether.
 READ_ERRORS = (
@@ -42,40 +45,41 @@ def save_best(run: RunFolder, state: dict[str, Any]) -> None:
     _remove_other_form(run.checkpoints / BEST)
 
 
-def read(path: str | Path, mapped: bool = False) -> dict[str, Any]:
+def read(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read any file of tensors and plain values on the CPU.
 
-    mapped: read tensors as they are used, for processes that use a part of them each.
-
+    lazily: leave the tensors on the disk until they are looked at, for one who only wants values,
+    or for processes that want a part of the tensors each.
     Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is not a file.")
     try:
+        mapped = lazily and zipfile.is_zipfile(path)  # others can't be left there
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        reason = (
-            "it needs code to be read, or is not a checkpoint; nothing in it was run. If you trust "
-            "it, save its state dict alone with the program that wrote it"
-        )
-        raise CheckpointError(
-            f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
-        ) from None
+        raise CheckpointError(f"checkpoint {path} can't be read: {_refusal(path, error)}") from None
     except READ_ERRORS as error:
-        reason = "it is truncated or not a checkpoint"
-        raise CheckpointError(
-            f"checkpoint {path} can't be read: {reason}. ({_first_line(error)})"
-        ) from None
+        raise CheckpointError(f"checkpoint {path} can't be read: {_damage(error)}") from None
 
 
-def read_run(path: str | Path, mapped: bool = False) -> dict[str, Any]:
+def unsafe_names(path: Path) -> list[str]:
+    """The functions and classes, beyond those of tensors, that a file's pickle names; nothing of it
+    is run. Empty for a file of another format, or a damaged one."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of many kinds, from a file that is damaged: reading it will say so
+        return []
+
+
+def read_run(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read a checkpoint of a run, all of a file, or of a folder all but its class tables.
 
-    mapped: see `read`. Raises CheckpointError for what Train.py did not write.
+    lazily: see `read`. Raises CheckpointError for what Train.py did not write.
     """
     folder = Path(path) if is_folder(Path(path)) else None
-    state = read(folder / COMMON if folder else path, mapped)
+    state = read(folder / COMMON if folder else path, lazily)
     if not (isinstance(state, dict) and state.get("format") == FORMAT):
         raise CheckpointError(
             f"checkpoint {path} was not written by Train.py, so a run can't go on from it."
@@ -108,7 +112,7 @@ def check_fits(
     middle of an epoch, of other images or batches, so that it has no place to go on from."""
     saved = Config.from_dict(state["settings"])
     for name in (
-        *("backbone", "feature_dim", "input_size", "margin"),
+        *("backbone", "feature_dim", "input_size", "margin", "sub_centers"),
         *("optimizer", "head_optimizer"),
     ):
         ours, theirs = getattr(config, name), getattr(saved, name)
@@ -168,6 +172,25 @@ def _remove_other_form(path: Path) -> None:
     path.with_suffix(SUFFIX).unlink(missing_ok=True)
 
 
+def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+    """Why the unpickler gave up, in words of this program: torch's own go on about its options."""
+    # Files from before PyTorch 1.6 are no archives; the unpickler then names what it met first.
+    names = unsafe_names(path) or re.findall(r"GLOBAL (\S+)", str(error))
+    if not names:
+        return "it is not a checkpoint, or a damaged one; nothing in it was run."
+    shown = ", ".join(name[:80] for name in names[:SHOWN]) + (", ..." if names[SHOWN:] else "")
+    return (
+        f"it needs code to be read ({shown}); nothing in it was run. If you trust it, save its "
+        f"state dict alone with the program that wrote it."
+    )
+
+
+def _damage(error: Exception) -> str:
+    if "TorchScript" in str(error):
+        return "it is a TorchScript program, which is not run; save its state dict alone."
+    return f"it is truncated or not a checkpoint. ({_first_line(error)})"
+
+
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__

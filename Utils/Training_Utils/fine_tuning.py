@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from Backbone import build_backbone, rebuild_backbone
 from Config import Config
 from Utils.errors import CheckpointError
+from Utils.Pretrained_Utils.heads import ClassWeights, find_class_weights
 from Utils.Pretrained_Utils.load import build, describe, override_preprocessing, read_weights
+from Utils.Pretrained_Utils.own_format import check_architecture
 
 
 def pretrained_settings(config: Config) -> dict[str, Any]:
@@ -19,17 +21,19 @@ def pretrained_settings(config: Config) -> dict[str, Any]:
 
 def starting_backbone(
     config: Config, saved: dict[str, Any] | None
-) -> tuple[nn.Module, Tensor | None, str]:
+) -> tuple[nn.Module, ClassWeights | None, str]:
     """The network that a run begins with, on the CPU.
 
     saved: the checkpoint that the run goes on from, whose weights are put in later; the file that
     it began with is not needed then.
 
-    Returns it, class weights C×D that came with it, and a line for the log, which may be empty.
+    Returns it, what class weights came with it, and a line for the log; None and an empty line
+    where it starts without a file.
     Raises CheckpointError for a weights file that can't be read or holds another network than the
     settings say.
     """
     if saved:
+        check_architecture(config.resume, saved["architecture"])
         backbone = rebuild_backbone(saved["architecture"])
         backbone.preprocessing = override_preprocessing(
             backbone.preprocessing, config.channel_order, config.input_mean, config.input_scale
@@ -49,23 +53,27 @@ def starting_backbone(
                 f"{getattr(config, name)}; set {value}, or leave it out."
             )
     backbone = build(weights, config.channel_order, config.input_mean, config.input_scale)
-    return backbone, weights.head, f"starting from {weights.path}: {describe(backbone)}"
+    found = find_class_weights(
+        weights.path, weights.head, backbone.feature_dim, weights.head_by_columns
+    )
+    return backbone, found, f"starting from {weights.path}: {describe(backbone)}"
 
 
-def take_class_weights(head: nn.Module, weights: Tensor | None) -> str:
+def take_class_weights(head: nn.Module, found: ClassWeights) -> str:
     """Put a file's class weights into the head where they fit; returns a line that says so."""
+    weights = found.weights
     if weights is None:
-        return "head: the file has none, so it starts fresh"
+        return f"head: starts fresh; looked for class weights in {found.where}"
     shape = "×".join(map(str, weights.shape))
     if weights.shape != head.weight.shape:
         wanted = "×".join(map(str, head.weight.shape))
         return (
-            f"head: the file's is for other classes ({shape} weights, the training set needs "
-            f"{wanted}), so it starts fresh"
+            f"head: starts fresh; {found.where} has weights for other classes ({shape}, the "
+            f"training set needs {wanted})"
         )
     with torch.no_grad():
         head.weight.copy_(weights)
-    return f"head: {shape} class weights taken from the file"
+    return f"head: {shape} class weights taken from {found.where}"
 
 
 def set_frozen(backbone: nn.Module, frozen: bool) -> None:

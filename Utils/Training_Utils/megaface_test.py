@@ -33,6 +33,12 @@ class MegaFaceTest:
                 "test_on_megaface is on, but no MegaFace is named: give facescrub_dataset_path and "
                 "megaface_dataset_path, with their file lists."
             )
+        for name in ("probe_features", "distractor_features"):
+            if getattr(config, name):
+                raise DataError(
+                    f"test_on_megaface judges the network that is trained, so {name} can't be "
+                    f"given in place of photos; leave it out."
+                )
         self._data = open_megaface(config)
         listed = self._data.distractors.listed
         log.info(f"MegaFace, at the end: {len(listed.names):,} distractors, {listed.source}")

@@ -39,4 +39,4 @@ def saved_settings(resume: str, save_dir: str) -> dict[str, Any]:
     """The settings inside the checkpoint that `resume` means, with its path as their `resume`; for
     `Config.read_config`."""
     path = find_checkpoint(resume, save_dir)
-    return {**read_run(path, mapped=True)["settings"], "resume": str(path)}
+    return {**read_run(path, lazily=True)["settings"], "resume": str(path)}

@@ -73,7 +73,8 @@ class TrainingState:
 
     def is_finite(self) -> bool:
         """Whether every weight and statistic is a number; waits for the device."""
-        tensors = (*self.backbone.state_dict().values(), *self.head.state_dict().values())
+        networks = (self.backbone, self.head)
+        tensors = [t for n in networks for t in (*n.parameters(), *n.buffers())]
         return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
     def restore(self, checkpoint: dict[str, Any], config: Config, processes: Processes) -> None:
@@ -126,6 +127,8 @@ def build_state(
         processes.tensors if splits_classes(config, num_classes, processes) else None,
         sample_rate=config.sample_rate,
         sample_seed=config.seed,
+        combined_margin=config.combined_margin,
+        sub_centers=config.sub_centers,
     )
     start = [note, take_class_weights(head, class_weights)] if note else []
     backbone = backbone.to(device, memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from Utils.Evaluation_Utils.benchmark import (
     evaluate_pairs,
     open_benchmark,
 )
-from Utils.Evaluation_Utils.embedding import embed_together
+from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed_together
 from Utils.processes import Processes
 
 
@@ -61,6 +61,7 @@ class TestSets:
             config.eval_batch_size,
             config.num_workers,
             self._processes,
+            EVAL_DTYPES[config.eval_dtype],
         )
         return self._processes.from_first(
             lambda: evaluate_pairs(data, embeddings, [protocol])[protocol].accuracy

@@ -1,0 +1,112 @@
+"""Class weights that come with a network: in its own file, or in files beside it.
+
+Where the lineages keep heads, by the names that their training code gives to files.
+"""
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from Utils.errors import CheckpointError
+from Utils.Pretrained_Utils.contents import open_head
+from Utils.Pretrained_Utils.files import read_file
+from Utils.Pretrained_Utils.rename import State, is_plain
+
+# The network's file -> that of its head; with * for several, each with some of the classes.
+BESIDE = (
+    (r"(?P<run>.*)_net(?P<end>\.\w+)", "{run}_margin{end}"),  # QuasarLight, wujiyang
+    # face.evoLVe; the minute in the two names may differ.
+    (r"Backbone_.*(?P<run>_Epoch_\d+_Batch_\d+_)Time_.*", "Head_*{run}Time_*"),
+    (r"model_(?P<run>.+)", "head_{run}"),  # TreB1eN
+    (r"model\.pt", "classifier_rank*.pt"),  # CVLface
+    (r"checkpoint_gpu_\d+\.pt", "checkpoint_gpu_*.pt"),  # insightface
+)
+RANK = re.compile(r"(?:rank|gpu_)(\d+)\.pt")
+# Some keep class weights as D×C; this name is always used so.
+BY_COLUMNS = "kernel"
+
+
+@dataclass(frozen=True)
+class ClassWeights:
+    """weights: C×D; None where there are none. where: their file, or where they were looked for."""
+
+    weights: Tensor | None
+    where: str
+
+
+def find_class_weights(
+    path: Path, inside: Tensor | None, feature_dim: int, by_columns: bool
+) -> ClassWeights:
+    """The class weights for the network of a file.
+
+    inside: those in the file itself, C×D. feature_dim: D. by_columns: see `class_weights`.
+    """
+    pattern = _pattern_beside(path.name)
+    split = RANK.search(path.name) is not None  # its own weights are of some classes only
+    if not pattern or (inside is not None and not split):
+        return ClassWeights(inside, path.name)
+    files = _by_rank(path.parent.glob(pattern))
+    if not files:
+        return ClassWeights(None, f"{path.name} and {pattern} beside it, which is not there")
+    names = ", ".join(file.name for file in files)
+    if len(files) > 1 and None in map(_rank, files):
+        return ClassWeights(None, f"{names}, of which only one can belong to {path.name}")
+    try:
+        parts = [_read_part(file, feature_dim, by_columns) for file in files]
+    except CheckpointError as error:
+        return ClassWeights(None, f"{path.name} and beside it: {error}".rstrip("."))
+    gap = _missing_rank(files)
+    if gap is not None:
+        return ClassWeights(None, f"{names}, but that of process {gap} is not there")
+    return ClassWeights(torch.cat(parts), names)
+
+
+def class_weights(head: State, feature_dim: int, by_columns: bool = False) -> Tensor | None:
+    """A head's class weights as C×D, from its tensors; None where none can be them.
+
+    by_columns: whether this code keeps them as D×C under the name `weight` too.
+    """
+    for key, tensor in head.items():
+        leaf = key.rpartition(".")[2]
+        if leaf not in ("weight", BY_COLUMNS) or not is_plain(tensor) or tensor.ndim != 2:
+            continue
+        columns = by_columns or leaf == BY_COLUMNS
+        if tensor.shape[0 if columns else 1] == feature_dim:
+            return tensor.T if columns else tensor
+        if feature_dim in tensor.shape:
+            return tensor if columns else tensor.T
+    return None
+
+
+def _pattern_beside(name: str) -> str:
+    for network, head in BESIDE:
+        match = re.fullmatch(network, name)
+        if match:
+            return head.format(**{k: glob.escape(text) for k, text in match.groupdict().items()})
+    return ""
+
+
+def _by_rank(files) -> list[Path]:
+    return sorted(files, key=lambda file: (_rank(file) or 0, file.name))
+
+
+def _rank(file: Path) -> int | None:
+    match = RANK.search(file.name)
+    return int(match[1]) if match else None
+
+
+def _missing_rank(files: list[Path]) -> int | None:
+    """The first process of whose classes there is no file."""
+    ranks = {_rank(file) for file in files} - {None}
+    return next((rank for rank in range(len(ranks)) if rank not in ranks), None)
+
+
+def _read_part(file: Path, feature_dim: int, by_columns: bool) -> Tensor:
+    weights = class_weights(open_head(read_file(file)), feature_dim, by_columns)
+    if weights is None:
+        raise CheckpointError(f"{file.name} holds no class weights for {feature_dim} values.")
+    return weights

@@ -6,6 +6,7 @@ import datetime
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from Utils.errors import RunError
 _PATIENCE = datetime.timedelta(days=7)
 # Gradients are exchanged in step; whoever is this late does not come any more.
 _STEP_PATIENCE = datetime.timedelta(minutes=30)
+
+_GIVEN_TO_SAY = 2.0  # seconds
 
 _LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|timed? ?out", re.I
@@ -114,27 +117,17 @@ def started_by_torchrun() -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Processes()
         return
-    store, rank, count = next(dist.rendezvous("env://", timeout=_STEP_PATIENCE))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-        store=dist.PrefixStore("processes", store),
-        rank=rank,
-        world_size=count,
-        timeout=_STEP_PATIENCE,
-    )
-    if on_gpus and local_rank < torch.cuda.device_count():
-        torch.cuda.set_device(local_rank)
-    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    store, processes = _join()
     try:
-        yield Processes(rank, count, group, dist.group.WORLD, local_rank)
+        yield processes
     except KeyboardInterrupt:
-        if rank > 0:
+        if not processes.first:
             sys.exit(130)
         raise
     except Exception as error:
         if not _first_to_fail(store):
+            # Whoever exits first has torchrun end the others: that must not be before it is said.
+            time.sleep(_GIVEN_TO_SAY)
             sys.exit(1)
         if is_lost_connection(error):
             raise RunError(LOST) from None
@@ -142,7 +135,37 @@ def started_by_torchrun() -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-LOST = "another process of this job has ended or can't be reached any more, so this one ends too."
+LOST = (
+    "another process of this job has ended or can't be reached any more, so this one ends too. "
+    "What is finished is kept."
+)
+
+
+def _join() -> tuple[dist.Store, Processes]:
+    """Raises RunError where the others can't be reached."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    try:
+        store, rank, count = next(dist.rendezvous("env://", timeout=_STEP_PATIENCE))
+        # The store may outlive the processes: what those before a restart left is not for these.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+            store=store,
+            rank=rank,
+            world_size=count,
+            timeout=_STEP_PATIENCE,
+        )
+        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    except RuntimeError as error:
+        raise RunError(
+            f"process {os.environ.get('RANK')} can't join the others of this torchrun, at "
+            f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}: {error}"
+        ) from None
+    if on_gpus and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
+    return store, Processes(rank, count, group, dist.group.WORLD, local_rank)
 
 
 def is_lost_connection(error: Exception) -> bool:

@@ -34,6 +34,7 @@ from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.verification import PROTOCOLS, combine_flip, evaluate
 from Utils.memory import keep_freed_memory
 from Utils.processes import ALONE
+from Utils.Training_Utils.augmentation import Augmentation
 from Utils.Training_Utils.loader import Batch, collate
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.state import build_state

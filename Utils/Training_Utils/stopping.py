@@ -38,7 +38,8 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
+        # Where a process has died, torchrun ends the others by SIGTERM; they first say why.
+        if self._before is not None and (kind is None or self._group is None):
             signal.signal(signal.SIGTERM, self._before)
         if kind is None:
             self._agreed()

@@ -31,6 +31,7 @@ from Utils.Evaluation_Utils.feature_file import FeatureFolder, packed_features
 from Utils.Evaluation_Utils.identification import evaluate
 from Utils.Evaluation_Utils.megaface_compare import short_labels
 from Utils.Pretrained_Utils import load_backbone
+from Utils.processes import ALONE
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 
 
@@ -125,7 +126,7 @@ def test_ready_features_are_not_judged_at_the_end_of_training(tiny, extracted):
         distractor_features=str(features_of(extracted, "distractors")),
     )
     with pytest.raises(DataError, match="distractor_features can't be given"):
-        MegaFaceTest(config, torch.device("cpu"), None)
+        MegaFaceTest(config, torch.device("cpu"), None, ALONE)
 
 
 @pytest.mark.parametrize(

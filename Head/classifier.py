@@ -119,7 +119,7 @@ class MarginHead(nn.Module):
                 loss = focal(loss, self.focal_gamma)
             penalty = self.method.penalty(norms)
             if penalty is not None:
-                loss = loss + penalty
+                loss = loss + self._counted_once(penalty)
             return HeadLoss(loss.mean(), scores.target.detach() >= scores.top)
 
     def _scores(self, directions: Tensor, scales: Tensor, norms: Tensor, labels: Tensor) -> Scores:
@@ -138,6 +138,10 @@ class MarginHead(nn.Module):
             Classes(total, self.sub_centers, self.normalised, self.group),
             with_mean=self.label_smoothing > 0,
         )
+
+    def _counted_once(self, each: Tensor) -> Tensor:
+        """What every process computes of each image, with the gradient that it is to add."""
+        return each
 
     def _labels_here(self, labels: Tensor) -> Tensor:
         """Numbers among the classes `here`; -1 where it is not one of them."""

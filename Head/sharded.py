@@ -90,6 +90,10 @@ class ShardedHead(MarginHead):
         shape, stride = torch.Size((self.num_classes, width)), (width, 1)
         return DTensor.from_local(of_classes, mesh, [Shard(0)], shape=shape, stride=stride)
 
+    def _counted_once(self, each: Tensor) -> Tensor:
+        share = each / self.group.size()  # the embeddings' gradients are summed over processes
+        return share + (each - share).detach()
+
     def _labels_here(self, labels: Tensor) -> Tensor:
         elsewhere = (labels < self.here.start) | (labels >= self.here.stop)
         return (labels - self.here.start).masked_fill_(elsewhere, -1)

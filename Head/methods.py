@@ -211,9 +211,9 @@ class ElasticFace(Method):
 
     def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
         count = len(target_cosine)
-        rank, processes = (
-            (self.group.rank(), self.group.size()) if self.group is not None else (0, 1)
-        )
+        rank, processes = 0, 1
+        if self.group is not None:
+            rank, processes = self.group.rank(), self.group.size()
         generator = np.random.default_rng((self._seed, self._batches))
         # All processes draw the same margins, those of the whole batch, and each takes its own.
         drawn = generator.normal(self.m, self.deviation, processes * count)

@@ -3,13 +3,15 @@
 import argparse
 import dataclasses
 import difflib
+import os
+import sys
 import typing
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from Config.config import Config
+from Config.errors import ConfigError
 from Config.recipes import RECIPES
-from Config.validation import ConfigError
 
 SavedSettings = Callable[[str, str], dict[str, Any]]
 PretrainedSettings = Callable[[Config], dict[str, Any]]
@@ -27,6 +29,8 @@ class _Parser(argparse.ArgumentParser):
                 message += f". Did you mean {near[0]}?"
             elif {word.lower() for word in unknown} & {"true", "false"}:
                 message += ". A switch is turned on with --use_amp and off with --no-use_amp."
+        if int(os.environ.get("RANK", "0")) > 0:  # the first process of torchrun says it
+            sys.exit(2)
         super().error(message)
 
 

@@ -38,6 +38,20 @@ class Config:
     use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
     gpus: tuple[int, ...] = setting((), "CUDA devices for use_multi_gpus, as in 0,1; empty: all")
 
+    # Several processes, started by torchrun
+    head_parallel: str = setting(
+        "auto",
+        "the head in several processes: replicated (a copy in each), sharded (a part of the "
+        "classes in each) or auto: sharded from 20,000 classes on, and with a sample_rate",
+    )
+    sync_batchnorm: bool = setting(
+        False, "batch statistics over the images of all processes, in place of each one's; on GPUs"
+    )
+    ddp_compression: str = setting(
+        "none",
+        "number format in which processes exchange gradients: none (as they are), fp16, bf16",
+    )
+
     # Training data
     train_dataset: str = setting(
         "Demo", "Demo, CASIA_WebFace, MS_Celeb_1M, or a name of your own with train_dataset_path"
@@ -56,7 +70,10 @@ class Config:
     ms1m_dataset_path: str = setting("", "MS-Celeb-1M, 112×112: folder, .rec, tar shards, .zip")
     ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: labels as they lie there")
     demo_dataset_path: str = setting("Datasets/Demo", "where the demo faces are drawn, once")
-    batch_size: int = setting(16, "images a step, over all devices together")
+    batch_size: int = setting(16, "images a step, over all devices and processes together")
+    accumulate_steps: int = setting(
+        1, "equal parts that each step is computed in, one after the other, to need less memory"
+    )
     num_workers: int = setting(2, "processes that decode images; 0: the main process does it")
     seed: int = setting(42, "seed of initial weights, image order and flips")
 
@@ -212,6 +229,11 @@ class Config:
     test_freq: int = setting(250, "iterations between two rounds of the verification sets")
     save_freq: int = setting(
         250, "iterations between two checkpoints; each epoch's end has one too"
+    )
+    checkpoint_format: str = setting(
+        "auto",
+        "file, sharded (a folder that all processes write while training goes on) or auto: "
+        "sharded where the head is",
     )
     save_dir: str = setting("Trained_Models", "folder that gets one folder a run")
     resume: str = setting(

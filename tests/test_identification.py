@@ -430,7 +430,7 @@ SCRIPT = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_identification import everything, run, run_crowded, run_wide
-from Utils.Evaluation_Utils.processes import started_by_torchrun
+from Utils.processes import started_by_torchrun
 with started_by_torchrun() as processes:
     found = [everything(run(seed, processes=processes, block_size=16)) for seed in (3, 4)]
     found.append(everything(run_crowded(processes=processes, block_size=64)))

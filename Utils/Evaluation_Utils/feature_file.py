@@ -19,8 +19,8 @@ import numpy as np
 
 from Utils.Datasets_Utils.photo_list import PhotoList, read_photo_list, write_photo_list
 from Utils.errors import DataError, RunError
-from Utils.Evaluation_Utils.processes import ALONE, Processes
 from Utils.files import atomic_path
+from Utils.processes import ALONE, Processes
 
 FEATURE_DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 ROWS_AT_ONCE = 256

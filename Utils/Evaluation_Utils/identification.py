@@ -40,11 +40,11 @@ from Utils.Evaluation_Utils.identification_checks import (
     check_requests,
 )
 from Utils.Evaluation_Utils.mates import Mates
-from Utils.Evaluation_Utils.processes import ALONE, Processes
 from Utils.Evaluation_Utils.roc import OperatingPoint
 from Utils.Evaluation_Utils.scoring import Outcome, ScoringSettings, score_trials
 from Utils.Evaluation_Utils.trials import Plan, Trial
 from Utils.Evaluation_Utils.wide_rates import WideRate, wide_points
+from Utils.processes import ALONE, Processes
 
 __all__ = ["IdentificationResult", "ScoringSettings", "Trial", "evaluate", "evaluate_trials"]
 

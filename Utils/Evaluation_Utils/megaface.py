@@ -28,7 +28,7 @@ from Utils.Evaluation_Utils.identification import (
 )
 from Utils.Evaluation_Utils.megaface_data import MegaFaceData, Source, files_digest
 from Utils.Evaluation_Utils.noise import TrialSet, make_trials
-from Utils.Evaluation_Utils.processes import ALONE, Processes
+from Utils.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, eq=False)

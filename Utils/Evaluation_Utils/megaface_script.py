@@ -11,8 +11,8 @@ from Utils.Evaluation_Utils.megaface import Network, judge_megaface
 from Utils.Evaluation_Utils.megaface_compare import read_compared
 from Utils.Evaluation_Utils.megaface_data import MegaFaceData, open_megaface
 from Utils.Evaluation_Utils.megaface_report import write_report
-from Utils.Evaluation_Utils.processes import Processes, started_by_torchrun
 from Utils.Evaluation_Utils.report import Report, load_network, make_output
+from Utils.processes import Processes, started_by_torchrun
 
 # What MegaFace_Evaluation.py takes as flags.
 SETTINGS = frozenset(

@@ -31,6 +31,7 @@ from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResul
 from Utils.files import atomic_path
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
+from Utils.Training_Utils.dcp_folder import COMMON
 from Utils.Training_Utils.run_folder import run_of
 
 WORST_SHOWN = 10
@@ -153,6 +154,8 @@ def make_output(config: Config) -> Path:
 
 def default_output(checkpoint: Path) -> Path:
     """Results/<run>_<checkpoint>; the checkpoint's own folder may be read-only."""
+    if checkpoint.name == COMMON:
+        checkpoint = checkpoint.parent
     run = run_of(checkpoint)
     return Path("Results") / (f"{run.name}_{checkpoint.stem}" if run else checkpoint.stem)
 

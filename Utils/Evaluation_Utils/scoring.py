@@ -32,8 +32,8 @@ from Utils.Evaluation_Utils.outcomes import (
     merge_processes,
     outcome_of,
 )
-from Utils.Evaluation_Utils.processes import ALONE, Processes
 from Utils.Evaluation_Utils.trials import Part, Plan
+from Utils.processes import ALONE, Processes
 
 CPU = torch.device("cpu")
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}

@@ -15,13 +15,14 @@ from torch import Tensor
 from Utils.errors import CheckpointError
 from Utils.files import atomic_path
 from Utils.Training_Utils.checkpoint import read, unsafe_names
+from Utils.Training_Utils.dcp_folder import COMMON
 
 BACKBONE_FORMAT = "face-backbone-1"
 SAFETENSORS = ".safetensors"
 FOLDER = "Pretrained"
 SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS)
-# The file inside a folder that a network was saved as (CVLface does so).
-FOLDER_FILE = "model.pt"
+# The file with the network inside a folder: CVLface's, and that of a run's checkpoint folders.
+FOLDER_FILES = ("model.pt", COMMON)
 LIGHTNING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "lightning_utilities.")
 METADATA = "face_backbone"
 
@@ -37,7 +38,7 @@ class Description:
 def find_weights(name: str | Path) -> Path:
     """The file that a path means, or a bare name of one in the folder Pretrained.
 
-    A name there may leave its suffix out. A folder means the `model.pt` in it.
+    A name there may leave its suffix out. A folder means the file in it that has the network.
     Raises CheckpointError where there is none.
     """
     path = Path(name)
@@ -47,8 +48,9 @@ def find_weights(name: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-        if (candidate / FOLDER_FILE).is_file():
-            return candidate / FOLDER_FILE
+        for name in FOLDER_FILES:
+            if (candidate / name).is_file():
+                return candidate / name
     looked = f", and {FOLDER} has none of that name" if path.parent == Path() else ""
     raise CheckpointError(f"checkpoint {path} is not a file{looked}.")
 

@@ -1,10 +1,14 @@
 """One training iteration: a batch of images in, a change of the weights out."""
 
+from contextlib import nullcontext
+
 import torch
-from torch import nn
+from torch import Tensor
 
 from Head.classifier import HeadLoss
+from Utils.processes import Processes
 from Utils.Training_Utils.loader import Batch
+from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.optimization import clip_gradients
 from Utils.Training_Utils.state import TrainingState
 
@@ -12,46 +16,70 @@ from Utils.Training_Utils.state import TrainingState
 class TrainingStep:
     """Called with a batch, changes the weights of a run. Nothing in it waits for the device.
 
-    state: networks and optimiser. backbone: the state's, wrapped for several GPUs or not.
-    amp_dtype: the backbone's number format; None leaves it. clip_norm: the longest gradient, of all
-    weights together; 0: any.
+    state: networks and optimiser. networks: the state's, as they are to be called. amp_dtype: the
+    backbone's number format; None leaves it. accumulate: equal parts that a batch is computed in,
+    one after the other, before the weights change. clip_norm: the longest gradient, of all weights
+    together; 0: any.
     """
 
     def __init__(
         self,
         state: TrainingState,
-        backbone: nn.Module,
+        networks: Networks,
         device: torch.device,
         amp_dtype: torch.dtype | None,
+        processes: Processes,
+        accumulate: int = 1,
         clip_norm: float = 0.0,
     ) -> None:
         self._state = state
-        self._backbone = backbone
+        self._networks = networks
         self._device = device
         self._amp_dtype = amp_dtype
+        self._processes = processes
+        self._accumulate = accumulate
         self._clip_norm = clip_norm
 
     def __call__(self, batch: Batch) -> HeadLoss:
-        """Learn from N images; returns their loss, which carries no gradient any more."""
+        """Learn from N images, this process's share; returns their mean loss, or everybody's where
+        the classes are split over processes. It carries no gradient any more."""
         images = batch.images.to(self._device, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
         self._state.head.sample(labels, self._state.iteration)
-        result = self._loss(images, labels)
-        self._backward(result.loss)
+        rows = (images, labels, self._flips(len(labels)))
+        parts = list(zip(*(tensor.chunk(self._accumulate) for tensor in rows), strict=True))
+        self._state.optimizer.zero_grad(set_to_none=True)
+        results = []
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else self._networks.held_back():
+                result = self._loss(*part)
+                self._backward(result.loss / len(parts))
+            results.append(result)
         self._update()
-        return HeadLoss(result.loss.detach(), result.correct)
+        loss = torch.stack([result.loss.detach() for result in results]).mean()
+        return HeadLoss(loss, torch.cat([result.correct for result in results]))
 
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> HeadLoss:
-        state = self._state
-        flip = torch.rand(len(labels), generator=state.flip_generator, device=self._device) < 0.5
-        pixels = state.backbone.preprocessing(images, flip)  # N×3×H×W
+    def _flips(self, count: int) -> Tensor:
+        """Which of this process's images to mirror: bool N, its share of a draw for all."""
+        processes = self._processes
+        generator = self._state.flip_generator
+        draws = torch.rand(
+            count * processes.count,
+            generator=generator,
+            device=self._device,
+            dtype=torch.float32,
+        )
+        first = count * processes.rank
+        return draws[first : first + count] < 0.5
+
+    def _loss(self, images: Tensor, labels: Tensor, flip: Tensor) -> HeadLoss:
+        pixels = self._state.backbone.preprocessing(images, flip)  # N×3×H×W
         amp = self._amp_dtype
         with torch.autocast(self._device.type, amp, enabled=amp is not None):
-            embeddings = self._backbone(pixels)  # N×D
-        return state.head.loss(embeddings, labels)
+            embeddings = self._networks.embed(pixels)  # N×D
+        return self._networks.loss(embeddings, labels)
 
-    def _backward(self, loss: torch.Tensor) -> None:
-        self._state.optimizer.zero_grad(set_to_none=True)
+    def _backward(self, loss: Tensor) -> None:
         self._state.scaler.scale(loss).backward()
 
     def _update(self) -> None:

@@ -183,10 +183,10 @@ class ElasticFace(Method):
 
     margin: ArcFace's or CosFace's, of cosines N and margins N. deviation: σ.
     plus: ElasticFace+ of the same section: of a batch's margins, the largest goes to the image
-    farthest from its class, and so on. Where a group shares a batch, within each process's part.
+    farthest from its class, and so on.
 
     The draws follow from torch's seed when this is built and a count of batches, which is in the
-    state dict: a resumed run goes on with them. With a group, each process takes its part.
+    state dict: a resumed run goes on with them. In a group, processes must have as many images.
     """
 
     def __init__(
@@ -211,16 +211,18 @@ class ElasticFace(Method):
 
     def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
         count = len(target_cosine)
-        first = count * dist.get_rank(self.group) if self.group is not None else 0
+        rank, processes = 0, 1
+        if self.group is not None:
+            rank, processes = self.group.rank(), self.group.size()
         generator = np.random.default_rng((self._seed, self._batches))
-        # All processes draw the same row of numbers: NumPy's row is the same however far it goes.
-        drawn = generator.normal(self.m, self.deviation, first + count)[first:]
+        # All processes draw the same margins, those of the whole batch, and each takes its own.
+        drawn = generator.normal(self.m, self.deviation, processes * count)
         margins = torch.from_numpy(drawn).to(target_cosine.dtype)
         margins = margins.to(target_cosine.device, non_blocking=True)
         if self.plus:
-            nearest_first = target_cosine.argsort(descending=True)
+            nearest_first = _gathered(target_cosine, self.group).argsort(descending=True)
             margins = margins.index_copy(0, nearest_first, margins.sort().values)
-        self._margins = margins
+        self._margins = margins[rank * count : (rank + 1) * count]
         self._batches += 1
 
     def get_extra_state(self) -> Tensor:
@@ -228,6 +230,15 @@ class ElasticFace(Method):
 
     def set_extra_state(self, state: Tensor) -> None:
         self._seed, self._batches = state.tolist()
+
+
+def _gathered(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The N values of each process, one process after the other."""
+    if group is None:
+        return values
+    of_each = [torch.empty_like(values) for _ in range(group.size())]
+    dist.all_gather(of_each, values.contiguous(), group=group)
+    return torch.cat(of_each)
 
 
 def batch_mean(values: Tensor, group: dist.ProcessGroup | None = None) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,7 @@ def test_published_recipes_hold_the_published_settings():
     adaface = dataclasses.replace(Config(), **RECIPES["adaface_ms1mv2"])
     assert (adaface.batch_size, adaface.initial_lr, adaface.total_epoch) == (512, 0.1, 26)
     assert (adaface.margin, adaface.milestones) == ("AdaFace", (12, 20, 24))
+    assert (adaface.crop_prob, adaface.low_res_prob, adaface.jitter_prob) == (0.2, 0.2, 0.2)
     for recipe in (insightface, adaface):
         assert (recipe.weight_decay, recipe.feature_dim) == (5e-4, 512)
         head = build_head(recipe.margin, 2, 2, recipe.scale_size, recipe.margin_size)

@@ -34,6 +34,7 @@ def batch(num_classes, whole):
     labels = torch.randint(num_classes, (N,), generator=generator)
     row = labels[:2] * whole.sub_centers
     x[0], x[1] = 2 * whole.weight[row[0]].detach(), -3 * whole.weight[row[1]].detach()
+    x[2:] *= 5  # norms with which MagFace's margin and regulariser have gradients
     return x, labels
 
 

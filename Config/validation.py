@@ -8,12 +8,20 @@ from dataclasses import fields
 
 from Backbone import BACKBONES
 from Config.config import Config
+from Config.errors import ConfigError
+from Config.sharing import check_sharing
 from Head import HEADS, wrong_combined_margin, wrong_margin
 from Utils.Evaluation_Utils.protocols import PROTOCOLS
 from Utils.names import nearest_name
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
+SAMPLERS = ("shuffled", "balanced")
+WEIGHTS = ("averaged", "raw")
+CROP_KINDS = ("resize", "blank")
+
+# Each with a probability, `<name>_prob`.
+AUGMENTATIONS = ("flip", "crop", "low_res", "jitter", "jpeg", "erasing")
 OPTIMIZERS = ("sgd", "adamw")
 
 # Settings that are one of a few words.
@@ -21,9 +29,15 @@ CHOICES = {
     "backbone": BACKBONES,
     "margin": HEADS,
     "amp_dtype": AMP_DTYPES,
+    "sampler": SAMPLERS,
+    "weights": WEIGHTS,
+    "crop_kind": CROP_KINDS,
     "optimizer": OPTIMIZERS,
     "head_optimizer": ("", *OPTIMIZERS),
     "lr_scaling": ("none", "linear"),
+    "head_parallel": ("auto", "replicated", "sharded"),
+    "ddp_compression": ("none", "fp16", "bf16"),
+    "checkpoint_format": ("auto", "file", "sharded"),
     "schedule": ("milestones", "polynomial", "cosine"),
     "protocol": (*PROTOCOLS, "both"),
     "channel_order": ("", *CHANNEL_ORDERS),
@@ -41,7 +55,11 @@ TRAIN_DATASETS = {"Demo": "demo", "CASIA_WebFace": "webface", "MS_Celeb_1M": "ms
 
 # Lowest allowed value of each number; the second value says whether it is itself allowed.
 LOWER_BOUNDS = {
+    "min_images": (1, True),
+    **{f"{name}_prob": (0, True) for name in AUGMENTATIONS},
+    "crop_scale": (0, False),
     "batch_size": (2, True),
+    "accumulate_steps": (1, True),
     "num_workers": (0, True),
     "seed": (0, True),
     "feature_dim": (1, True),
@@ -56,6 +74,7 @@ LOWER_BOUNDS = {
     "initial_lr": (0, False),
     "momentum": (0, False),
     "weight_decay": (0, True),
+    "ema_decay": (0, True),
     "head_lr": (0, False),
     "head_weight_decay": (0, True),
     "lr_reference_batch": (1, True),
@@ -69,25 +88,29 @@ LOWER_BOUNDS = {
     "visdom_port": (1, True),
 }
 
-# Highest allowed value: of the random generators' seeds, of what fits into memory, of ports.
-UPPER_BOUNDS = {"sample_rate": 1, "seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1}
+# Highest allowed value: of probabilities, of the random generators' seeds, of what fits into
+# memory, of ports.
+UPPER_BOUNDS = {
+    **{f"{name}_prob": 1 for name in AUGMENTATIONS},
+    **{"crop_scale": 1, "ema_decay": 0.999999, "sample_rate": 1},
+    **{"seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1},
+}
 
 # Sets of known names with a `<prefix>_file_list`, which needs its `<prefix>_dataset_path`.
 LISTED = ("webface", "ms1m", "lfw", "agedb", "cfp")
 
 
-class ConfigError(ValueError):
-    """A setting has a value that can't be used."""
-
-    def __init__(self, name: str, value: object, why: str) -> None:
-        super().__init__(f"setting {name} is {value!r}: {why}")
-
-
-def validate(config: Config, cuda_devices: int = 0, only: Collection[str] | None = None) -> None:
+def validate(
+    config: Config,
+    cuda_devices: int = 0,
+    only: Collection[str] | None = None,
+    processes: int = 1,
+) -> None:
     """Check the settings, each alone and those that depend on each other.
 
     cuda_devices: how many CUDA devices the machine has.
     only: the settings in use, where nothing is trained; None: all of them, to train.
+    processes: how many train together.
     Raises ConfigError for the first one that can't be used.
     """
     names = [f.name for f in fields(config) if only is None or f.name in only]
@@ -103,7 +126,7 @@ def validate(config: Config, cuda_devices: int = 0, only: Collection[str] | None
         _check_schedule(config)
         _check_freezing(config)
         _check_data(config)
-        _check_sharing(config, cuda_devices)
+        check_sharing(config, cuda_devices, processes)
 
 
 def training_paths(config: Config) -> tuple[str, str]:
@@ -266,37 +289,3 @@ def _check_device(config: Config, cuda_devices: int) -> None:
 def _check_eval_dtype(config: Config, cuda_devices: int) -> None:
     if config.eval_dtype == "fp16" and (config.device == "cpu" or cuda_devices == 0):
         raise ConfigError("eval_dtype", "fp16", "CPUs do not compute in fp16; use bf16 or fp32.")
-
-
-def _check_sharing(config: Config, cuda_devices: int) -> None:
-    """How training uses the devices: number format, and the batch over several of them."""
-    gpus, device = config.gpus, config.device
-    on_cpu = device == "cpu" or cuda_devices == 0
-    if config.use_amp and config.amp_dtype == "fp16" and on_cpu:
-        raise ConfigError(
-            "amp_dtype", "fp16", "fp16 training needs a CUDA device; on a CPU use bf16 or auto."
-        )
-    if len(set(gpus)) != len(gpus) or any(gpu < 0 for gpu in gpus):
-        raise ConfigError("gpus", gpus, "they must be different device numbers, as in 0,1.")
-    if on_cpu or not config.use_multi_gpus:
-        return
-    if any(gpu >= cuda_devices for gpu in gpus):
-        raise ConfigError("gpus", gpus, f"this machine shows {cuda_devices} CUDA devices.")
-    number = device.partition(":")[2]
-    if number and gpus and int(number) not in gpus:
-        raise ConfigError(
-            "gpus", gpus, f"device is {device}, which is not among them; add it, or use auto."
-        )
-    _check_shares(config.batch_size, len(gpus) or cuda_devices)
-
-
-def _check_shares(batch_size: int, gpus: int) -> None:
-    # DataParallel gives each GPU a share rounded up and the last one what is left.
-    share = math.ceil(batch_size / gpus)
-    if batch_size < 2 * gpus or batch_size % share == 1:
-        raise ConfigError(
-            "batch_size",
-            batch_size,
-            f"split over {gpus} GPUs, it leaves one of them fewer than the 2 images that BatchNorm "
-            f"learns from; take a multiple of {gpus}, at least {2 * gpus}.",
-        )

@@ -3,11 +3,26 @@
 import torch
 from torch import nn
 
-from Config import Config
+from Config import Config, ConfigError
+from Utils.processes import ALONE, Processes
 
 
-def choose_device(config: Config) -> torch.device:
-    """The device to train on, as `device` and, when several GPUs share the work, `gpus` say."""
+def choose_device(config: Config, processes: Processes = ALONE) -> torch.device:
+    """The device to train on, as `device` and, when several GPUs share the work, `gpus` say; of
+    several processes each has the CUDA device of its number on the machine.
+
+    Raises ConfigError where there are more processes than devices.
+    """
+    if processes.count > 1:
+        device, found = find_device(config.device), torch.cuda.device_count()
+        if device.type == "cuda" and processes.local_rank >= found:
+            raise ConfigError(
+                "device",
+                config.device,
+                f"this machine shows {found} CUDA devices, too few for process "
+                f"{processes.local_rank + 1} on it: start as many processes as devices.",
+            )
+        return torch.device("cuda", processes.local_rank) if device.type == "cuda" else device
     first = config.gpus[0] if config.use_multi_gpus and config.gpus else 0
     return find_device(config.device, first)
 

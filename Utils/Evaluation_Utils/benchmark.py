@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -92,12 +93,19 @@ def judge(
 
     dtype: a name in EVAL_DTYPES.
     """
-    features, flipped = embed(
+    both = embed(
         backbone, data.images, device, batch_size, num_workers, progress, EVAL_DTYPES[dtype]
     )
+    return evaluate_pairs(data, both, protocols)
+
+
+def evaluate_pairs(
+    data: VerificationSet, embeddings: tuple[np.ndarray, np.ndarray], protocols: list[str]
+) -> dict[str, VerificationResult]:
+    """Evaluate the pairs under each protocol, from what `embed` makes of the set's images."""
     results = {}
     for protocol in protocols:
-        rows = combine_flip(features, flipped, protocol)
+        rows = combine_flip(*embeddings, protocol)
         results[protocol] = evaluate(
             rows[data.left], rows[data.right], data.same, data.folds, protocol
         )

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from Backbone import Preprocessing
 from Utils.Datasets_Utils.images import ImageError, fit_image
 from Utils.Evaluation_Utils.folding import fold
+from Utils.processes import Processes
 
 Work = Callable[[torch.Tensor], torch.Tensor]
 
@@ -53,6 +54,34 @@ def embed(
             done += both.shape[1]
             bar.update(both.shape[1])
     return features[0], features[1]
+
+
+def embed_together(
+    backbone: nn.Module,
+    images: Sequence[np.ndarray],
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+    processes: Processes,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """As `embed`, by all processes together, in the same batches: so with the same result.
+
+    Returns it in the first process, and None in the others. Raises ImageError in all of them.
+    """
+    starts = range(0, len(images), batch_size)
+    first, last = (len(starts) * n // processes.count for n in (processes.rank, processes.rank + 1))
+    batches = [range(s, min(s + batch_size, len(images))) for s in starts[first:last]]
+    parts, unreadable = [np.empty((2, 0, backbone.feature_dim), np.float32)], None
+    try:
+        parts += embed_batches(backbone, images, device, batches, num_workers, dtype)
+    except ImageError as error:
+        unreadable = str(error)
+    found = [text for text in processes.gather(unreadable) if text]
+    if found:
+        raise ImageError(found[0])
+    collected = processes.collect(np.concatenate(parts, 1))
+    return tuple(np.concatenate(collected, 1)) if processes.first else None
 
 
 def embed_batches(

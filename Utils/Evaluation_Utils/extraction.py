@@ -21,7 +21,7 @@ from Utils.Evaluation_Utils.devkit_file import read_devkit_file, read_features
 from Utils.Evaluation_Utils.embedding import embed_batches
 from Utils.Evaluation_Utils.exact_scores import unit_rows
 from Utils.Evaluation_Utils.feature_file import Producer, by_lots
-from Utils.Evaluation_Utils.processes import Processes
+from Utils.processes import Processes
 
 # sum: added up, as insightface does for MegaFace. concat: side by side, as the lineage does for
 # verification; twice as large. none: the mirror image is not looked at.

@@ -11,12 +11,12 @@ from Utils.Evaluation_Utils.megaface import Network, judge_megaface
 from Utils.Evaluation_Utils.megaface_compare import read_compared
 from Utils.Evaluation_Utils.megaface_data import MegaFaceData, open_megaface
 from Utils.Evaluation_Utils.megaface_report import write_report
-from Utils.Evaluation_Utils.processes import Processes, started_by_torchrun
 from Utils.Evaluation_Utils.report import Report, load_network, make_output
+from Utils.processes import Processes, started_by_torchrun
 
 # What MegaFace_Evaluation.py takes as flags.
 SETTINGS = frozenset(
-    "checkpoint lineage channel_order input_mean input_scale output device eval_batch_size "
+    "checkpoint lineage weights channel_order input_mean input_scale output device eval_batch_size "
     "num_workers demo_dataset_path "
     "facescrub_dataset_path facescrub_file_list megaface_dataset_path megaface_file_list "
     "distractor_sizes probe_noise distractor_noise noise ties ranks fprs fpirs feature_flip "

@@ -31,6 +31,7 @@ from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResul
 from Utils.files import atomic_path
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
+from Utils.Training_Utils.dcp_folder import COMMON
 from Utils.Training_Utils.run_folder import run_of
 
 WORST_SHOWN = 10
@@ -39,6 +40,7 @@ WORST_SHOWN = 10
 SETTINGS = (
     "checkpoint",
     "lineage",
+    "weights",
     "channel_order",
     "input_mean",
     "input_scale",
@@ -127,6 +129,7 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
         config.channel_order,
         config.input_mean,
         config.input_scale,
+        config.weights,
     )
     return backbone.to(device, memory_format=torch.channels_last)
 
@@ -153,6 +156,8 @@ def make_output(config: Config) -> Path:
 
 def default_output(checkpoint: Path) -> Path:
     """Results/<run>_<checkpoint>; the checkpoint's own folder may be read-only."""
+    if checkpoint.name == COMMON:
+        checkpoint = checkpoint.parent
     run = run_of(checkpoint)
     return Path("Results") / (f"{run.name}_{checkpoint.stem}" if run else checkpoint.stem)
 

@@ -1,21 +1,24 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped, in one file.
 
 Written to a temporary name and renamed, so that a kill in the middle leaves the older ones whole;
-read with `weights_only`, so that no code in a file is ever run.
+read with `weights_only`, so that no code in a file is ever run. `dcp_folder` has the other form, a
+folder, in which the class tables lie apart.
 """
 
 import pickle
 import re
-import textwrap
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from Config import Config
-from Utils.errors import CheckpointError, RunError
-from Utils.files import atomic_path, link_or_copy
+from Utils.errors import CheckpointError, first_line
+from Utils.files import atomic_path, link_or_copy, writing
+from Utils.Training_Utils.dcp_folder import COMMON, SUFFIX, is_folder
 from Utils.Training_Utils.run_folder import BEST, LAST, RunFolder
 
 FORMAT = "face-training-checkpoint-1"
@@ -24,27 +27,29 @@ SHOWN = 3
 # What `torch.load` raises for files that are cut short or something else altogether.
 READ_ERRORS = (
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
-    zipfile.BadZipFile,
+    *(zipfile.BadZipFile, struct.error, AssertionError, SafetensorError),
 )
 
 
 def save(run: RunFolder, state: dict[str, Any], iteration: int) -> Path:
     """Write checkpoints/iteration_<n>.pt and let last.pt be the same file."""
     path = run.checkpoints / f"iteration_{iteration:08d}.pt"
-    _write(path, state)
+    write(path, state)
     link_or_copy(path, run.checkpoints / LAST)
+    _remove_other_form(run.checkpoints / LAST)
     return path
 
 
 def save_best(run: RunFolder, state: dict[str, Any]) -> None:
     """Write checkpoints/best.pt."""
-    _write(run.checkpoints / BEST, state)
+    write(run.checkpoints / BEST, state)
+    _remove_other_form(run.checkpoints / BEST)
 
 
 def read(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read any file of tensors and plain values on the CPU.
 
-    lazily: leave the tensors on the disk until they are looked at, for one who only wants values.
+    lazily: leave tensors on the disk until they are used, for one who uses few or parts of them.
     Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
     """
     path = Path(path)
@@ -69,8 +74,12 @@ def unsafe_names(path: Path) -> list[str]:
 
 
 def read_run(path: str | Path, lazily: bool = False) -> dict[str, Any]:
-    """Read a checkpoint that `save` wrote. Raises CheckpointError for any other file."""
-    state = read(path, lazily)
+    """Read a checkpoint of a run, all of a file, or of a folder all but its class tables.
+
+    lazily: see `read`. Raises CheckpointError for what Train.py did not write.
+    """
+    folder = Path(path) if is_folder(Path(path)) else None
+    state = read(folder / COMMON if folder else path, lazily)
     if not (isinstance(state, dict) and state.get("format") == FORMAT):
         raise CheckpointError(
             f"checkpoint {path} was not written by Train.py, so a run can't go on from it."
@@ -86,6 +95,13 @@ def read_run(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     } - set(state)
     if missing:
         raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
+    if folder:
+        state["class_tables"]["folder"] = str(folder)
+    elif "class_tables" in state:
+        raise CheckpointError(
+            f"checkpoint {path} lacks the class tables; they lie beside it: give the folder "
+            f"{Path(path).parent}."
+        )
     return state
 
 
@@ -125,6 +141,7 @@ def _check_same_batches(
     for name, ours, theirs in (
         ("batch_size", config.batch_size, saved.batch_size),
         ("seed", config.seed, saved.seed),
+        ("sampler", config.sampler, saved.sampler),
         ("number of training images", num_images, saved_images),
     ):
         if ours != theirs:
@@ -134,33 +151,10 @@ def _check_same_batches(
             )
 
 
-def random_state(generator: torch.Generator) -> dict[str, Any]:
-    """States of all random generators that training draws from."""
-    return {
-        "flip": generator.get_state(),
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any], generator: torch.Generator) -> None:
-    """The inverse of `random_state`, as far as this machine has the same devices."""
-    torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    if state["flip"].shape == generator.get_state().shape:  # else: another kind of device
-        generator.set_state(state["flip"])
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise RunError(
-            f"checkpoint {path} can't be written ({_first_line(error)}); is the disk full? The "
-            f"checkpoints before it are whole."
-        ) from None
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a file of tensors and plain values. Raises RunError where that can't be done."""
+    with writing(path), atomic_path(path) as temporary:
+        torch.save(state, temporary)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
@@ -179,9 +173,9 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
 def _damage(error: Exception) -> str:
     if "TorchScript" in str(error):
         return "it is a TorchScript program, which is not run; save its state dict alone."
-    return f"it is truncated or not a checkpoint. ({_first_line(error)})"
+    return f"it is truncated or not a checkpoint. ({first_line(error)})"
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
+def _remove_other_form(path: Path) -> None:
+    """Remove the folder's name that stood where now a file does."""
+    path.with_suffix(SUFFIX).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,11 +10,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from Utils.Datasets_Utils.images import ImageError, fit_image
+from Utils.Training_Utils.class_balance import balanced_order
+
+# So many images in a row that can't be read are no accident.
+TRIES = 100
 
 
 @dataclass
 class Batch:
-    """images: uint8 N×H×W×3 RGB; labels: int64 N; unreadable: why images were left out."""
+    """images: uint8 N×H×W×3 RGB; labels: int64 N; unreadable: why images were left out.
+
+    In place of an image that can't be read comes the next one of the data set, so that batches,
+    and the shares that processes have of them, always have one size. N is 0 where `TRIES` images
+    in a row can't be read.
+    """
 
     images: Tensor
     labels: Tensor
@@ -24,19 +34,35 @@ class Batch:
 
 
 class EpochSampler(Sampler[list[int]]):
-    """Batches of one epoch's permutation, from any batch on.
+    """Batches of one epoch's order, from any batch on.
 
-    The permutation depends on (seed, epoch) alone, so that a resumed run goes through the rest of
-    an epoch in the order in which it began. A last batch that is not full is left out.
+    The order depends on (seed, epoch) alone, so that a resumed run goes through the rest of an
+    epoch in the order in which it began. A last batch that is not full is left out.
 
-    dataset: has a length, and may have its own `epoch_order(generator)`, as `TrainingSet` does.
+    dataset: has a length, and may have its own `epoch_order(generator)`, as `TrainingSet` does: a
+    permutation, in which every image comes once. balanced: instead, every identity comes equally
+    often (see `balanced_order`); the dataset has `labels` then.
+    rank, processes: gives the rank-th of so many equal shares of each batch. batch_size: of the
+    whole batch, a multiple of processes.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        balanced: bool = False,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.length = len(dataset)
         self.order = getattr(dataset, "epoch_order", self._any_order)
+        if balanced:
+            self.order = partial(balanced_order, dataset.labels)
         self.batch_size = batch_size
         self.seed = seed
+        share = batch_size // processes
+        self.share = slice(rank * share, (rank + 1) * share)
         self.epoch = 0
         self.first_batch = 0
 
@@ -46,7 +72,8 @@ class EpochSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order(np.random.default_rng((self.seed, self.epoch)))
         for batch in range(self.first_batch, self.length // self.batch_size):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+            whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield whole[self.share].tolist()
 
     def _any_order(self, generator: np.random.Generator) -> np.ndarray:
         return generator.permutation(self.length)
@@ -56,7 +83,8 @@ class TrainingLoader:
     """Gives the batches of an epoch, from any batch on.
 
     dataset: yields (uint8 H×W×3 RGB, label). input_size: (height, width) that images are fitted to.
-    pin_memory: page-locked batches, for transfers that do not wait.
+    pin_memory: page-locked batches, for transfers that do not wait. balanced, rank, processes: see
+    `EpochSampler`.
     """
 
     def __init__(
@@ -67,9 +95,12 @@ class TrainingLoader:
         seed: int,
         num_workers: int = 0,
         pin_memory: bool = False,
+        balanced: bool = False,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.batches_per_epoch = len(dataset) // batch_size
-        self._sampler = EpochSampler(dataset, batch_size, seed)
+        self._sampler = EpochSampler(dataset, batch_size, seed, balanced, rank, processes)
         self._loader = DataLoader(
             _Fitted(dataset, input_size),
             batch_sampler=self._sampler,
@@ -89,25 +120,39 @@ class TrainingLoader:
         return iter(self._loader)
 
 
+@dataclass
+class _Sample:
+    """An image cut to size, None where none could be read, and why those before it could not."""
+
+    image: np.ndarray | None
+    label: int
+    unreadable: list[str]
+
+
 class _Fitted(Dataset):
-    """Images cut to one size; an image that can't be read becomes the reason why."""
+    """Images cut to one size; for one that can't be read, the next one that can."""
 
     def __init__(self, dataset: Dataset, input_size: tuple[int, int]) -> None:
         self.dataset = dataset
         self.input_size = input_size
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | str:
-        try:
-            image, label = self.dataset[index]
-        except ImageError as error:
-            return str(error)
-        return fit_image(image, self.input_size), label
+    def __getitem__(self, index: int) -> _Sample:
+        unreadable = []
+        for step in range(min(TRIES, len(self.dataset))):
+            try:
+                image, label = self.dataset[(index + step) % len(self.dataset)]
+            except ImageError as error:
+                unreadable.append(str(error))
+                continue
+            return _Sample(fit_image(image, self.input_size), label, unreadable)
+        return _Sample(None, 0, unreadable)
 
 
-def collate(samples: list[tuple[np.ndarray, int] | str]) -> Batch:
-    """Stack what could be read."""
-    read = [sample for sample in samples if not isinstance(sample, str)]
-    images = np.stack([image for image, _ in read]) if read else np.empty((0, 0, 0, 3), np.uint8)
-    labels = torch.tensor([label for _, label in read], dtype=torch.int64)
-    unreadable = [sample for sample in samples if isinstance(sample, str)]
+def collate(samples: list[_Sample]) -> Batch:
+    """Stack the images; none of them, where one is missing."""
+    unreadable = [reason for sample in samples for reason in sample.unreadable]
+    if any(sample.image is None for sample in samples):
+        samples = []
+    images = np.array([sample.image for sample in samples], np.uint8)
+    labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
     return Batch(torch.from_numpy(images), labels, unreadable)

@@ -17,15 +17,15 @@ class _Screen(logging.Handler):
         tqdm.write(record.getMessage().encode(encoding, "backslashreplace").decode(encoding))
 
 
-def open_log(path: Path | None) -> logging.Logger:
-    """A logger to the screen and, unless path is None, to the end of a file.
+def open_log(path: Path | None, screen: bool = True) -> logging.Logger:
+    """A logger to the screen, if wanted, and, unless path is None, to the end of a file.
 
     `info` goes to both, `debug` to the file alone. Each run has its own, outside logging's global
     registry: two runs in one process do not write into each other's file.
     """
     log = logging.Logger("training", logging.DEBUG)
-    screen = _Screen(logging.INFO)
-    log.addHandler(screen)
+    if screen:
+        log.addHandler(_Screen(logging.INFO))
     if path is not None:
         file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))

@@ -2,14 +2,18 @@
 
 from torch import Tensor
 
+from Utils.processes import Processes
+
 
 class LossMeter:
     """Sums losses without reading them: to read one in each iteration would wait for the device.
 
     A loss that is not finite stays in the sum, so it can't slip through between two reports.
+    processes: whose losses are averaged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
         self._sum: Tensor | None = None
         self._count = 0
         self._last = 0.0
@@ -22,9 +26,9 @@ class LossMeter:
 
     def mean(self) -> float:
         """The mean since `restart`, or what it was then if nothing has come since; waits for the
-        device."""
+        device. Called by all processes together."""
         if self._sum is not None:
-            self._last = self._sum.item() / self._count
+            self._last = self._processes.mean(self._sum.item() / self._count)
         return self._last
 
     def restart(self) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface import Network, judge_megaface
 from Utils.Evaluation_Utils.megaface_data import names_megaface, open_megaface
 from Utils.Evaluation_Utils.megaface_report import write_report
+from Utils.processes import Processes
 
 
 class MegaFaceTest:
@@ -21,8 +23,11 @@ class MegaFaceTest:
     Raises DataError or FileNotFoundError for what is missing.
     """
 
-    def __init__(self, config: Config, device: torch.device, log: logging.Logger) -> None:
+    def __init__(
+        self, config: Config, device: torch.device, log: logging.Logger, processes: Processes
+    ) -> None:
         self._config, self._device, self._log = config, device, log
+        self._processes = processes
         if config.train_dataset != "Demo" and not names_megaface(config):
             raise DataError(
                 "test_on_megaface is on, but no MegaFace is named: give facescrub_dataset_path and "
@@ -42,10 +47,14 @@ class MegaFaceTest:
         """Judge a trained backbone, and log the figures.
 
         run: the run's folder, which gets them below `megaface`; without one nothing is written.
+        All processes call this together.
         """
         if run is None:
-            with tempfile.TemporaryDirectory() as folder:
+            with ExitStack() as stack:
+                make = tempfile.TemporaryDirectory
+                folder = self._processes.from_first(lambda: stack.enter_context(make()))
                 self._judge(backbone, Path(folder))
+                self._processes.wait()
         else:
             folder = run / "megaface"
             folder.mkdir(exist_ok=True)
@@ -59,9 +68,12 @@ class MegaFaceTest:
             Network(backbone, weights_digest(backbone)),
             self._device,
             folder / "features",
+            self._processes,
             progress=False,
             say=self._log.debug,
         )
+        if not self._processes.first:
+            return
         name = "the network at the end of training"
         for line in write_report(self._config, judged, name, folder).splitlines():
             self._log.info(line)

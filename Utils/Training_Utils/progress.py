@@ -13,7 +13,7 @@ from Utils.Training_Utils.visdom_curves import VisdomCurves
 class Progress:
     """Reports figures to wherever they go.
 
-    total: iterations of the whole run; done: of those, before now.
+    total: iterations of the whole run; done: of those, before now. bar: show one, on a terminal.
     """
 
     def __init__(
@@ -23,12 +23,13 @@ class Progress:
         curves: VisdomCurves | None,
         total: int,
         done: int,
+        bar: bool = True,
     ) -> None:
         self._log = log
         self._metrics = metrics
         self._curves = curves
         # Without a terminal a bar is a thousand lines; there the log's lines go to the screen.
-        self._on_terminal = sys.stderr.isatty()
+        self._on_terminal = bar and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             initial=done,

@@ -5,13 +5,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from Utils.files import atomic_path
+from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.state import Best
+
+MEAN = "mean"
+_AVERAGED = " averaged"
+
+
+def averaged_name(test_set: str) -> str:
+    """What the accuracy of the averaged weights on a test set is called."""
+    return test_set + _AVERAGED
+
+
+def mean_accuracy(accuracies: dict[str, float]) -> float:
+    """The mean over the test sets: of the averaged weights, where there are any, since it is those
+    that a checkpoint is judged by."""
+    averaged = [value for name, value in accuracies.items() if name.endswith(_AVERAGED)]
+    values = averaged or list(accuracies.values())
+    return sum(values) / len(values)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """run: the run's folder, None in para_adj_mode. last: accuracies at the end, by test set.
-    best: the best of each with its iteration. loss: mean since the last report."""
+    best: the best of each with its iteration. loss: mean since the last report. stopped: before
+    the end, because it was asked to."""
 
     run: Path | None
     iterations: int
@@ -19,6 +37,7 @@ class TrainingResult:
     loss: float
     last: dict[str, float]
     best: dict[str, Best]
+    stopped: bool = False
 
 
 def write_results(result: TrainingResult, path: Path) -> None:
@@ -35,18 +54,22 @@ def write_results(result: TrainingResult, path: Path) -> None:
 
 def training_table(result: TrainingResult) -> str:
     """Lines with the accuracies at the end and the best ones, in percent, for printing."""
+    if result.stopped:
+        return f"\nStopped after {result.iterations} iterations, {result.elapsed}"
     lines = ["", f"Trained {result.iterations} iterations in {result.elapsed}"]
+    width = max((len(name) + 2 for name in result.last), default=0)
+    width = max(width, len("test set") + 2)
     if result.last:
-        lines += ["", f"{'test set':<10}{'at the end':>12}{'best':>9}   at iteration"]
+        lines += ["", f"{'test set':<{width}}{'at the end':>12}{'best':>9}   at iteration"]
     for name, accuracy in result.last.items():
         best = result.best[name]
         lines.append(
-            f"{name:<10}{100 * accuracy:>10.2f} %{100 * best.accuracy:>7.2f} %{best.iteration:>10}"
+            f"{name:<{width}}{100 * accuracy:>10.2f} %{100 * best.accuracy:>7.2f} %"
+            f"{best.iteration:>10}"
         )
     if result.run:
-        weights = "best.pt" if result.last else "last.pt"
+        run = RunFolder(result.run)
+        weights = run.best if result.last else run.last
         lines += ["", f"Log, curves and checkpoints: {result.run}"]
-        lines += [
-            f"Judge it: python LFW_Evaluation.py --checkpoint {result.run}/checkpoints/{weights}"
-        ]
+        lines += [f"Judge it: python LFW_Evaluation.py --checkpoint {weights}"]
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 <save_dir>/<run>/settings.json  train.log  metrics.csv  curves.png  results.json
 <save_dir>/<run>/checkpoints/iteration_00000100.pt ... last.pt  best.pt
+
+A checkpoint may also be a folder: iteration_00000100.dcp ... last.dcp  best.dcp
 """
 
 import itertools
@@ -14,6 +16,7 @@ from pathlib import Path
 from Config import Config
 from Utils.errors import RunError
 from Utils.files import atomic_path
+from Utils.Training_Utils.dcp_folder import SUFFIX, is_folder
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"
@@ -27,12 +30,21 @@ class RunFolder:
         self.path = Path(path)
         self.name = self.path.name
         self.checkpoints = self.path / CHECKPOINTS
-        self.last = self.checkpoints / LAST
         self.log = self.path / "train.log"
         self.metrics = self.path / "metrics.csv"
         self.curves = self.path / "curves.png"
         self.results = self.path / "results.json"
         self.settings = self.path / "settings.json"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint, if there is any: a file or a folder."""
+        return self._file_or_folder(LAST)
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best test, if there is any: a file or a folder."""
+        return self._file_or_folder(BEST)
 
     def create(self, config: Config) -> None:
         """Make the folders and save the settings. Raises RunError where that can't be done."""
@@ -42,6 +54,10 @@ class RunFolder:
                 temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
         except OSError as error:
             raise RunError(_not_writable(self.path, error)) from None
+
+    def _file_or_folder(self, name: str) -> Path:
+        folder = (self.checkpoints / name).with_suffix(SUFFIX)
+        return folder if folder.exists() else self.checkpoints / name
 
 
 def run_name(config: Config) -> str:
@@ -90,22 +106,23 @@ def run_to_continue(checkpoint: Path) -> RunFolder | None:
 
 
 def find_checkpoint(resume: str, save_dir: str) -> Path:
-    """The path that the `resume` setting means; `last` is the newest last.pt under save_dir.
+    """The path that the `resume` setting means; `last` is the newest run's last.
 
     Raises RunError where there is none.
     """
     if resume != "last":
         path = Path(resume)
-        if not path.is_file():
-            raise RunError(f"resume names {path}, which is not a file.")
+        if not (path.is_file() or is_folder(path)):
+            raise RunError(f"resume names {path}, which is not a file nor a checkpoint folder.")
         return path
-    found = sorted(Path(save_dir).glob(f"*/{CHECKPOINTS}/{LAST}"), key=os.path.getmtime)
+    last = Path(LAST).stem
+    found = [p for p in Path(save_dir).glob(f"*/{CHECKPOINTS}/{last}.*") if p.exists()]
     if not found:
         raise RunError(
             f"resume is 'last', but no run in {save_dir} has a checkpoint; "
             f"name a checkpoint or another save_dir."
         )
-    return found[-1]
+    return max(found, key=os.path.getmtime)
 
 
 def check_writable(folder: str | Path) -> None:

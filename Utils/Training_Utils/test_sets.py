@@ -6,20 +6,29 @@ from torch import nn
 from Config import Config
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.benchmark import BENCHMARKS, benchmark_paths, judge, open_benchmark
+from Utils.Evaluation_Utils.benchmark import (
+    BENCHMARKS,
+    benchmark_paths,
+    evaluate_pairs,
+    open_benchmark,
+)
+from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed_together
+from Utils.processes import Processes
 
 
 class TestSets:
     """The verification sets of the settings; for demo training, the demo's where none is named.
 
-    descriptions: a line about each, and about each that there is not.
+    processes: which judge them together. descriptions: a line about each, and about each that
+    there is not.
     """
 
     __test__ = False  # the name begins like a test's
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device, processes: Processes) -> None:
         self._config = config
         self._device = device
+        self._processes = processes
         self._protocol = "cosine" if config.protocol == "both" else config.protocol
         self._sets: dict[str, VerificationSet] = {}
         self.descriptions: list[str] = []
@@ -40,21 +49,23 @@ class TestSets:
         return list(self._sets)
 
     def judge(self, backbone: nn.Module) -> dict[str, float]:
-        """Mean 10-fold accuracy, 0..1, of each set."""
-        config = self._config
-        accuracies = {}
-        for name, data in self._sets.items():
-            results = judge(
-                backbone,
-                data,
-                [self._protocol],
-                self._device,
-                config.eval_batch_size,
-                config.num_workers,
-                dtype=config.eval_dtype,
-            )
-            accuracies[name] = results[self._protocol].accuracy
-        return accuracies
+        """Mean 10-fold accuracy, 0..1, of each set; called by all processes together."""
+        return {name: self._accuracy(backbone, data) for name, data in self._sets.items()}
+
+    def _accuracy(self, backbone: nn.Module, data: VerificationSet) -> float:
+        config, protocol = self._config, self._protocol
+        embeddings = embed_together(
+            backbone,
+            data.images,
+            self._device,
+            config.eval_batch_size,
+            config.num_workers,
+            self._processes,
+            EVAL_DTYPES[config.eval_dtype],
+        )
+        return self._processes.from_first(
+            lambda: evaluate_pairs(data, embeddings, [protocol])[protocol].accuracy
+        )
 
 
 def _check_judgeable(data: VerificationSet, source: str) -> None:

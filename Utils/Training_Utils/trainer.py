@@ -3,15 +3,15 @@
 import json
 import math
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from Config import Config, validate
-from Utils.devices import choose_amp_dtype, choose_device, spread_over_gpus
+from Utils.devices import choose_amp_dtype, choose_device
 from Utils.errors import RunError
-from Utils.Training_Utils import checkpoint as checkpoints
+from Utils.processes import ALONE, LOST, Processes, is_lost_connection
+from Utils.Training_Utils.beginning import begin_state, checkpoint_to_resume, open_run
 from Utils.Training_Utils.curves import draw_curves
 from Utils.Training_Utils.description import describe_run
 from Utils.Training_Utils.fine_tuning import set_frozen
@@ -20,62 +20,60 @@ from Utils.Training_Utils.log import close_log, open_log
 from Utils.Training_Utils.loss_meter import LossMeter
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
-from Utils.Training_Utils.opening import open_training_data
+from Utils.Training_Utils.networks import Networks
+from Utils.Training_Utils.opening import build_augmentation, open_training_data
 from Utils.Training_Utils.progress import Progress
-from Utils.Training_Utils.results import TrainingResult, write_results
-from Utils.Training_Utils.run_folder import (
-    RunFolder,
-    check_writable,
-    create_run,
-    find_checkpoint,
-    run_name,
-    run_to_continue,
+from Utils.Training_Utils.restarts import forget_run
+from Utils.Training_Utils.results import (
+    MEAN,
+    TrainingResult,
+    averaged_name,
+    mean_accuracy,
+    write_results,
 )
-from Utils.Training_Utils.state import Best, build_state
+from Utils.Training_Utils.run_folder import check_writable, run_name
+from Utils.Training_Utils.saving import CheckpointWriter, saves_folders
+from Utils.Training_Utils.state import Best
 from Utils.Training_Utils.step import TrainingStep
+from Utils.Training_Utils.stopping import StopRequest
 from Utils.Training_Utils.test_sets import TestSets
+from Utils.Training_Utils.unreadable import UnreadableImages
 from Utils.Training_Utils.visdom_curves import VisdomCurves
-
-MEAN = "mean"
 
 
 class Trainer:
     """One run. Making it opens the data, builds the networks and, to resume, restores them.
 
+    processes: those that train together; each makes a Trainer with the same settings and runs it.
+    All of them save, judge and stop at the same iterations; the first one writes and talks.
+
     Raises ConfigError, DataError, CheckpointError or RunError before anything is trained.
     """
 
-    def __init__(self, config: Config) -> None:
-        validate(config, torch.cuda.device_count())
+    def __init__(self, config: Config, processes: Processes = ALONE) -> None:
+        validate(config, torch.cuda.device_count(), processes=processes.count)
         self.config = config
-        self.device = choose_device(config)
+        self.processes = processes
+        self.device = choose_device(config, processes)
         self.amp_dtype = choose_amp_dtype(config, self.device)
         # All batches have one size, so the search for the fastest convolution pays off.
         torch.backends.cudnn.benchmark = self.device.type == "cuda"
-        resumed = find_checkpoint(config.resume, config.save_dir) if config.resume else None
+        resumed = checkpoint_to_resume(config, processes)
         if not config.para_adj_mode:
             check_writable(config.save_dir)
-        self.data = open_training_data(config)
-        self.test_sets = TestSets(config, self.device)
-        classes = self.data.num_classes
-        saved = checkpoints.read_run(resumed) if resumed else None
-        if saved:
-            checkpoints.check_fits(saved, resumed, config, classes, len(self.data))
-        batches = len(self.data) // config.batch_size
-        self.state = build_state(config, classes, batches, self.device, self.amp_dtype, saved)
-        if saved:
-            self.state.restore(saved)
-        self.run_folder = self._open_run(resumed)
-        self.log = open_log(self.run_folder.log if self.run_folder else None)
-        self.megaface = (
-            MegaFaceTest(config, self.device, self.log) if config.test_on_megaface else None
+        self.data = processes.one_by_one(lambda: open_training_data(config))
+        self.test_sets = processes.one_by_one(lambda: TestSets(config, self.device, processes))
+        self.state = begin_state(
+            *(config, self.data, self.device, self.amp_dtype, resumed, processes)
         )
-        self.metrics = Metrics(
-            self.run_folder.metrics if self.run_folder else None, self.test_sets.names
-        )
-        backbone, where = spread_over_gpus(self.state.backbone, config, self.device)
+        self.run_folder = open_run(config, resumed, processes)
+        self._open_records()
+        networks = Networks(self.state.backbone, self.state.head, config, self.device, processes)
+        self.networks = networks
         self.step = TrainingStep(
-            self.state, backbone, self.device, self.amp_dtype, config.clip_norm
+            *(self.state, networks, self.device, self.amp_dtype, processes),
+            *(build_augmentation(config), config.seed),
+            *(config.accumulate_steps, config.clip_norm),
         )
         self.loader = TrainingLoader(
             self.data,
@@ -84,22 +82,27 @@ class Trainer:
             config.seed,
             config.num_workers,
             pin_memory=self.device.type == "cuda",
+            balanced=config.sampler == "balanced",
+            rank=processes.rank,
+            processes=processes.count,
         )
         lines = describe_run(
-            *(config, self.data, self.test_sets.descriptions, self.state, where),
+            *(config, self.data, self.test_sets.descriptions, self.state, networks.where),
             *(self.amp_dtype, self.run_folder, resumed),
         )
         for line in lines:
             self.log.info(line)
         self.log.debug(f"settings {json.dumps(config.to_dict())}")
-        self._unreadable: set[str] = set()
-        self.loss = LossMeter()
+        self.unreadable = UnreadableImages(self.log, processes)
+        self.loss = LossMeter(processes)
         self._accuracy: Tensor | None = None
+        self._stopping = False
 
     def run(self) -> TrainingResult:
-        """Train to the last epoch, and say how it went.
+        """Train to the last epoch, or until SIGTERM asks to stop, and say how it went.
 
-        Raises RunError for a loss that is not finite; the last checkpoint is older and sound.
+        Raises RunError for a loss that is not finite, or where another process has ended; the last
+        checkpoint is older and sound.
         """
         state = self.state
         self.metrics.start(state.iteration)
@@ -107,67 +110,87 @@ class Trainer:
             stack.callback(close_log, self.log)
             curves = self._open_visdom()
             total = state.iteration + self._iterations_left()
-            self.progress = Progress(self.log, self.metrics, curves, total, state.iteration)
+            self.progress = Progress(
+                *(self.log, self.metrics, curves, total, state.iteration),
+                bar=self.processes.first,
+            )
             stack.callback(self.progress.close)
             try:
-                last = self._train_epochs()
+                with StopRequest(self.processes) as self.stop:
+                    last = self._train_epochs()
+                if self.writer:
+                    self.writer.close()
             except KeyboardInterrupt:
                 self.log.info(f"stopped at iteration {state.iteration}. {self._last_saved()}")
                 raise
-            if self.megaface:
-                self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
-            return self._finish(last)
+            except RuntimeError as error:
+                if is_lost_connection(error):
+                    raise RunError(f"{LOST} {self._last_saved()}") from None
+                raise
+            result = self._finish(last)  # before MegaFace, which takes long and may fail
+            if self._stopping:
+                self.log.info(f"asked to stop after iteration {state.iteration}. {self._go_on()}")
+            elif self.megaface:
+                self._take_statistics()
+                self.megaface.judge(state.result, self.run_folder and self.run_folder.path)
+            return result
 
     def _train_epochs(self) -> dict[str, float]:
-        """Train what is left; returns the accuracies at the end."""
+        """Train what is left, or until asked to stop; returns the accuracies at the end."""
         config, state = self.config, self.state
         last = {}
-        while state.epoch < config.total_epoch:
+        while state.epoch < config.total_epoch and not self._stopping:
             self._train_epoch()
-            state.epoch, state.batch = state.epoch + 1, 0
+            if state.batch == self.loader.batches_per_epoch:
+                state.epoch, state.batch = state.epoch + 1, 0
             self._save()  # before the test, which may take long or fail
+            self._stopping = self._stopping and state.epoch < config.total_epoch
+            if self._stopping:
+                return last
             if state.epoch == config.total_epoch or state.iteration % config.test_freq == 0:
                 last = self._test()
         self._save()  # again, with the best accuracies
         return last
 
     def _train_epoch(self) -> None:
+        """Train to the end of the epoch, or until asked to stop."""
         config, state = self.config, self.state
         set_frozen(state.backbone, state.epoch < config.freeze_backbone_epochs)
-        first_batch, trained = state.batch, 0
         for batch in self.loader.epoch(state.epoch, state.batch):
             report_due = (
                 state.iteration + 1
             ) % config.log_freq == 0 or self._iterations_left() == 1
-            trained += self._learn(batch, with_accuracy=report_due)
+            self._learn(batch, with_accuracy=report_due)
             state.batch += 1
             state.iteration += 1
             if report_due:
                 self._report()
-            if state.batch == self.loader.batches_per_epoch:
-                break  # what is due now comes with the epoch's end
+            self._stopping = self.stop.due()
+            if self._stopping or state.batch == self.loader.batches_per_epoch:
+                break  # what is due now comes after it
             if state.iteration % config.test_freq == 0:
                 self._test()
             if state.iteration % config.save_freq == 0:
                 self._save()
-        if trained == 0 and first_batch == 0:
-            raise RunError(f"no image of epoch {state.epoch + 1} could be read; see the log.")
 
-    def _learn(self, batch: Batch, with_accuracy: bool) -> int:
-        """One iteration, in which nothing waits for the device; returns the number of images."""
-        self._log_unreadable(batch)
-        if len(batch.labels) < 2:  # BatchNorm can't take the variance of one
-            return 0
+    def _learn(self, batch: Batch, with_accuracy: bool) -> None:
+        """One iteration, in which nothing waits for the device."""
+        self.unreadable.add(batch.unreadable)
+        if len(batch.labels) == 0:
+            raise RunError(
+                f"too many images in a row can't be read to take others in their place, the last: "
+                f"{batch.unreadable[-1]}"
+            )
         result = self.step(batch)
         self.loss.add(result.loss)
         if with_accuracy:
             self._accuracy = result.correct.float().mean()
-        self.progress.step(len(batch.labels))
-        return len(batch.labels)
+        self.progress.step(self.config.batch_size)
 
     def _report(self) -> None:
+        self.unreadable.report()
         loss = self._checked_loss()
-        accuracy = self._accuracy.item() if self._accuracy is not None else 0.0
+        accuracy = self.processes.mean(self._accuracy.item())
         rate = self.state.optimizer.param_groups[0]["lr"]
         self.progress.report(self.state.iteration, self._epoch_shown(), loss, accuracy, rate)
         self.loss.restart()
@@ -176,30 +199,39 @@ class Trainer:
         """Judge the test sets; remember the best, and keep the weights of the best mean."""
         self._check_sound()
         state = self.state
+        self._take_statistics()
         try:
-            accuracies = self.test_sets.judge(state.backbone)
+            accuracies = self._judge()
         except ValueError as error:  # a photo that can't be read is no reason to end a long run
             self.log.info(f"iteration {state.iteration}  test sets not judged: {error}")
             return {}
         if not accuracies:
             return accuracies
         self.progress.report_tests(state.iteration, self._epoch_shown(), accuracies)
-        mean = sum(accuracies.values()) / len(accuracies)
-        for name, accuracy in {**accuracies, MEAN: mean}.items():
+        for name, accuracy in {**accuracies, MEAN: mean_accuracy(accuracies)}.items():
             if accuracy > state.best.setdefault(name, Best()).accuracy:
                 state.best[name] = Best(accuracy, state.iteration)
-        if self.run_folder and state.best[MEAN].iteration == state.iteration:
-            checkpoints.save_best(self.run_folder, state.checkpoint(self.config, len(self.data)))
+        if state.best[MEAN].iteration == state.iteration:
+            self._save(best=True)
         return accuracies
 
-    def _save(self) -> None:
+    def _judge(self) -> dict[str, float]:
+        """Accuracies by test set, and those with averaged weights where there are any."""
+        accuracies = self.test_sets.judge(self.state.backbone)
+        if self.state.average:
+            averaged = self.test_sets.judge(self.state.average.backbone)
+            accuracies |= {averaged_name(name): found for name, found in averaged.items()}
+        return accuracies
+
+    def _take_statistics(self) -> None:
+        average = self.state.average
+        self.networks.take_statistics(average.backbone if average else None)
+
+    def _save(self, best: bool = False) -> None:
         self._check_sound()
-        if self.run_folder:
-            checkpoints.save(
-                self.run_folder,
-                self.state.checkpoint(self.config, len(self.data)),
-                self.state.iteration,
-            )
+        if self.writer:
+            saved = self.state.checkpoint(self.config, len(self.data), self.processes)
+            self.writer.save(*saved, self.state.iteration, best)
 
     def _finish(self, last: dict[str, float]) -> TrainingResult:
         result = TrainingResult(
@@ -209,8 +241,10 @@ class Trainer:
             loss=self.loss.mean(),
             last=last,
             best=self.state.best,
+            stopped=self._stopping,
         )
-        if self.run_folder:
+        if self.run_folder and self.processes.first and not self._stopping:
+            forget_run(self.config)
             draw_curves(self.metrics, self.run_folder.curves, self.run_folder.name)
             write_results(result, self.run_folder.results)
         return result
@@ -236,7 +270,7 @@ class Trainer:
         The loss alone does not tell: it is that of the weights before the last step.
         """
         self._checked_loss()
-        if not self.state.is_finite():
+        if not all(self.processes.gather(self.state.is_finite())):
             raise RunError(self._lost("the weights are not finite"))
 
     def _lost(self, what: str) -> str:
@@ -250,25 +284,31 @@ class Trainer:
         path = self.run_folder.last if self.run_folder else None
         return f"The last checkpoint is {path}." if path and path.exists() else "Nothing is saved."
 
-    def _log_unreadable(self, batch: Batch) -> None:
-        for reason in batch.unreadable:
-            if reason not in self._unreadable:
-                self._unreadable.add(reason)
-                self.log.info(f"image left out: {reason}")
+    def _go_on(self) -> str:
+        return f"{self._last_saved()} To go on from it: --resume last." if self.run_folder else ""
 
-    def _open_run(self, resumed: Path | None) -> RunFolder | None:
-        """The folder of the run, made: a new one, or to go on from a run's end, that run's."""
-        if self.config.para_adj_mode:
-            return None
-        run = run_to_continue(resumed) if resumed else None
-        if run is None:
-            return create_run(self.config)
-        run.create(self.config)
-        return run
+    def _open_records(self) -> None:
+        """Log, figures and checkpoints; in all processes but the first only the last of these."""
+        config, run, first = self.config, self.run_folder, self.processes.first
+        self.log = open_log(run.log if run and first else None, screen=first)
+        names = self.test_sets.names
+        if self.state.average:
+            names = [*names, *map(averaged_name, names)]
+        self.metrics = Metrics(run.metrics if run and first else None, names)
+        self.writer = None
+        if run:
+            sharded = self.state.head.group is not None
+            folders = saves_folders(config, sharded)
+            self.writer = CheckpointWriter(run, folders, self.processes)
+        self.megaface = None
+        if config.test_on_megaface:
+            self.megaface = self.processes.one_by_one(
+                lambda: MegaFaceTest(config, self.device, self.log, self.processes)
+            )
 
     def _open_visdom(self) -> VisdomCurves | None:
         config = self.config
-        if not config.use_visdom:
+        if not (config.use_visdom and self.processes.first):
             return None
         name = self.run_folder.name if self.run_folder else run_name(config)
         return VisdomCurves(config.visdom_server, config.visdom_port, name, self.metrics, self.log)

@@ -1,0 +1,164 @@
+"""Checkpoints as folders, which many processes write and any number of them can read.
+
+    iteration_00000100.dcp/common.pt      all but the class tables, as in a checkpoint file
+    iteration_00000100.dcp/.metadata ...  the class tables, by `torch.distributed.checkpoint`
+
+A folder gets its name when everything in it is written. `.metadata` is a pickle; it is read with
+an unpickler that knows the classes which such a file is made of and nothing else, so that nothing
+in a folder is ever run.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from Utils.errors import CheckpointError
+
+SUFFIX = ".dcp"
+COMMON = "common.pt"
+METADATA = ".metadata"
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_STORAGE = "torch.distributed.checkpoint.filesystem"
+_ALLOWED = {
+    *((_METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta")),
+    *((_METADATA, name) for name in ("TensorStorageMetadata", "TensorProperties")),
+    *((_METADATA, name) for name in ("ChunkStorageMetadata", "_MEM_FORMAT_ENCODING")),
+    (_STORAGE, "_StorageInfo"),
+    ("torch", "Size"),
+    *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64")),
+    ("torch.serialization", "_get_layout"),
+}
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a checkpoint folder, whole or not, lies there."""
+    return (path / COMMON).is_file() or (path / METADATA).is_file()
+
+
+def write_tables(
+    folder: Path, tables: dict[str, Tensor], group: dist.ProcessGroup | None
+) -> Future[Any]:
+    """Begin to write tables into a folder that all processes see; they are copied before it
+    returns. The result comes when all processes have written, and raises what went wrong.
+
+    group: all processes, which call this together; not used for anything else meanwhile. None: this
+    one alone, which writes at once.
+    """
+    writer = dcp.FileSystemWriter(folder)
+    if group is not None:
+        return dcp.async_save(tables, storage_writer=writer, process_group=group)
+    with _alone():
+        dcp.save(tables, storage_writer=writer, no_dist=True)
+    written: Future[Any] = Future()
+    written.set_result(None)
+    return written
+
+
+def load_tables(folder: Path, tables: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
+    """Fill tables, distributed or not, from a folder, whoever wrote it.
+
+    group: all processes, which call this together. Raises CheckpointError, naming the folder.
+    """
+    reader = _Reader(folder)
+    found = reader.read_metadata().state_dict_metadata
+    for name, table in tables.items():
+        if name not in found or found[name].size != table.shape:
+            has = f"{name} of {tuple(found[name].size)}" if name in found else f"no {name}"
+            raise _unreadable(folder, f"it has {has}, not {name} of {tuple(table.shape)}")
+    try:
+        with _alone() if group is None else nullcontext():
+            dcp.load(tables, storage_reader=reader, process_group=group, no_dist=group is None)
+    except (dcp.CheckpointException, *_READ_ERRORS) as error:
+        raise _unreadable(folder, f"a file is missing or damaged ({_last_line(error)})") from None
+
+
+def read_tables(folder: Path) -> dict[str, Tensor]:
+    """All tables of a folder, whole, on the CPU; in one process."""
+    found = _Reader(folder).read_metadata().state_dict_metadata
+    tables = {
+        name: torch.empty(about.size, dtype=about.properties.dtype) for name, about in found.items()
+    }
+    load_tables(folder, tables, None)
+    return tables
+
+
+_READ_ERRORS = (
+    *(pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError),
+    *(OSError, RuntimeError, AssertionError),
+)
+
+
+class _Reader(dcp.FileSystemReader):
+    """Reads tensors alone, from files in the folder itself."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        folder = Path(self.path)
+        try:
+            with open(folder / METADATA, "rb") as file:
+                metadata = _Unpickler(file).load()
+            _check_tensors_alone(metadata, folder)
+        except _READ_ERRORS as error:
+            raise _unreadable(folder, f"its {METADATA}: {_last_line(error)}") from None
+        return metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "pathlib" and name.endswith("Path"):
+            return _Place  # where it was written, which nothing asks for
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which it has no use for")
+        return super().find_class(module, name)
+
+
+class _Place:
+    def __init__(self, *parts: str) -> None:
+        self.parts = parts
+
+
+def _check_tensors_alone(metadata: Metadata, folder: Path) -> None:
+    """Raise ValueError for anything but tensors in files of this folder, of the files' size."""
+    if not isinstance(metadata, Metadata):
+        raise ValueError(f"it is a {type(metadata).__name__}")
+    size = 0
+    for name, about in metadata.state_dict_metadata.items():
+        if not isinstance(about, TensorStorageMetadata):
+            raise ValueError(f"{name} is no tensor")
+        size += about.size.numel() * about.properties.dtype.itemsize
+    for stored in metadata.storage_data.values():
+        if Path(stored.relative_path).name != stored.relative_path or stored.transform_descriptors:
+            raise ValueError(f"{stored.relative_path!r} is no plain file of the folder")
+    there = sum(entry.stat().st_size for entry in os.scandir(folder))
+    if size > there:
+        raise ValueError(f"it has {size} bytes of tensors, and the folder {there}")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Without the warning that a single process is what it takes this for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
+def _unreadable(folder: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint {folder} can't be read: {why}.")
+
+
+def _last_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[-1][:200] if text else type(error).__name__

@@ -1,0 +1,160 @@
+"""The processes that torchrun started, or the one that there is."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from Utils.errors import RunError
+
+# For short values, processes wait for the slowest one, whose share of a million photos may take
+# hours longer. A process that died is noticed at once all the same, by its closed connection.
+_PATIENCE = datetime.timedelta(days=7)
+# Gradients are exchanged in step; whoever is this late does not come any more.
+_STEP_PATIENCE = datetime.timedelta(minutes=30)
+
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|timed? ?out", re.I
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """count processes, of which this is number `rank`, and number `local_rank` on its machine.
+
+    group: how they exchange short values and what lies in main memory, through gloo; None: alone.
+    tensors: the group for what lies on the devices: NCCL between GPUs, gloo between CPUs.
+    """
+
+    rank: int = 0
+    count: int = 1
+    group: dist.ProcessGroup | None = None
+    tensors: dist.ProcessGroup | None = None
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes files and talks."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Everybody's value, by rank; the values are this program's own and may be any object."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def collect(self, value: T) -> list[T]:
+        """Everybody's value, by rank, for the first process; nothing for the others."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * self.count if self.first else []
+        dist.gather_object(value, values or None, group=self.group)
+        return values
+
+    def mean(self, value: float) -> float:
+        """The mean of everybody's value."""
+        return sum(self.gather(value)) / self.count
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        """What work returns in the first process; the others do not do it.
+
+        Raises ValueError in all of them, with the same text, where it raises one there.
+        """
+        if self.group is None:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.first:
+            try:
+                outcome[0] = work()
+            except ValueError as error:
+                outcome[1] = str(error)
+        dist.broadcast_object_list(outcome, group=self.group, group_src=0)
+        if outcome[1] is not None:
+            raise ValueError(outcome[1])
+        return outcome[0]
+
+    def one_by_one(self, work: Callable[[], T]) -> T:
+        """Do what may have to make files: on each machine the first process, then the others."""
+        if self.local_rank > 0:
+            self.wait()
+        done = work()
+        if self.local_rank == 0:
+            self.wait()
+        return done
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.group is not None:
+            dist.barrier(group=self.group)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def started_by_torchrun() -> Iterator[Processes]:
+    """The processes of a torchrun launch, joined; just this one without it.
+
+    Where several fail, or one does and takes the others with it, only the first to fail raises its
+    error; the rest exit with status 1 and without a word.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield Processes()
+        return
+    store, rank, count = next(dist.rendezvous("env://", timeout=_STEP_PATIENCE))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+        store=dist.PrefixStore("processes", store),
+        rank=rank,
+        world_size=count,
+        timeout=_STEP_PATIENCE,
+    )
+    if on_gpus and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    try:
+        yield Processes(rank, count, group, dist.group.WORLD, local_rank)
+    except KeyboardInterrupt:
+        if rank > 0:
+            sys.exit(130)
+        raise
+    except Exception as error:
+        if not _first_to_fail(store):
+            sys.exit(1)
+        if is_lost_connection(error):
+            raise RunError(LOST) from None
+        raise
+    dist.destroy_process_group()
+
+
+LOST = "another process of this job has ended or can't be reached any more, so this one ends too."
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether an error came of another process's death, or of a network that failed."""
+    if isinstance(error, dist.DistError):
+        return True
+    own = isinstance(error, RunError | torch.OutOfMemoryError)
+    return isinstance(error, RuntimeError) and not own and bool(_LOST.search(str(error)))
+
+
+def _first_to_fail(store: dist.Store) -> bool:
+    try:
+        return store.add("failed", 1) == 1
+    except RuntimeError:  # it lived in a process that is gone; so that one was the first
+        return False

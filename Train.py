@@ -5,17 +5,20 @@
     python Train.py --resume last                       continue the newest run
     python Train.py --pretrained FILE ...               start from weights of any known lineage
     torchrun --nproc_per_node G Train.py ...            on G GPUs; without GPUs, in G processes
+    python Train.py --sweep "margin=ArcFace,CosFace" --sweep "seed=1,2,3"
+                                                        one run each, a table and a picture of all
 
 Settings are in Config/config.py; every one of them is also a flag.
 """
 
-from Config import read_config
+from Config import Sweep, read_training
 from Utils.errors import run_script
 from Utils.memory import keep_freed_memory
 from Utils.processes import started_by_torchrun
 from Utils.Training_Utils.fine_tuning import pretrained_settings
 from Utils.Training_Utils.opening import saved_settings
 from Utils.Training_Utils.results import training_table
+from Utils.Training_Utils.sweep import run_sweep
 from Utils.Training_Utils.trainer import Trainer
 
 JUDGING_ONLY = {
@@ -35,12 +38,15 @@ def main() -> None:
     """Read the settings, train, print the table of results."""
     keep_freed_memory()
     with started_by_torchrun() as processes:
-        config = read_config(
+        config = read_training(
             __doc__,
             exclude=JUDGING_ONLY,
             saved_settings=saved_settings,
             pretrained_settings=pretrained_settings,
         )
+        if isinstance(config, Sweep):
+            run_sweep(config, processes)
+            return
         result = Trainer(config, processes).run()
         if processes.first:
             print(training_table(result))

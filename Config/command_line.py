@@ -11,10 +11,18 @@ from typing import Any, NoReturn
 
 from Config.config import Config
 from Config.errors import ConfigError
+from Config.readers import METAVARS, READERS
 from Config.recipes import RECIPES
+from Config.sweep import Sweep, combinations, parse_axes
 
 SavedSettings = Callable[[str, str], dict[str, Any]]
 PretrainedSettings = Callable[[Config], dict[str, Any]]
+
+_SWEEP = (
+    "train with each of these values of a setting, as in margin=ArcFace,CosFace; given again for "
+    "another setting: all combinations. Of settings that are several numbers: milestones=2,3;3. Of "
+    "switches: use_amp=on,off. Several seeds give mean ± std. Finished runs are not done again"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,10 +65,57 @@ def read_config(
 
     Ends the process with argparse's message, exit status 2, for a flag that can't be read.
     """
-    names = [f.name for f in dataclasses.fields(Config)]
-    names = [n for n in names if (only is None or n in only) and n not in exclude]
+    names = _names(only, exclude)
+    given = vars(_flags(description, names).parse_args(argv))
+    return _build(given, saved_settings, pretrained_settings)
+
+
+def read_training(
+    description: str,
+    exclude: Collection[str] = (),
+    argv: Sequence[str] | None = None,
+    saved_settings: SavedSettings | None = None,
+    pretrained_settings: PretrainedSettings | None = None,
+) -> Config | Sweep:
+    """As `read_config`, for the script that trains: with `--sweep`, the settings of all its runs.
+
+    Raises ConfigError, besides, for a sweep that can't be (see `parse_axes`), that is to resume, or
+    of a setting that has a flag of its own.
+    """
+    names = _names(None, exclude)
     parser = _flags(description, names)
+    parser.add_argument("--sweep", action="append", metavar="NAME=A,B", help=_SWEEP)
     given = vars(parser.parse_args(argv))
+    axes = parse_axes(given.pop("sweep", ()), names)
+    if not axes:
+        return _build(given, saved_settings, pretrained_settings)
+    if given.get("resume"):
+        raise ConfigError(
+            "resume",
+            given["resume"],
+            "a sweep goes on with its own interrupted runs: start it again as it was, without "
+            "--resume.",
+        )
+    for name in axes.keys() & given.keys():
+        raise ConfigError(name, given[name], "it is swept; leave out one of --sweep and the flag.")
+    return Sweep(
+        axes,
+        [(v, _build({**given, **v}, None, pretrained_settings)) for v in combinations(axes)],
+    )
+
+
+def _names(only: Collection[str] | None, exclude: Collection[str]) -> list[str]:
+    names = [f.name for f in dataclasses.fields(Config)]
+    return [n for n in names if (only is None or n in only) and n not in exclude]
+
+
+def _build(
+    given: dict[str, Any],
+    saved_settings: SavedSettings | None,
+    pretrained_settings: PretrainedSettings | None,
+) -> Config:
+    """The settings that flags, by name, make of the defaults, a recipe, a run or weights."""
+    given = dict(given)
     recipe = given.pop("recipe", None)
     base = dataclasses.replace(Config(), **RECIPES[recipe]) if recipe else Config()
     config = dataclasses.replace(base, **given)
@@ -99,45 +154,4 @@ def _add_flag(parser: argparse.ArgumentParser, f: dataclasses.Field, kind: Any) 
     if kind is bool:
         parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, help=text)
         return
-    parser.add_argument(f"--{f.name}", type=_READERS[kind], help=text, metavar=_METAVARS[kind])
-
-
-def _read_integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers like 22,31") from None
-
-
-def _read_floats(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not numbers like 1e-4,1e-6") from None
-
-
-def _read_optional_float(text: str) -> float | None:
-    if text.lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
-
-
-_READERS = {
-    int: int,
-    float: float,
-    str: str,
-    tuple[int, ...]: _read_integers,
-    tuple[float, ...]: _read_floats,
-    float | None: _read_optional_float,
-}
-_METAVARS = {
-    int: "N",
-    float: "X",
-    str: "TEXT",
-    tuple[int, ...]: "N,N",
-    tuple[float, ...]: "X,X",
-    float | None: "X",
-}
+    parser.add_argument(f"--{f.name}", type=READERS[kind], help=text, metavar=METAVARS[kind])

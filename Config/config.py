@@ -70,12 +70,36 @@ class Config:
     ms1m_dataset_path: str = setting("", "MS-Celeb-1M, 112×112: folder, .rec, tar shards, .zip")
     ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: labels as they lie there")
     demo_dataset_path: str = setting("Datasets/Demo", "where the demo faces are drawn, once")
+    min_images: int = setting(
+        1, "identities with fewer images are left out, and the labels numbered anew"
+    )
+    sampler: str = setting(
+        "shuffled",
+        "order of an epoch: shuffled (each image once) or balanced (as many images, but of each "
+        "identity equally many: for sets in which a few have most of them)",
+    )
     batch_size: int = setting(16, "images a step, over all devices and processes together")
     accumulate_steps: int = setting(
         1, "equal parts that each step is computed in, one after the other, to need less memory"
     )
     num_workers: int = setting(2, "processes that decode images; 0: the main process does it")
     seed: int = setting(42, "seed of initial weights, image order and flips")
+
+    # Augmentation, on the device, each image by a draw of its own
+    flip_prob: float = setting(0.5, "share of the images that are mirrored")
+    crop_prob: float = setting(0.0, "share of which a part is cut out; AdaFace: 0.2")
+    crop_kind: str = setting(
+        "resize", "the part fills the image (resize), or stays, with black around (blank: AdaFace)"
+    )
+    crop_scale: float = setting(0.2, "smallest part of the area that is cut out; AdaFace: 0.2")
+    low_res_prob: float = setting(
+        0.0, "share made smaller, to 0.2 to 1 of its side, and enlarged again; AdaFace: 0.2"
+    )
+    jitter_prob: float = setting(
+        0.0, "share whose brightness, contrast and saturation become 0.5 to 1.5; AdaFace: 0.2"
+    )
+    jpeg_prob: float = setting(0.0, "share coded as JPEG of quality 20 to 95")
+    erasing_prob: float = setting(0.0, "share in which noise covers 0.02 to 0.4 of the area")
 
     # Test data
     lfw_dataset_path: str = setting("", "LFW: .bin, .blp folder, or images; empty: the demo's")
@@ -194,6 +218,10 @@ class Config:
         "whose weights a file holds, where two lineages look alike, as in face_evolve; empty: "
         "recognised",
     )
+    weights: str = setting(
+        "averaged",
+        "of a checkpoint that has both, with ema_decay: averaged or raw weights; others have one",
+    )
     channel_order: str = setting("", "RGB or BGR; empty: as the weights were trained, RGB if new")
     input_mean: float | None = setting(
         None, "input = (pixel - input_mean) / input_scale; none: as the weights were trained"
@@ -215,6 +243,10 @@ class Config:
     )
     lr_reference_batch: int = setting(256, "see lr_scaling")
     clip_norm: float = setting(0.0, "longest gradient, of all weights together; 0: any length")
+    ema_decay: float = setting(
+        0.0,
+        "decay of a moving average of the weights, judged and saved beside them, as 0.999; 0: none",
+    )
     total_epoch: int = setting(4, "epochs to train")
     warmup_epochs: float = setting(0.0, "epochs, or a part of one, in which the rate rises to it")
     schedule: str = setting(

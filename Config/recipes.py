@@ -99,6 +99,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "initial_lr": 0.1,
         "milestones": (12, 20, 24),
         "total_epoch": 26,
+        "crop_prob": 0.2,
+        "crop_kind": "blank",
+        "low_res_prob": 0.2,
+        "jitter_prob": 0.2,
     },
     # From `--pretrained WEIGHTS` to people of your own: `--train_dataset_path` and, where the
     # folders do not say who is who, `--train_file_list`. The head is new and learns alone first.

@@ -16,6 +16,12 @@ from Utils.names import nearest_name
 
 AMP_DTYPES = ("auto", "fp16", "bf16")
 CHANNEL_ORDERS = ("RGB", "BGR")
+SAMPLERS = ("shuffled", "balanced")
+WEIGHTS = ("averaged", "raw")
+CROP_KINDS = ("resize", "blank")
+
+# Each with a probability, `<name>_prob`.
+AUGMENTATIONS = ("flip", "crop", "low_res", "jitter", "jpeg", "erasing")
 OPTIMIZERS = ("sgd", "adamw")
 
 # Settings that are one of a few words.
@@ -23,6 +29,9 @@ CHOICES = {
     "backbone": BACKBONES,
     "margin": HEADS,
     "amp_dtype": AMP_DTYPES,
+    "sampler": SAMPLERS,
+    "weights": WEIGHTS,
+    "crop_kind": CROP_KINDS,
     "optimizer": OPTIMIZERS,
     "head_optimizer": ("", *OPTIMIZERS),
     "lr_scaling": ("none", "linear"),
@@ -46,6 +55,9 @@ TRAIN_DATASETS = {"Demo": "demo", "CASIA_WebFace": "webface", "MS_Celeb_1M": "ms
 
 # Lowest allowed value of each number; the second value says whether it is itself allowed.
 LOWER_BOUNDS = {
+    "min_images": (1, True),
+    **{f"{name}_prob": (0, True) for name in AUGMENTATIONS},
+    "crop_scale": (0, False),
     "batch_size": (2, True),
     "accumulate_steps": (1, True),
     "num_workers": (0, True),
@@ -62,6 +74,7 @@ LOWER_BOUNDS = {
     "initial_lr": (0, False),
     "momentum": (0, False),
     "weight_decay": (0, True),
+    "ema_decay": (0, True),
     "head_lr": (0, False),
     "head_weight_decay": (0, True),
     "lr_reference_batch": (1, True),
@@ -75,8 +88,13 @@ LOWER_BOUNDS = {
     "visdom_port": (1, True),
 }
 
-# Highest allowed value: of the random generators' seeds, of what fits into memory, of ports.
-UPPER_BOUNDS = {"sample_rate": 1, "seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1}
+# Highest allowed value: of probabilities, of the random generators' seeds, of what fits into
+# memory, of ports.
+UPPER_BOUNDS = {
+    **{f"{name}_prob": 1 for name in AUGMENTATIONS},
+    **{"crop_scale": 1, "ema_decay": 0.999999, "sample_rate": 1},
+    **{"seed": 2**63 - 1, "feature_dim": 2**16, "visdom_port": 2**16 - 1},
+}
 
 # Sets of known names with a `<prefix>_file_list`, which needs its `<prefix>_dataset_path`.
 LISTED = ("webface", "ms1m", "lfw", "agedb", "cfp")

@@ -12,8 +12,8 @@ from torch import Tensor
 from Head.methods import Method
 
 # Numbers in a block: what a CPU's second-level cache holds, or enough to keep a GPU busy.
-_BLOCK_ON_CPU = 2**18
-_BLOCK_ON_GPU = 2**24
+BLOCK_ON_CPU = 2**18
+BLOCK_ON_GPU = 2**24
 
 _EPSILON = 1e-12  # smallest norm to divide by, as in F.normalize
 
@@ -128,7 +128,7 @@ class OtherClasses:
 
     def blocks(self, weight: Tensor) -> Iterator[slice]:
         """Rows of the class weights, with a class's sub-centers in one block."""
-        numbers = _BLOCK_ON_CPU if weight.device.type == "cpu" else _BLOCK_ON_GPU
+        numbers = BLOCK_ON_CPU if weight.device.type == "cpu" else BLOCK_ON_GPU
         step = max(1, numbers // (len(self._labels) * self._sub_centers)) * self._sub_centers
         for start in range(0, len(weight), step):
             yield slice(start, min(start + step, len(weight)))

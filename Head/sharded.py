@@ -118,7 +118,7 @@ def _gather(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The rows of all processes, in order."""
     rows = rows.contiguous()
     every = rows.new_empty((group.size() * len(rows), *rows.shape[1:]))
-    dist.all_gather_into_tensor(every, rows, group=group)
+    dist.all_gather(list(every.chunk(group.size())), rows, group=group)
     return every
 
 
@@ -135,5 +135,6 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         group = ctx.group
         rows = gradient.new_empty((len(gradient) // group.size(), *gradient.shape[1:]))
-        dist.reduce_scatter_tensor(rows, gradient.contiguous(), group=group)
+        parts = list(gradient.contiguous().chunk(group.size()))
+        dist.reduce_scatter(rows, parts, group=group)
         return rows * group.size(), None

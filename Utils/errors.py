@@ -23,6 +23,12 @@ class RunError(RuntimeError):
 USER_ERRORS = (ValueError, RunError, OSError, torch.OutOfMemoryError)
 
 
+def first_line(error: BaseException) -> str:
+    """An error's first line, at most 200 characters of it; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main and exit: with one paragraph instead of a traceback for a user's mistake.
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from Utils.errors import RunError
+from safetensors import SafetensorError
+
+from Utils.errors import RunError, first_line
 
 
 @contextmanager
@@ -25,6 +27,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise RunError, naming `path`, where tensors can't be written: a disk or quota is full."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's is a RuntimeError
+        raise RunError(not_written(path, error)) from None
+
+
+def not_written(path: Path, error: BaseException) -> str:
+    """What to say where a file, or a folder of them, could not be written."""
+    return (
+        f"{path} can't be written ({first_line(error)}); is the disk full? What was there before "
+        f"is whole."
+    )
 
 
 def make_folder(folder: Path) -> None:

@@ -1,7 +1,13 @@
-"""The known name nearest to an unknown one, for errors that say what was meant."""
+"""Names in errors: the known one nearest to an unknown one, and long ones cut short."""
 
 import difflib
 from collections.abc import Iterable
+
+
+def shortened(name: object, length: int = 80) -> str:
+    """The name's first characters: what a file calls its parts may be of any length."""
+    text = str(name)
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def nearest_name(name: object, known: Iterable[str]) -> str | None:

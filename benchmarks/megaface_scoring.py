@@ -11,13 +11,13 @@ before: the highest resident size less the file's pages, looked at a hundred tim
 
 import argparse
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.memory import MemoryWatch
 from Utils.Evaluation_Utils.identification import evaluate
 from Utils.Evaluation_Utils.scoring import BLOCK_SIZES
 from Utils.files import atomic_path
@@ -61,35 +61,6 @@ def multiply(probes: np.ndarray, distractors: np.ndarray, block: int) -> float:
     return time.perf_counter() - start
 
 
-class MemoryWatch:
-    """The highest memory of the process that is not a file's, since the start, in bytes."""
-
-    def __enter__(self) -> "MemoryWatch":
-        self._before = self._highest = _anonymous_bytes()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def used(self) -> int:
-        return self._highest - self._before
-
-    def _look(self) -> None:
-        while not self._stop.wait(0.01):
-            self._highest = max(self._highest, _anonymous_bytes())
-
-
-def _anonymous_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    kib = next(line.split()[1] for line in lines if line.startswith("RssAnon"))
-    return int(kib) * 1024
-
-
 def measure(folder: Path, count: int, dim: int) -> str:
     """One line of the table."""
     probes, ids = make_probes(dim)
@@ -97,7 +68,7 @@ def measure(folder: Path, count: int, dim: int) -> str:
     multiply(probes, distractors[: count // 10], BLOCK_SIZES["cpu"])  # wakes threads, reads pages
     before = multiply(probes, distractors, BLOCK_SIZES["cpu"])
     start = time.perf_counter()
-    with MemoryWatch() as memory:
+    with MemoryWatch(100) as memory:
         result = evaluate(probes, ids, distractors)
     scoring = time.perf_counter() - start
     bare = (before + multiply(probes, distractors, BLOCK_SIZES["cpu"])) / 2

@@ -55,6 +55,40 @@ def test_the_log_says_where_a_head_was_looked_for(mobile, tmp_path):
     assert "Iter_300_margin.pth can't be read" in start(path)[1]
 
 
+@pytest.mark.parametrize(
+    ("network", "beside", "contents"),
+    [
+        ("model.pt", "classifier_rank0.pt", {"net.fc.weight": torch.zeros(128, 2048)}),
+        ("model.pt", "classifier_rank0.pt", {"a.weight": WEIGHTS, "b.weight": WEIGHTS}),
+        ("model.pt", "classifier_rank0.pt", {"weight": WEIGHTS.int()}),
+        (
+            "checkpoint_gpu_0.pt",
+            "checkpoint_gpu_0.pt",
+            {
+                "state_dict_backbone": {
+                    "conv1.weight": torch.zeros(64, 3, 3, 3),
+                    "fc.weight": WEIGHTS,
+                }
+            },
+        ),
+    ],
+)
+def test_a_file_beside_that_is_no_head_is_not_taken_for_one(network, beside, contents, tmp_path):
+    torch.save(contents, tmp_path / beside)
+    dimension = 128 if "net.fc.weight" in contents else 4
+    found = find_class_weights(tmp_path / network, None, dimension, by_columns=False)
+    assert found.weights is None
+    assert f"{beside} holds no class weights for {dimension} values" in found.where
+
+
+def test_a_head_that_is_cut_short_leaves_the_run_its_own(mobile, tmp_path):
+    torch.save(mobile, tmp_path / "Iter_300_net.pth")
+    margin = tmp_path / "Iter_300_margin.pth"
+    torch.save({"weight": torch.zeros(11, 128)}, margin, _use_new_zipfile_serialization=False)
+    margin.write_bytes(margin.read_bytes()[:-300])
+    assert "Iter_300_margin.pth can't be read" in start(tmp_path / "Iter_300_net.pth")[1]
+
+
 def test_a_head_under_its_own_key_is_taken(mobile, tmp_path):
     head = torch.rand(11, 128)
     torch.save({"backbone": mobile, "head": {"module.weight": head}}, tmp_path / "net.pt")

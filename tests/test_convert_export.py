@@ -207,8 +207,8 @@ def test_an_output_that_is_no_number_is_found_in_any_batch(tmp_path, monkeypatch
     def run(path, images):
         return backbone(images) * (float("nan") if len(images) == 3 else 1)
 
-    writers = {".pt2": (lambda program, path, about: None, run)}
-    monkeypatch.setattr("Utils.Pretrained_Utils.export.WRITERS", writers)
+    runtimes = {".pt2": (lambda program, about: lambda path: None, run)}
+    monkeypatch.setattr("Utils.Pretrained_Utils.export.RUNTIMES", runtimes)
     with pytest.raises(RuntimeError, match="its outputs differ by nan"):
         export(backbone, tmp_path / "net.pt2")
     assert list(tmp_path.iterdir()) == []
@@ -216,8 +216,9 @@ def test_an_output_that_is_no_number_is_found_in_any_batch(tmp_path, monkeypatch
 
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     backbone = randomised("MobileFaceNet")
-    writers = {".pt2": (lambda program, path, about: None, lambda path, images: torch.zeros(1, 64))}
-    monkeypatch.setattr("Utils.Pretrained_Utils.export.WRITERS", writers)
+    zeros = torch.zeros(1, 64)
+    runtimes = {".pt2": (lambda program, about: lambda path: None, lambda path, images: zeros)}
+    monkeypatch.setattr("Utils.Pretrained_Utils.export.RUNTIMES", runtimes)
     with pytest.raises(RuntimeError, match="was not written: its outputs differ by"):
         export(backbone, tmp_path / "net.pt2")
     assert list(tmp_path.iterdir()) == []

@@ -72,13 +72,13 @@ def test_the_run_takes_the_files_network_and_preprocessing(published, tmp_path):
         128,
         (32, 32),
     )
-    state = build_state(config, 10, CPU, None)
+    state = build_state(config, 10, 1, CPU, None)
     assert torch.equal(state.backbone.conv2.conv.weight, theirs["conv2.conv.weight"])
     assert state.backbone.preprocessing == Preprocessing("BGR", 127.5, 127.5, (32, 32))
     assert "starting from" in state.start[0]
     assert state.start[1] == "head: starts fresh; looked for class weights in net.ckpt"
     with pytest.raises(CheckpointError, match=r"feature_dim 128, the settings say 64; set 128"):
-        build_state(dataclasses.replace(config, feature_dim=64), 10, CPU, None)
+        build_state(dataclasses.replace(config, feature_dim=64), 10, 1, CPU, None)
 
 
 def test_the_head_is_taken_where_its_classes_fit(tmp_path):
@@ -88,10 +88,10 @@ def test_the_head_is_taken_where_its_classes_fit(tmp_path):
     contents["state_dict"]["head.weight"] = torch.arange(512 * 11.0).view(512, 11)
     torch.save(contents, tmp_path / "net.pt")
     config = Config(pretrained=str(tmp_path / "net.pt"), input_size=(32, 32), feature_dim=512)
-    state = build_state(config, 11, CPU, None)
+    state = build_state(config, 11, 1, CPU, None)
     assert torch.equal(state.head.weight, torch.arange(512 * 11.0).view(512, 11).T)
     assert state.start[1] == "head: 11×512 class weights taken from net.pt"
-    other = build_state(config, 12, CPU, None)
+    other = build_state(config, 12, 1, CPU, None)
     assert "for other classes (11×512, the training set needs 12×512)" in other.start[1]
 
 

@@ -230,7 +230,7 @@ def heads():
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_loss_in_blocks_is_the_cross_entropy_of_the_logits(monkeypatch, block, label_smoothing):
     if block:
-        monkeypatch.setattr(class_blocks, "_BLOCK_ON_CPU", block)
+        monkeypatch.setattr(class_blocks, "BLOCK_ON_CPU", block)
     torch.manual_seed(5)
     for head in heads():
         head = head.double()

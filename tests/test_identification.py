@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from Utils.errors import DataError
 from Utils.Evaluation_Utils import exact_scores, identification, mates, negatives, wide_rates
@@ -165,6 +166,36 @@ def test_the_same_on_cuda(score_dtype):
     assert everything(there) == everything(run_crowded())
 
 
+class Made(TorchDispatchMode):
+    """Bytes of the largest tensor that is made meanwhile, and of all together."""
+
+    largest = total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.largest, self.total = max(self.largest, made.nbytes), self.total + made.nbytes
+        return made
+
+
+@pytest.mark.parametrize("kept", [1500, 100_000])
+@pytest.mark.parametrize("score_dtype", ["bf16", "fp16"])
+def test_half_precision_takes_about_the_memory_of_single(monkeypatch, score_dtype, kept):
+    """Few pairs, or half of them, are near enough to matter."""
+    monkeypatch.setattr(identification, "_EXACT_CURVE", kept)
+    monkeypatch.setattr(exact_scores, "_REFINED_AT_ONCE", 256)
+    rng = np.random.default_rng(0)
+    ids, size = np.repeat(np.arange(50), 2), (100, 256)
+    probes = (rng.normal(size=(50, 256))[ids] + 0.5 * rng.normal(size=size)).astype(np.float32)
+    distractors = rng.normal(size=(2048, 256)).astype(np.float32)
+    used = {}
+    for dtype in ("fp32", score_dtype):
+        with Made() as used[dtype]:
+            evaluate(probes, ids, distractors, fprs=(1e-4,), score_dtype=dtype)
+    assert used[score_dtype].largest == used["fp32"].largest, "more than a block at once"
+    assert used[score_dtype].total < 4 * used["fp32"].total
+
+
 def crowded():
     """Scores within a few float32 roundings of each other: no product can tell them apart."""
     rng = np.random.default_rng(5)
@@ -304,6 +335,27 @@ def test_a_wide_fpr_of_many_pairs_takes_little_memory(monkeypatch):
     assert peak < 8e7, "a million and a half scores were kept"
 
 
+def test_many_trials_share_the_memory_of_one(monkeypatch):
+    """Lists are kept for each choice of probes, and scores of each set of distractors."""
+    monkeypatch.setattr(identification, "_MOST_KEPT", 100_000)
+    monkeypatch.setattr(identification, "_EXACT_CURVE", 1000)
+    monkeypatch.setattr(negatives, "_SLACK", 1000)
+    rng = np.random.default_rng(3)
+    ids = np.repeat(np.arange(150), 2)
+    probes = rng.normal(size=(300, 8)).astype(np.float32)
+    distractors = rng.normal(size=(16_000, 8)).astype(np.float32)
+    clean, rows = np.arange(0, 300, 3).repeat(2) + np.tile([0, 1], 100), np.arange(16_000)
+    chosen = [rows[:size] for size in range(2000, 16_001, 2000)]
+    trials = [Trial(probes, part) for part in chosen for probes in (np.arange(300), clean)]
+    fpr = (99_000 / (300 * 16_000),)
+    evaluate_trials(probes, ids, distractors, trials[:1], fprs=fpr)
+    tracemalloc.start()
+    evaluate_trials(probes, ids, distractors, trials, fprs=fpr)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 160 * 100_000 + 2e7, "each list took what is there for all"
+
+
 def score_matrix_of_many(left, right):
     return np.concatenate([score_matrix(left, part).ravel() for part in np.split(right, 100)])
 
@@ -358,6 +410,24 @@ def test_far_distractors_count_and_never_win():
     assert result.beats.tolist() == brute_force(probes, ids, distractors)["beats"]
     assert result.verification["all"].negatives == 11 * len(ids) * len(distractors)
     assert result.distractors == 11 * len(distractors)
+
+
+@pytest.mark.parametrize("kept", [3, 100_000])
+def test_rows_of_no_trial_may_hold_anything(monkeypatch, kept):
+    monkeypatch.setattr(identification, "_EXACT_CURVE", kept)
+    probes, ids, distractors = problem(4)
+    used = np.arange(1, len(distractors) - 1)
+    trial = Trial(np.arange(len(ids)), used)
+    spoilt = distractors.copy()
+    spoilt[[0, -1]] = np.nan
+    (found,) = evaluate_trials(probes, ids, spoilt, [trial], RANKS, FPRS, FPIRS)
+    alone = evaluate(probes, ids, distractors[used], RANKS, FPRS, FPIRS)
+    for kind, expected in alone.verification.items():
+        curve = found.verification[kind].curve
+        assert (curve.fpr.tolist(), curve.tpr.tolist()) == (
+            expected.curve.fpr.tolist(),
+            expected.curve.tpr.tolist(),
+        )
 
 
 def test_the_devkit_takes_negatives_from_the_first_hundred_probes():

@@ -23,6 +23,7 @@ from tests.tiny_megaface import (
     PHOTOS,
     ROOT,
     error_of,
+    features_of,
     megaface,
     results_of,
     table_of,
@@ -108,26 +109,39 @@ def test_embeddings_do_not_depend_on_the_number_of_threads():
     assert np.array_equal(found[0], found[2])
 
 
-def test_a_repeated_run_extracts_nothing_and_a_changed_one_anew(tiny, tmp_path, judge):
+def test_a_repeated_run_extracts_nothing_and_a_changed_one_beside_it(tiny, tmp_path, judge):
     flags = ("--output", tmp_path, "--feature_dtype", "fp16", "--feature_flip", "none")
-    judge(*tiny.flags(*flags))
-    file = tmp_path / "features" / "distractors" / "features.npy"
+    assert "distractors-" in judge(*tiny.flags(*flags)).partition(": 700 to come")[0]
+    file = features_of(tmp_path, "distractors") / "features.npy"
     before, written = results_of(tmp_path), file.stat().st_mtime_ns
     assert table_of(tmp_path, "distractors").dtype == np.float16
 
-    assert "all there" in judge(*tiny.flags(*flags))
-    assert file.stat().st_mtime_ns == written
-    assert results_of(tmp_path) == before
+    def unchanged():
+        said = judge(*tiny.flags(*flags))
+        assert said.count("all there") == 2
+        assert file.stat().st_mtime_ns == written
+        assert results_of(tmp_path) == before
 
-    assert "network changed since" in judge(*tiny.flags(*flags, checkpoint=1))
+    unchanged()
+    assert "700 to come" in judge(*tiny.flags(*flags, checkpoint=1))
     assert results_of(tmp_path) != before
+    unchanged()
 
-    listed = tmp_path / "shorter.json"
     names = json.loads((tiny.root / f"megaface.json_{DISTRACTORS}_1").read_text())["path"]
-    listed.write_text(json.dumps({"path": names[:50]}))
-    shorter = judge(*tiny.flags(*flags, "--megaface_file_list", listed, checkpoint=1))
-    assert "distractors: list changed since" in shorter
+    (tmp_path / "shorter.json").write_text(json.dumps({"path": names[:50]}))
+    said = judge(*tiny.flags(*flags, "--megaface_file_list", tmp_path / "shorter.json"))
+    assert "50 to come" in said
+    assert said.count("all there") == 1, "the probes are the same"
     assert [r["distractors"] for r in results_of(tmp_path)] == [50]
+    unchanged()
+
+
+def test_features_of_something_else_are_not_written_over(tmp_path):
+    photos, about = PhotoList(["a"], None, "a list"), {"dim": 4, "dtype": "fp32", "network": "x"}
+    packed_features(tmp_path, photos, about, lambda lots: [np.ones((1, 4), np.float32)])
+    with pytest.raises(DataError, match="another network"):
+        packed_features(tmp_path, photos, {**about, "network": "y"}, lambda lots: [])
+    assert FeatureFolder(tmp_path).open().table.tolist() == [[1] * 4]
 
 
 def test_killed_in_the_middle_of_extraction_it_goes_on(tiny, first_run, tmp_path):
@@ -135,12 +149,17 @@ def test_killed_in_the_middle_of_extraction_it_goes_on(tiny, first_run, tmp_path
     running = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
     )
-    done = tmp_path / "features" / "distractors" / "done.bin"
     deadline = time.monotonic() + 60
-    while not (done.exists() and 1 in done.read_bytes()) and time.monotonic() < deadline:
+
+    def begun() -> bool:
+        found = tmp_path.glob("features/distractors-*/done.bin")
+        return any(1 in done.read_bytes() for done in found)
+
+    while not begun() and time.monotonic() < deadline:
         time.sleep(0.002)
     running.send_signal(signal.SIGKILL)
     running.wait()
+    done = features_of(tmp_path, "distractors") / "done.bin"
     assert 0 < sum(done.read_bytes()) < len(done.read_bytes()), "not killed in the middle"
 
     finished = megaface(*tiny.flags("--output", tmp_path))
@@ -178,8 +197,8 @@ def test_the_devkits_files_carry_the_features_over(tiny, first_run, tmp_path, ju
     assert [r["rank1"] for r in ours] == [r["rank1"] for r in theirs]
     # And a table of ours in place of photos, without them.
     judge(
-        *("--probe_features", folder / "features" / "probes", "--fprs", "1e-2,1e-3"),
-        *("--distractor_features", folder / "features" / "distractors"),
+        *("--probe_features", features_of(folder, "probes"), "--fprs", "1e-2,1e-3"),
+        *("--distractor_features", features_of(folder, "distractors")),
         *("--distractor_sizes", "10,100", "--output", tmp_path / "ready", "--device", "cpu"),
     )
     assert results_of(tmp_path / "ready") == ours
@@ -390,6 +409,17 @@ def test_sets_that_overlap_are_joined(tmp_path):
         "2 (list_2_2)": [0, 1],
         "3": [0, 1, 2],
     }
+
+
+def test_sets_of_one_size_and_file_name_have_labels_of_their_own(tmp_path):
+    lists = [PhotoList([f"{k}1", f"{k}2"], None, str(tmp_path / k / "list_2_1")) for k in "abc"]
+    assert [rows.tolist() for rows in join_lists(lists).rows.values()] == [[0, 1], [4, 5], [2, 3]]
+    assert list(join_lists(lists, sizes=(2,)).rows) == [
+        "2",
+        f"2 ({tmp_path / 'b' / 'list_2_1'})",
+        f"2 ({tmp_path / 'c' / 'list_2_1'})",
+        "2 (list_2_1)",
+    ]
 
 
 def test_insightface_noise_by_hand():

@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from Config import Config
-from tests.tiny_megaface import DISTRACTORS, PEOPLE, PHOTOS, megaface, results_of, table_of
+from tests.tiny_megaface import (
+    DISTRACTORS,
+    PEOPLE,
+    PHOTOS,
+    features_of,
+    megaface,
+    results_of,
+    table_of,
+)
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.convert_dataset import convert
 from Utils.Datasets_Utils.photo_list import PhotoList
@@ -49,8 +57,8 @@ def no_work(monkeypatch):
 def ready(folder, *more):
     """The flags that judge the tables of a run, without photos."""
     return (
-        *("--probe_features", folder / "features" / "probes"),
-        *("--distractor_features", folder / "features" / "distractors"),
+        *("--probe_features", features_of(folder, "probes")),
+        *("--distractor_features", features_of(folder, "distractors")),
         *("--fprs", "1e-2,1e-3", "--device", "cpu", *more),
     )
 
@@ -59,7 +67,7 @@ def ready(folder, *more):
 
 
 def test_a_list_chooses_among_ready_probes_and_says_who_they_are(extracted, tmp_path, judge):
-    names = json.loads((extracted / "features" / "probes" / "list.json").read_text())["path"]
+    names = json.loads((features_of(extracted, "probes") / "list.json").read_text())["path"]
     order = [17, 3, 2, 9, 0, 11]
     ids = ["x", "y", "y", "x", "y", "z"]
     listed = {"path": [names[row] for row in order], "id": ids}
@@ -107,14 +115,14 @@ def test_features_of_two_networks_are_not_mixed(tiny, extracted, tmp_path, judge
     with pytest.raises(DataError, match=f"their {changed} differs"):
         judge(
             *tiny.flags("--output", tmp_path, *more, checkpoint=int(changed == "network")),
-            *("--distractor_features", extracted / "features" / "distractors"),
+            *("--distractor_features", features_of(extracted, "distractors")),
         )
 
 
 def test_ready_features_are_not_judged_at_the_end_of_training(tiny, extracted):
     config = Config(
         facescrub_dataset_path=str(tiny.root / "probes"),
-        distractor_features=str(extracted / "features" / "distractors"),
+        distractor_features=str(features_of(extracted, "distractors")),
     )
     with pytest.raises(DataError, match="distractor_features can't be given"):
         MegaFaceTest(config, torch.device("cpu"), None)
@@ -138,7 +146,7 @@ def test_ready_features_are_not_judged_at_the_end_of_training(tiny, extracted):
 )
 def test_damaged_feature_folders_are_named(tiny, extracted, tmp_path, judge, name, content):
     shutil.copytree(extracted / "features", tmp_path / "features")
-    damaged = tmp_path / "features" / "distractors" / name
+    damaged = features_of(tmp_path, "distractors") / name
     if content is None:
         damaged.unlink()
     else:
@@ -153,7 +161,7 @@ def test_damaged_feature_folders_are_named(tiny, extracted, tmp_path, judge, nam
 
 def test_a_table_of_another_shape_is_not_used(tiny, extracted, tmp_path, judge):
     shutil.copytree(extracted / "features", tmp_path / "features")
-    np.save(tmp_path / "features" / "probes" / "features.npy", np.ones((20, 8), np.float32))
+    np.save(features_of(tmp_path, "probes") / "features.npy", np.ones((20, 8), np.float32))
     with pytest.raises(DataError, match=r"\(20, 8\), not float32 \(20, 16\)"):
         judge(*tiny.flags("--output", tmp_path))
 
@@ -162,7 +170,7 @@ def test_a_table_of_another_size_of_features_is_found_before_the_work(
     extracted, tmp_path, judge, no_work
 ):
     shutil.copytree(extracted / "features", tmp_path / "features")
-    np.save(tmp_path / "features" / "probes" / "features.npy", np.ones((20, 8), np.float32))
+    np.save(features_of(tmp_path, "probes") / "features.npy", np.ones((20, 8), np.float32))
     with pytest.raises(DataError, match=r"their dim differs \(8 and 16\)"):
         judge(*ready(tmp_path, "--output", tmp_path / "out"))
 
@@ -183,7 +191,7 @@ def test_no_room_for_features(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["../../x.png", "/tmp/x.png", "a/../../x.png", "a/.."])
 def test_nothing_is_exported_outside_of_the_folder(tiny, extracted, tmp_path, judge, no_work, name):
     shutil.copytree(extracted / "features", tmp_path / "features")
-    listed = tmp_path / "features" / "probes" / "list.json"
+    listed = features_of(tmp_path, "probes") / "list.json"
     values = json.loads(listed.read_text())
     values["path"][7] = name
     listed.write_text(json.dumps(values))

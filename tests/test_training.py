@@ -278,6 +278,29 @@ def test_a_test_photo_that_cannot_be_read_does_not_end_the_run(tiny_config, tiny
     assert "test sets not judged" in (result.run / "train.log").read_text()
 
 
+def test_an_error_in_megaface_at_the_end_costs_no_results(tiny_config, tiny, monkeypatch):
+    root = tiny.root
+    config = dataclasses.replace(
+        tiny_config,
+        test_on_megaface=True,
+        facescrub_dataset_path=str(root / "probes"),
+        facescrub_file_list=str(root / "facescrub.json"),
+        megaface_dataset_path=str(root / "distractors"),
+        megaface_file_list=str(root / "megaface.json_10_1"),
+    )
+    trainer = Trainer(config)
+
+    def fails(*_):
+        raise RunError("no space left")
+
+    monkeypatch.setattr(trainer.megaface, "judge", fails)
+    with pytest.raises(RunError, match="no space left"):
+        trainer.run()
+    run = only_run(config.save_dir)
+    assert json.loads((run / "results.json").read_text())["iterations"] == ITERATIONS
+    assert (run / "curves.png").is_file()
+
+
 def test_a_run_shorter_than_log_freq_still_shows_its_figures(tiny_config):
     trainer = Trainer(dataclasses.replace(tiny_config, log_freq=1000, para_adj_mode=True))
     result = trainer.run()

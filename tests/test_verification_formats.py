@@ -73,7 +73,7 @@ def test_the_accuracy_is_the_same_to_the_last_digit(shared_data, pairs_file):
 
     formats = shared_data / "formats"
     config = Config(input_size=(48, 48), feature_dim=32)
-    backbone = build_state(config, 2, torch.device("cpu"), None).backbone
+    backbone = build_state(config, 2, 1, torch.device("cpu"), None).backbone
     results = []
     for paths in (
         (shared_data / "lfw_half/images", pairs_file),
@@ -349,7 +349,7 @@ def test_wrong_metadata_is_named(blp):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     config = Config(input_size=(48, 48), feature_dim=16)
-    state = build_state(config, 2, torch.device("cpu"), None)
+    state = build_state(config, 2, 1, torch.device("cpu"), None)
     path = tmp_path_factory.mktemp("checkpoint") / "net.pt"
     torch.save(state.checkpoint(config, 10), path)
     return path

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import types
 
@@ -10,14 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from Backbone import build_backbone, describe_backbone
-from Config import Config
 from tests import lineage_mobilefacenets as mobilefacenets
 from tests import lineage_networks as networks
 from tests.conftest import assert_one_paragraph, run_script
 from tests.lineage_networks import Recorder
 from tests.test_lineages import facex_zoo, lightning, partial_fc_checkpoint, wujiyang_mobile
 from Utils.errors import CheckpointError
-from Utils.Evaluation_Utils.report import evaluate_checkpoint
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Pretrained_Utils.load import read_weights
 from Utils.Training_Utils.checkpoint import FORMAT
@@ -98,6 +97,11 @@ def test_a_cvlface_folders_model_yaml_says_its_colours(tmp_path):
         assert load_backbone(folder).preprocessing.channel_order == "BGR", text
     settings.write_text("name: ir_18\n# color_space: BGR\n")
     assert load_backbone(folder).preprocessing.channel_order == "RGB"
+    for nothing in ("", "null", "~", '""'):
+        settings.write_text(f"color_space: {nothing}\nother: !!bool x\nlast: !!timestamp x\n")
+        assert load_backbone(folder).preprocessing.channel_order == "RGB", nothing
+    settings.write_text('color_space: BGR\nother: !!int ""\n')
+    assert load_backbone(folder).preprocessing.channel_order == "BGR"
     settings.write_text("color_space: HSV\n")
     with pytest.raises(CheckpointError, match=r"model.yaml: color_space is 'HSV'; expected RGB or"):
         load_backbone(folder)
@@ -239,20 +243,13 @@ def test_scripts_end_in_one_paragraph(tmp_path):
 
 def test_published_weights_reach_the_lineages_own_figure(shared_data, tmp_path):
     """Xiaoccer's own evaluation code gives 97.80 % on these pairs, cropped to 112×96."""
-    config = Config(
-        checkpoint=str(shared_data / XIAOCCER),
-        lfw_dataset_path=str(shared_data / "lfw_half" / "images"),
-        lfw_file_list=str(shared_data / "lfw_half" / "pairs.txt"),
-        output=str(tmp_path),
-        num_workers=0,
-        device="cpu",
+    run = run_script(
+        *("LFW_Evaluation.py", "--checkpoint", shared_data / XIAOCCER, "--output", tmp_path),
+        *("--lfw_dataset_path", shared_data / "lfw_half" / "images"),
+        *("--lfw_file_list", shared_data / "lfw_half" / "pairs.txt"),
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)  # batches side by side: the same to the last bit
-    try:
-        evaluate_checkpoint(config, "lfw")
-    finally:
-        torch.set_num_threads(threads)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^accuracy +97\.80 %", run.stdout, re.MULTILINE), run.stdout
     figures = json.loads((tmp_path / "lfw.json").read_text())
     assert figures["results"]["cosine"]["accuracy"] == pytest.approx(0.9780, abs=1e-9)
     assert "Xiaoccer" in figures["network"]

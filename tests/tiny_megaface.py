@@ -92,8 +92,14 @@ def megaface(*arguments: object, processes: int = 1) -> subprocess.CompletedProc
     )
 
 
+def features_of(folder: Path, name: str) -> Path:
+    """The only folder of probes' or distractors' features in a run's output."""
+    (found,) = (folder / "features").glob(f"{name}-*")
+    return found
+
+
 def table_of(folder: Path, name: str) -> np.ndarray:
-    return np.load(folder / "features" / name / "features.npy")
+    return np.load(features_of(folder, name) / "features.npy")
 
 
 def results_of(folder: Path) -> dict:

@@ -18,6 +18,7 @@ import numpy as np
 from Utils.Datasets_Utils.formats import find_images, is_folder
 from Utils.Datasets_Utils.image_list import SHOWN, Tree, scan_tree
 from Utils.Datasets_Utils.path_table import PathTable
+from Utils.Datasets_Utils.training_set import renumber
 from Utils.errors import DataError, run_script
 from Utils.files import atomic_path
 
@@ -33,7 +34,7 @@ def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -
     source, file_list = Path(source), Path(file_list)
     tree = scan_tree(source) if is_folder(source) else None
     names, labels = _tree_images(tree) if tree else _images(source)
-    kept, labels, left_out = _renumber(labels, min_images)
+    kept, labels, left_out = renumber(labels, min_images)
     if len(labels) == 0:
         what = "folder" if tree else "class"
         raise DataError(
@@ -106,14 +107,6 @@ def _label(text: str) -> int | None:
     except ValueError:
         return None
     return int(value) if 0 <= value < _EXACT_FLOATS and value.is_integer() else None
-
-
-def _renumber(labels: np.ndarray, min_images: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """(rows to keep, their new labels, number of classes left out)."""
-    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    large = counts >= min_images
-    rows = np.flatnonzero(large[numbers])
-    return rows, (np.cumsum(large) - 1)[numbers[rows]], int((~large).sum())
 
 
 def _report(

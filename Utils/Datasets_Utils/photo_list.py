@@ -96,9 +96,10 @@ def join_lists(lists: Sequence[PhotoList], sizes: Iterable[int] = ()) -> Distrac
             )
         found[f"{size:,}"] = np.arange(size)
     for photos in ordered:
-        label = f"{len(photos.names):,}"
-        if label in found:
-            label += f" ({Path(photos.source).name})"
+        size, file = f"{len(photos.names):,}", Path(photos.source)
+        labels = (size, f"{size} ({file.name})", f"{size} ({file.absolute()})")
+        # Where all are taken, it is the same file once more.
+        label = next((label for label in labels if label not in found), labels[-1])
         found[label] = np.sort(np.array([row_of[name] for name in photos.names]))
     by_size = sorted(found.items(), key=lambda item: (len(item[1]), item[0]))
     names = list(row_of) if len(row_of) > len(largest.names) else largest.names

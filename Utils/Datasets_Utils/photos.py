@@ -38,7 +38,7 @@ def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
     if has_files(folder):
         return Photos(listed, ImageFiles(locate_images(Path(folder), listed.names, listed.source)))
     store, _, _ = find_images(Path(folder).absolute())
-    return Photos(listed, _Stored(store, store.rows(listed.names, Path(listed.source))))
+    return Photos(listed, StoredImages(store, store.rows(listed.names, Path(listed.source))))
 
 
 def open_folder(folder: str | Path, with_ids: bool) -> Photos:
@@ -60,7 +60,7 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))
 
 
-class _Stored(Sequence[np.ndarray]):
+class StoredImages(Sequence[np.ndarray]):
     """The images of some rows of a store."""
 
     def __init__(self, store: ImageStore, rows: np.ndarray) -> None:
@@ -81,7 +81,7 @@ def _from_store(path: str | Path) -> Photos:
         raise DataError(f"{path} has no images.")
     names = [f"{label}/{number:08d}" for number, label in enumerate(labels)]
     rows = np.arange(len(labels)) if rows is None else rows
-    return Photos(PhotoList(names, labels, str(path)), _Stored(store, rows))
+    return Photos(PhotoList(names, labels, str(path)), StoredImages(store, rows))
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -69,7 +69,8 @@ class TrainingSet(Dataset):
     """Images with their labels.
 
     images: where they are. labels: int, N, 0..C-1, each at least once. source: what the labels
-    came from, for messages. rows: N rows of images; None: all in order.
+    came from, for messages. rows: N rows of images; None: all in order. left_out: (identities,
+    images) that `without_small` left out.
 
     Raises DataError, when it is made, for no images at all or labels that are not 0..C-1.
     """
@@ -82,6 +83,8 @@ class TrainingSet(Dataset):
         self.images = images
         self.labels = labels
         self.rows = rows
+        self.source = source
+        self.left_out = (0, 0)
         self.num_classes = _count_classes(labels, source)
 
     def __len__(self) -> int:
@@ -109,6 +112,35 @@ class TrainingSet(Dataset):
         """The order in which an epoch goes through the set: a permutation of 0..N-1."""
         rows = np.arange(len(self)) if self.rows is None else self.rows
         return self.images.epoch_order(rows, generator)
+
+    def without_small(self, min_images: int) -> TrainingSet:
+        """The set without the identities that have fewer images, the labels numbered anew.
+
+        Raises DataError where none is left.
+        """
+        kept, labels, identities = renumber(self.labels, min_images)
+        if identities == 0:
+            return self
+        if len(kept) == 0:
+            raise DataError(
+                f"{self.source}: no identity has {min_images} images; the largest has "
+                f"{np.bincount(self.labels).max()}. Set a lower min_images."
+            )
+        rows = kept if self.rows is None else self.rows[kept]
+        rest = TrainingSet(self.images, labels, self.source, rows)
+        rest.left_out = (identities, len(self) - len(kept))
+        return rest
+
+
+def renumber(labels: np.ndarray, min_images: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Number labels from 0 without gaps, in their order, but for classes with few images.
+
+    Returns (places of the images that are kept, their new labels, number of classes left out).
+    """
+    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    large = counts >= min_images
+    rows = np.flatnonzero(large[numbers])
+    return rows, (np.cumsum(large) - 1)[numbers[rows]], int((~large).sum())
 
 
 def _count_classes(labels: np.ndarray, source: Path) -> int:

@@ -25,6 +25,7 @@ _SMALLEST_HALF = 2.0**-24  # of fp16, whose numbers below 6e-5 are this far apar
 _SAFE_SQUARES = (1e-30, 1e30)
 _SAFE_DOUBLE_SQUARES = (1e-280, 1e280)
 _PAIRS_AT_ONCE = 512  # of them a few copies in float64 stay in the processor's cache
+_REFINED_AT_ONCE = 1 << 14  # pairs, so that their features take 32 MiB at 512 dimensions
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -124,9 +125,13 @@ class Products:
 
     def refine(self, probe: np.ndarray, column: np.ndarray) -> np.ndarray:
         """float32 products of chosen pairs, for a block that was multiplied in less."""
-        left = self._probes[torch.from_numpy(probe).to(self._device)]
-        right = self._block[torch.from_numpy(column).to(self._device)]
-        return (left * right).sum(dim=1).cpu().numpy()
+        products = np.empty(len(probe), np.float32)
+        for start in range(0, len(probe), _REFINED_AT_ONCE):
+            part = slice(start, start + _REFINED_AT_ONCE)
+            left = self._probes[torch.from_numpy(probe[part]).to(self._device)]
+            right = self._block[torch.from_numpy(column[part]).to(self._device)]
+            products[part] = (left * right).sum(dim=1).cpu().numpy()
+        return products
 
     def of_probes(self, probe: np.ndarray) -> Tensor:
         """float32 R×B of chosen probes with the block."""

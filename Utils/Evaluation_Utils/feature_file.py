@@ -3,11 +3,13 @@
 A folder holds features.npy (N×D, fp32 or fp16), list.json (the photos, as the devkit lists them),
 about.json (what they were made with) and done.bin: a byte for each 256 rows, set when those are
 written. What is killed goes on there, with any number of processes, and what is whole and made with
-the same is used as it is.
+the same is used as it is. What is made with anything else has a folder of its own (`folder_for`):
+nothing that took hours is written over.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +26,8 @@ from Utils.processes import ALONE, Processes
 
 FEATURE_DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 ROWS_AT_ONCE = 256
+
+_DIGITS = 8
 
 # Makes the features of some lots of rows: yields (lot, n×D) in their order.
 Producer = Callable[[Sequence[range]], Iterable[np.ndarray]]
@@ -104,6 +108,13 @@ class FeatureFolder:
             raise self._damaged(f"{self.about} does not say what the features were made with")
         return about
 
+    def check_made_with(self, about: dict[str, Any]) -> None:
+        """Raises DataError where the features were made with anything else."""
+        found = self.read_about()
+        other = [name for name in about if found.get(name) != about[name]]
+        if other:
+            raise self._damaged(f"{self.about} says another {other[0]} than its folder's name")
+
     def check_shape(self, shape: tuple[int, int], dtype: np.dtype) -> None:
         """Raises DataError where features.npy is another table than about.json says."""
         table = _open_table(self.table, "r")
@@ -119,6 +130,12 @@ class FeatureFolder:
         )
 
 
+def folder_for(parent: Path, name: str, about: dict[str, Any]) -> Path:
+    """The folder of a table of features, its own for whatever they are made with."""
+    made_with = json.dumps(about, sort_keys=True).encode()
+    return Path(parent) / f"{name}-{hashlib.sha256(made_with).hexdigest()[:_DIGITS]}"
+
+
 def packed_features(
     folder: Path,
     photos: PhotoList,
@@ -130,8 +147,8 @@ def packed_features(
     """The features of the photos from the folder, made there as far as they are missing.
 
     about: what makes features: checkpoint, dimension `dim`, number format `dtype`, ...; plain
-    values. Where the folder's differ, or its list does, all are made anew, and `say` says why.
-    produce: makes the features of the given lots of rows. Raises DataError for NaN or infinity.
+    values. produce: makes the features of the given lots of rows. say: is told how many are there.
+    Raises DataError for NaN or infinity, and where what the folder holds was made otherwise.
     """
     files = FeatureFolder(folder)
     if processes.rank == 0:
@@ -150,23 +167,22 @@ def _prepare(
     files: FeatureFolder, photos: PhotoList, about: dict[str, Any], say: Callable[[str], None]
 ) -> None:
     found = files.read_about()
-    changed = [name for name in about if found and found.get(name) != about[name]]
     shape, dtype = (len(photos.names), about["dim"]), FEATURE_DTYPES[about["dtype"]]
-    if found and not changed:
+    count = len(photos.names)
+    if found:
+        files.check_made_with(about)
         files.check_shape(shape, dtype)
         left = sum(len(lot) for lot in files.missing())
-        count = len(photos.names)
         state = f"{count - left:,} of {count:,} are there, going on" if left else "all there"
         say(f"{files.folder}: {state}")
         return
-    if found:
-        say(f"{files.folder}: {', '.join(changed)} changed since, so features are made anew")
+    say(f"{files.folder}: {count:,} to come")
     files.folder.mkdir(parents=True, exist_ok=True)
     files.about.unlink(missing_ok=True)  # until all is in place the folder holds nothing of use
     np.lib.format.open_memmap(files.table, "w+", dtype, shape)
     _reserve(files.table)
     write_photo_list(photos, files.list)
-    files.done.write_bytes(bytes(len(_lots(len(photos.names)))))
+    files.done.write_bytes(bytes(len(_lots(count))))
     with atomic_path(files.about) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -55,7 +56,8 @@ FPIRS = (1e-2, 1e-3)
 SETTINGS = ScoringSettings()
 
 _EXACT_CURVE = 100_000  # scores at the top of the ROC curve that are kept exactly in any case
-_MOST_KEPT = 4_000_000  # at about 160 bytes; FPRs that more negatives reach take further passes
+# In all lists together, at about 160 bytes; FPRs that more negatives reach take further passes.
+_MOST_KEPT = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,7 @@ def evaluate_trials(
     check_arrays(probes, ids, distractors, trials)
     check_pairs(ids, trials)
     check_requests(ranks, fprs, fpirs, settings)
-    all_counts = [len(t.probes) * t.gallery for t in trials]
-    devkit_counts = [len(t.devkit_probes) * t.gallery for t in trials]
-    plan = Plan(
-        list(trials),
-        len(probes),
-        len(distractors),
-        *([_kept(count, fprs) for count in counts] for counts in (all_counts, devkit_counts)),
-    )
+    plan = Plan(list(trials), len(probes), len(distractors), partial(_kept, fprs))
     mates, outcomes = score_trials(probes, ids, distractors, plan, settings)
     searches = [_Searches(ids, trial, mates) for trial in trials]
     points = _points(probes, distractors, plan, settings, searches, outcomes, fprs)
@@ -164,9 +159,9 @@ def evaluate_trials(
     ]
 
 
-def _kept(count: int, fprs: Sequence[float]) -> int:
+def _kept(fprs: Sequence[float], count: int, lists: int) -> int:
     needed = (allowed(fpr, count) + 1 for fpr in fprs)
-    most = max((k for k in needed if k <= _MOST_KEPT), default=0)
+    most = max((k for k in needed if k <= _MOST_KEPT // lists), default=0)
     return min(count, max(most, _EXACT_CURVE))
 
 

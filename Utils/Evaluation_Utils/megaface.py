@@ -20,7 +20,7 @@ from Utils.Evaluation_Utils.extraction import (
     feature_size,
     from_devkit,
 )
-from Utils.Evaluation_Utils.feature_file import Features, packed_features
+from Utils.Evaluation_Utils.feature_file import Features, folder_for, packed_features
 from Utils.Evaluation_Utils.identification import (
     IdentificationResult,
     ScoringSettings,
@@ -66,7 +66,7 @@ def judge_megaface(
     """
     sources = (data.probes, data.distractors)
     tables, how = [], (device, processes, progress, say)
-    jobs = [_job(config, source, network, folder / source.name, *how) for source in sources]
+    jobs = [_job(config, source, network, folder, *how) for source in sources]
     check_same_network(*(job.about for job in jobs))
     for source in sources:
         if config.export_devkit:
@@ -146,7 +146,8 @@ def _job(
             preprocessing=str(backbone.preprocessing),
             photos=_place(config, source),
         )
-    return _Job(about, lambda: packed_features(folder, listed, about, produce, processes, say))
+    place = folder_for(folder, source.name, about)
+    return _Job(about, lambda: packed_features(place, listed, about, produce, processes, say))
 
 
 def _place(config: Config, source: Source) -> str:

@@ -16,7 +16,7 @@ from Utils.processes import Processes, started_by_torchrun
 
 # What MegaFace_Evaluation.py takes as flags.
 SETTINGS = frozenset(
-    "checkpoint lineage channel_order input_mean input_scale output device eval_batch_size "
+    "checkpoint lineage weights channel_order input_mean input_scale output device eval_batch_size "
     "num_workers demo_dataset_path "
     "facescrub_dataset_path facescrub_file_list megaface_dataset_path megaface_file_list "
     "distractor_sizes probe_noise distractor_noise noise ties ranks fprs fpirs feature_flip "

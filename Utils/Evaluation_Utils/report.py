@@ -40,6 +40,7 @@ WORST_SHOWN = 10
 SETTINGS = (
     "checkpoint",
     "lineage",
+    "weights",
     "channel_order",
     "input_mean",
     "input_scale",
@@ -128,6 +129,7 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
         config.channel_order,
         config.input_mean,
         config.input_scale,
+        config.weights,
     )
     return backbone.to(device, memory_format=torch.channels_last)
 

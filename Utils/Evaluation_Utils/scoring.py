@@ -39,6 +39,7 @@ CPU = torch.device("cpu")
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
 
 _SAMPLE = 256  # distractors
+_COSTLY = 0.02  # share of a block above which a product in float32 is cheaper than single pairs
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class _Engine:
         self.exact = PairScorer(unit, distractors)
         self.distractors, self.mates, self.plan, self.how = distractors, mates, plan, how
         self.scan, self.bar = scan, bar
-        self.bins = _choose_bins(unit, distractors)
+        self.bins = _choose_bins(unit, distractors, plan)
         # Products in less than float32 find the pairs; float32 then says which of them stay.
         self.low = self.products.dtype != torch.float32
         self.margin = self.products.bound + self.products.refined_bound if self.low else 0.0
@@ -172,12 +173,18 @@ class _Engine:
     ) -> tuple[Pairs, list[np.ndarray | None]]:
         lots = [(cell.rows, cell.bins) for cell in cells]
         pairs, counts = self.scan.sweep(scores, floors - self.margin, lots)
-        if self.low:
-            probe, column, _ = pairs
-            product = self.products.refine(probe, column)
-            kept = product >= floors[probe]
-            pairs = probe[kept], column[kept], product[kept]
-        return pairs, counts
+        return (self._refined(pairs, scores, floors) if self.low else pairs), counts
+
+    def _refined(self, pairs: Pairs, scores: Tensor, floors: np.ndarray) -> Pairs:
+        """Those whose float32 products are at or above their floors."""
+        probe, column, _ = pairs
+        if len(probe) > _COSTLY * scores.numel():
+            every = np.arange(len(scores))
+            block = self.products.of_probes(every)
+            return self.scan.sweep(block, floors, [(slice(0, len(every)), None)])[0]
+        product = self.products.refine(probe, column)
+        kept = product >= floors[probe]
+        return probe[kept], column[kept], product[kept]
 
 
 class _Cell:
@@ -247,9 +254,13 @@ def _not_finite(what: str, row: int) -> str:
     )
 
 
-def _choose_bins(unit: np.ndarray, distractors: np.ndarray) -> Bins:
-    """Bins over nearly all scores, from a sample of rows that depends on the table alone."""
-    rows = np.unique(np.linspace(0, len(distractors) - 1, _SAMPLE).astype(np.int64))
+def _choose_bins(unit: np.ndarray, distractors: np.ndarray, plan: Plan) -> Bins:
+    """Bins over nearly all scores, from a sample that depends on the table and the plan alone.
+
+    Rows that no trial has are never looked at: they may hold anything.
+    """
+    used = np.sort(np.concatenate([segment.rows for segment in plan.segments]))
+    rows = used[np.unique(np.linspace(0, len(used) - 1, _SAMPLE).astype(np.int64))]
     with np.errstate(invalid="ignore"):  # what is not finite is found, and named, later
         scores = (unit @ unit_rows(distractors[rows]).T).reshape(-1)
     low = len(scores) // 1000

@@ -6,6 +6,7 @@ in the same sets make a segment, probes that are in the same lists a group; ever
 of whole cells (group × segment), and each cell is scored once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +67,8 @@ def split(count: int, lists: list[np.ndarray]) -> list[Part]:
 class Plan:
     """Groups, segments and how many of each cell's highest scores are kept.
 
-    trials: what is asked for. probes, distractors: the sizes of the tables.
-    keep_all, keep_devkit: for each trial, how many of its highest scores are needed.
+    trials: what is asked for. probes, distractors: the sizes of the tables. keep: says how many of
+    its highest scores a trial needs, of how many scores and kept in how many lists (`lists`).
     """
 
     def __init__(
@@ -75,14 +76,20 @@ class Plan:
         trials: list[Trial],
         probes: int,
         distractors: int,
-        keep_all: list[int],
-        keep_devkit: list[int],
+        keep: Callable[[int, int], int],
     ) -> None:
         self.trials = trials
-        self.keep_all, self.keep_devkit = keep_all, keep_devkit
         lists = [trial.probes for trial in trials] + [trial.devkit_probes for trial in trials]
         self.groups = split(probes, lists)
         self.segments = split(distractors, [trial.distractors for trial in trials])
+        self.keep_all = [keep(len(t.probes) * t.gallery, self.lists) for t in trials]
+        self.keep_devkit = [keep(len(t.devkit_probes) * t.gallery, self.lists) for t in trials]
+
+    @property
+    def lists(self) -> int:
+        """How many lists of scores share the memory: one for each group, while a segment is gone
+        over; and what all cells leave, as scores alone, which take about an eighth of it."""
+        return len(self.groups) * (8 + len(self.segments)) // 8
 
     @property
     def order(self) -> np.ndarray:

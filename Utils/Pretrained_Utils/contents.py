@@ -4,6 +4,7 @@ Files are pickled dictionaries; the tensors are at the top of it or under one of
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +32,31 @@ class Contents:
 
 
 def open_contents(tree: dict[str, Any]) -> Contents:
-    """Find the network's tensors in what a file holds, and take wrappers and prefixes off."""
+    """Find the network's tensors in what a file holds, and take wrappers and prefixes off.
+
+    The prefix is that of most tensors. What has neither it nor that of a head stays with the
+    network, as it is: whoever compares it with one sees that there is more.
+    """
     container, state = _tensors(tree, CONTAINERS)
     head_container, head = _tensors(tree, HEAD_CONTAINERS)
     if not head_container:
         head = {}
-    prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in state)), "")
+    prefix = _prefix(state)
     if not prefix:
         return Contents(container, "", state, head)
     head |= {k.removeprefix(HEAD_PREFIX): v for k, v in state.items() if k.startswith(HEAD_PREFIX)}
-    network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    network = {k.removeprefix(prefix): v for k, v in state.items() if not k.startswith(HEAD_PREFIX)}
     return Contents(container, prefix, network, head)
+
+
+def _prefix(state: State) -> str:
+    """The prefix that most tensors have, those of a head aside; "" where most have none."""
+    found = Counter(
+        next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
+        for key in state
+        if not key.startswith(HEAD_PREFIX)
+    )
+    return max(found, key=found.get, default="")
 
 
 def open_head(tree: dict[str, Any]) -> State:

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--to", choices=TARGETS, help="with the tensor names of that lineage")
     flags = parser.parse_args()
     target = writable_target(flags.target, SUFFIXES)
-    weights = read_weights(flags.source, flags.lineage)
+    weights = read_weights(flags.source, flags.lineage, flags.weights)
     backbone = build(weights, flags.channel_order, flags.input_mean, flags.input_scale)
     print(f"read     {weights.path}: {describe(backbone)}")
     architecture = describe_backbone(backbone)

@@ -8,8 +8,10 @@ network; a file that differs is not kept. Input: float N×3×H×W, normalised as
 say; with --include_preprocessing uint8 N×H×W×3, RGB.
 """
 
+import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from Backbone import describe_backbone
 from Utils.errors import RunError, run_script
-from Utils.files import atomic_path
+from Utils.files import atomic_path, writing
 from Utils.Pretrained_Utils.flags import reading_flags, writable_target
 from Utils.Pretrained_Utils.load import describe, load_backbone
 
@@ -27,6 +29,7 @@ METADATA = "face_backbone"
 TOLERANCE = 1e-4  # of the largest output, or of 1 where that is smaller
 EXAMPLE_BATCH = 2  # 0 and 1 are special to torch.export
 CHECKED_BATCHES = (1, 3)
+Writer = Callable[[Path], object]
 
 
 class WithPreprocessing(nn.Module):
@@ -51,7 +54,8 @@ def main() -> None:
     flags = parser.parse_args()
     target = writable_target(flags.target, SUFFIXES)
     backbone = load_backbone(
-        flags.source, flags.lineage, flags.channel_order, flags.input_mean, flags.input_scale
+        *(flags.source, flags.lineage, flags.channel_order, flags.input_mean, flags.input_scale),
+        which=flags.weights,
     )
     print(f"read     {flags.source}: {describe(backbone)}")
     difference, largest = export(backbone, target, flags.include_preprocessing)
@@ -68,16 +72,18 @@ def export(
     """Write a backbone in evaluation mode on the CPU to `.onnx` or `.pt2`, and check the file.
 
     Returns the largest absolute difference to the backbone and its largest output. Raises RunError,
-    and leaves no file, where they differ by more than `TOLERANCE`.
+    and leaves no file, where they differ by more than `TOLERANCE` or it can't be written.
     """
     module = WithPreprocessing(backbone) if include_preprocessing else backbone
-    write, run = WRITERS[target.suffix]
+    convert, run = RUNTIMES[target.suffix]
     with atomic_path(target) as temporary, torch.inference_mode(False), torch.no_grad():
         example = _example(backbone, EXAMPLE_BATCH, include_preprocessing)
         program = torch.export.export(
             module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
-        write(program, temporary, json.dumps(describe_backbone(backbone)))
+        write = convert(program, json.dumps(describe_backbone(backbone)))
+        with writing(target):
+            write(temporary)
         differences, largest = [], []
         for batch in CHECKED_BATCHES:
             images = _example(backbone, batch, include_preprocessing)
@@ -102,12 +108,12 @@ def _example(backbone: nn.Module, batch: int, include_preprocessing: bool) -> Te
     return images if include_preprocessing else backbone.preprocessing(images).contiguous()
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
+def _to_onnx(program: torch.export.ExportedProgram, metadata: str) -> Writer:
     converted = torch.onnx.export(
         program, dynamo=True, input_names=["input"], output_names=["embedding"], verbose=False
     )
     converted.model.metadata_props[METADATA] = metadata
-    converted.save(path, external_data=False)
+    return partial(converted.save, external_data=False)
 
 
 def _run_onnx(path: Path, images: Tensor) -> Tensor:
@@ -119,17 +125,21 @@ def _run_onnx(path: Path, images: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(embeddings))
 
 
-def _write_pt2(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
-    torch.export.save(program, path, extra_files={METADATA: metadata})
+def _to_pt2(program: torch.export.ExportedProgram, metadata: str) -> Writer:
+    # By way of memory: PyTorch's writer ends the whole process when the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA: metadata})
+    return lambda path: path.write_bytes(buffer.getbuffer())
 
 
 def _run_pt2(path: Path, images: Tensor) -> Tensor:
     return torch.export.load(path).module()(images)
 
 
-WRITERS: dict[str, tuple[Callable, Callable]] = {
-    ".onnx": (_write_onnx, _run_onnx),
-    ".pt2": (_write_pt2, _run_pt2),
+# Suffix -> what makes a writer of a program, and what runs the file.
+RUNTIMES: dict[str, tuple[Callable[..., Writer], Callable[[Path, Tensor], Tensor]]] = {
+    ".onnx": (_to_onnx, _run_onnx),
+    ".pt2": (_to_pt2, _run_pt2),
 }
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from Utils.errors import CheckpointError
-from Utils.files import atomic_path
+from Utils.files import atomic_path, writing
 from Utils.Training_Utils.checkpoint import read, unsafe_names
 from Utils.Training_Utils.dcp_folder import COMMON
 
@@ -58,12 +58,14 @@ def find_weights(name: str | Path) -> Path:
 def read_file(path: Path) -> dict[str, Any]:
     """What a file holds: tensors and plain values; a safetensors file's description included.
 
-    Raises CheckpointError where it can't be read, or needs code to be.
+    Tensors stay on the disk until they are looked at, where the format allows it: most readers want
+    names and shapes, or a few tensors. Raises CheckpointError where it can't be read, or needs code
+    to be.
     """
-    if path.suffix == SAFETENSORS:
+    if _is_safetensors(path):
         return _read_safetensors(path)
     with torch.serialization.safe_globals(_stand_ins(path)):
-        contents = read(path)
+        contents = read(path, lazily=True)
     if not isinstance(contents, dict):
         raise CheckpointError(
             f"checkpoint {path} holds a {type(contents).__name__}, not a dictionary of tensors."
@@ -86,7 +88,8 @@ def write_backbone(
 ) -> None:
     """Write tensors as they are; with the description as this project's bare backbone file.
 
-    path: `.safetensors`, or any other suffix for PyTorch's own format.
+    path: `.safetensors`, or any other suffix for PyTorch's own format. Raises RunError where it
+    can't be written.
     """
     # Copies: of a view the whole storage would be written, and safetensors refuses a shared one.
     state = {
@@ -97,11 +100,11 @@ def write_backbone(
         if description:
             about = described({}, description)
             metadata[METADATA] = json.dumps(about)
-        with atomic_path(path) as temporary:
+        with writing(path), atomic_path(path) as temporary:
             save_file(dict(state), temporary, metadata=metadata)
         return
     contents = described(state, description) if description else dict(state)
-    with atomic_path(path) as temporary:
+    with writing(path), atomic_path(path) as temporary:
         torch.save(contents, temporary)
 
 
@@ -123,9 +126,18 @@ class _StandIn:
         return OrderedDict()  # of the few types that the unpickler fills
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as that format does, whatever it is called: with the length of a JSON
+    object in 8 bytes, little-endian, and the object."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:  # `read` says what is the matter
+        return False
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
+
+
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is not a file.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             # A slice of a 0-d tensor does not exist, so whole tensors, and not lazily.

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from Config.validation import CHANNEL_ORDERS
+from Config.validation import CHANNEL_ORDERS, WEIGHTS
 from Utils.Pretrained_Utils.lineages import LINEAGES
 
 
@@ -17,6 +17,12 @@ def reading_flags(description: str) -> argparse.ArgumentParser:
         "--lineage",
         choices=[lineage.key for lineage in LINEAGES],
         help="whose weights these are, where two lineages look alike",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default=WEIGHTS[0],
+        help="which, of a checkpoint of a run with ema_decay",
     )
     parser.add_argument(
         "--channel_order",

@@ -7,12 +7,13 @@ import glob
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from Utils.errors import CheckpointError
-from Utils.Pretrained_Utils.contents import open_head
+from Utils.Pretrained_Utils.contents import PREFIXES, open_head
 from Utils.Pretrained_Utils.files import read_file
 from Utils.Pretrained_Utils.rename import State, is_plain
 
@@ -71,15 +72,30 @@ def class_weights(head: State, feature_dim: int, by_columns: bool = False) -> Te
     by_columns: whether this code keeps them as D×C under the name `weight` too.
     """
     for key, tensor in head.items():
-        leaf = key.rpartition(".")[2]
-        if leaf not in ("weight", BY_COLUMNS) or not is_plain(tensor) or tensor.ndim != 2:
+        if not _may_be_weights(key, tensor):
             continue
-        columns = by_columns or leaf == BY_COLUMNS
+        columns = by_columns or _leaf(key) == BY_COLUMNS
         if tensor.shape[0 if columns else 1] == feature_dim:
             return tensor.T if columns else tensor
         if feature_dim in tensor.shape:
             return tensor if columns else tensor.T
     return None
+
+
+def _leaf(key: object) -> str:
+    return str(key).rpartition(".")[2]
+
+
+def _may_be_weights(key: object, tensor: Any) -> bool:
+    named = _leaf(key) in ("weight", BY_COLUMNS)
+    return named and is_plain(tensor) and tensor.ndim == 2 and tensor.is_floating_point()
+
+
+def _is_head(state: State) -> bool:
+    """Whether a file of its own holds a head: one table, and nothing that is part of a network."""
+    tables = [key for key, tensor in state.items() if _may_be_weights(key, tensor)]
+    network = any(key.startswith(PREFIXES) or tensor.ndim == 4 for key, tensor in state.items())
+    return len(tables) == 1 and not network
 
 
 def _pattern_beside(name: str) -> str:
@@ -106,7 +122,8 @@ def _missing_rank(files: list[Path]) -> int | None:
 
 
 def _read_part(file: Path, feature_dim: int, by_columns: bool) -> Tensor:
-    weights = class_weights(open_head(read_file(file)), feature_dim, by_columns)
+    head = open_head(read_file(file))
+    weights = class_weights(head, feature_dim, by_columns) if _is_head(head) else None
     if weights is None:
         raise CheckpointError(f"{file.name} holds no class weights for {feature_dim} values.")
     return weights

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from Backbone import BACKBONES, rebuild_backbone
 from Utils.errors import CheckpointError
+from Utils.names import shortened
 from Utils.Pretrained_Utils.contents import Contents, open_contents
 from Utils.Pretrained_Utils.files import BACKBONE_FORMAT, Description, find_weights, read_file
 from Utils.Pretrained_Utils.heads import class_weights
@@ -57,6 +58,7 @@ def load_backbone(
     channel_order: str = "",
     input_mean: float | None = None,
     input_scale: float | None = None,
+    which: str = "averaged",
 ) -> nn.Module:
     """Read the backbone of a file, whoever wrote it; recognised by its tensors' names and shapes.
 
@@ -64,12 +66,14 @@ def load_backbone(
     name: the backbone that it must be, or the key of the lineage that it is from
         (`lineages.LINEAGES`), which decides where two of them look alike; None takes what it is.
     channel_order, input_mean, input_scale: instead of what the lineage trained with.
+    which: of a run's checkpoint with a moving average of its weights, "averaged" or "raw"; any
+        other file has one kind of weights, which it is then.
 
     Returns it in evaluation mode on the CPU, in float32, with its `preprocessing`; `lineage` says
     where it is from. Raises CheckpointError for a file that can't be read without running code,
     that holds no network known here, or another one than `name`.
     """
-    weights = read_weights(path, name)
+    weights = read_weights(path, name, which)
     return build(weights, channel_order, input_mean, input_scale)
 
 
@@ -92,7 +96,7 @@ def build(
                 buffer.zero_()
         backbone.load_state_dict(weights.state, strict=False)
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise _broken(weights.path, str(error).splitlines()[-1].strip()) from None
+        raise _broken(weights.path, str(error)) from None
     backbone.preprocessing = override_preprocessing(
         backbone.preprocessing, channel_order, input_mean, input_scale
     )
@@ -106,7 +110,7 @@ def override_preprocessing(preprocessing, channel_order="", input_mean=None, inp
     return dataclasses.replace(preprocessing, **{k: v for k, v in given.items() if v is not None})
 
 
-def read_weights(path: str | Path, name: str | None = None) -> Weights:
+def read_weights(path: str | Path, name: str | None = None, which: str = "averaged") -> Weights:
     """Read and recognise a file, as `load_backbone` does, without building the network."""
     lineage = find_lineage(name) if name else None
     if name and lineage is None and name not in BACKBONES:
@@ -117,11 +121,11 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     path = find_weights(path)
     contents = read_file(path)
     if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
-        weights = _read_own(path, contents, lineage)
+        weights = own_weights(path, contents, lineage, which)
     elif str(contents.get("format")).startswith(FORMATS):
         raise CheckpointError(
-            f"checkpoint {path} has format {contents['format']!r}; this version of the program "
-            f"reads {FORMAT} and {BACKBONE_FORMAT}."
+            f"checkpoint {path} has format {shortened(contents['format'])!r}; this version of the "
+            f"program reads {FORMAT} and {BACKBONE_FORMAT}."
         )
     else:
         weights = _read_foreign(path, open_contents(contents), contents, lineage)
@@ -131,8 +135,17 @@ def read_weights(path: str | Path, name: str | None = None) -> Weights:
     return weights
 
 
-def _read_own(path: Path, contents: dict[str, Any], wanted: Lineage | None) -> Weights:
-    """A checkpoint of a run, or a bare backbone file."""
+def own_weights(
+    path: Path,
+    contents: dict[str, Any],
+    wanted: Lineage | None = None,
+    which: str = "averaged",
+) -> Weights:
+    """Those in what a checkpoint of a run, or a bare backbone file, holds. Raises CheckpointError
+    where something in it is missing or of another type.
+
+    which: "averaged" or "raw", where a run's checkpoint has both.
+    """
     check_own(path, contents)
     description = Description(contents["architecture"], contents.get("lineage", OWN))
     if wanted and wanted.title != description.lineage:
@@ -141,6 +154,11 @@ def _read_own(path: Path, contents: dict[str, Any], wanted: Lineage | None) -> W
             f"was to be read as {wanted.title}'s; leave --lineage out."
         )
     head = class_weights(contents.get("head", {}), description.architecture["feature_dim"])
+    if which == "averaged" and "averaged" in contents:
+        averaged = dataclasses.replace(
+            description, lineage=f"{description.lineage}, averaged weights"
+        )
+        return Weights(path, averaged, contents["averaged"]["backbone"], head)
     return Weights(path, description, contents["backbone"], head)
 
 
@@ -202,7 +220,7 @@ def _unknown(
         f"{', '.join(row.title for row in rows)}. "
     )
     keys = list(contents.network) or list(map(str, tree))
-    text += f"The file's first keys: {', '.join(keys[:SHOWN_KEYS])}. "
+    text += f"The file's first keys: {', '.join(map(shortened, keys[:SHOWN_KEYS]))}. "
     if not contents.network:
         return text + "None of them is a tensor."
     if len(contents.network) == 1 and next(iter(contents.network.values())).ndim == 2:
@@ -222,6 +240,7 @@ def _kind(match: Match) -> str:
 
 
 def _broken(path: Path, why: str) -> CheckpointError:
+    why = shortened(why.splitlines()[-1].strip() if why else "damaged", 1000)
     return CheckpointError(f"checkpoint {path} does not fit the network that it describes: {why}.")
 
 

@@ -7,8 +7,10 @@ import yaml
 
 from Backbone.preprocessing import CHANNEL_ORDERS
 from Utils.errors import CheckpointError
+from Utils.names import shortened
 
 KEY = "color_space"
+UNSET = ("", "~", "null")  # what stands for nothing in YAML, which is read as text throughout
 
 
 def color_space(path: Path) -> str:
@@ -17,7 +19,8 @@ def color_space(path: Path) -> str:
     Raises CheckpointError where it can't be read as YAML, or names another order.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Text only: a value that its own tag does not fit ends in an error of any kind elsewhere.
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
@@ -29,7 +32,7 @@ def color_space(path: Path) -> str:
         return ""
     order = said.strip().upper() if isinstance(said, str) else ""
     if order not in CHANNEL_ORDERS:
-        shown = repr(said) if isinstance(said, str | int | float) else f"a {type(said).__name__}"
+        shown = repr(shortened(said)) if isinstance(said, str) else f"a {type(said).__name__}"
         raise CheckpointError(
             f"{path}: {KEY} is {shown}; expected {' or '.join(CHANNEL_ORDERS)}. Mend it there."
         )
@@ -44,7 +47,8 @@ def _find(settings: Any) -> Any:
         if not isinstance(group, dict) or id(group) in seen:  # an alias may hold itself
             continue
         seen.add(id(group))
-        if group.get(KEY) is not None:
-            return group[KEY]
+        said = group.get(KEY, "")
+        if not isinstance(said, str) or said.lower() not in UNSET:
+            return said
         groups += group.values()
     return None

@@ -24,7 +24,13 @@ VARIANT = {
     "width": "a whole number",
     "repeats": "whole numbers",
 }
-PARTS = {"backbone": "a dictionary of tensors", "head": "a dictionary", "lineage": "text"}
+PARTS = {
+    "backbone": "a dictionary of tensors",
+    "averaged": "a dictionary",
+    "head": "a dictionary",
+    "lineage": "text",
+}
+AVERAGED = {"backbone": "a dictionary of tensors", "updates": "a whole number"}
 
 
 def check_own(path: Path, contents: dict[str, Any]) -> None:
@@ -37,6 +43,8 @@ def check_own(path: Path, contents: dict[str, Any]) -> None:
         raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
     check_architecture(path, contents["architecture"])
     _check(path, "", contents, {name: kind for name, kind in PARTS.items() if name in contents})
+    if "averaged" in contents:
+        _check(path, "averaged.", contents["averaged"], AVERAGED)
     blocks = contents["architecture"]["variant"].get("repeats", [0])
     if sum(blocks) > len(contents["backbone"]):  # each has tensors; made, they could fill memory
         raise CheckpointError(

@@ -10,6 +10,7 @@ from torch import nn
 from Backbone import build_backbone
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, CHANNELS, EXPANSION, UNITS
+from Utils.names import shortened
 from Utils.Pretrained_Utils.contents import Contents
 from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage
 from Utils.Pretrained_Utils.rename import (
@@ -149,12 +150,17 @@ def compare(ours: State, expected: dict[str, tuple[int, ...]]) -> list[str]:
         for key, tensor in ours.items()
         if key in expected and tuple(tensor.shape) != expected[key]
     ]
+    types = [
+        f"{key} is {str(tensor.dtype).removeprefix('torch.')}, not floating point"
+        for key, tensor in ours.items()
+        if not (tensor.is_floating_point() or key.endswith(COUNTER) or key in extra)
+    ]
     differences = []
     if missing:
         differences.append(f"the file lacks {_listed(missing)} (by this project's names)")
     if extra:
         differences.append(f"it has no {_listed(extra)} (by this project's names)")
-    return differences + shapes[:SHOWN]
+    return differences + shapes[:SHOWN] + types[:SHOWN]
 
 
 def _read_resnet_ir(ours: State, counts: Counts) -> dict[str, Any]:
@@ -260,7 +266,7 @@ def _sides(inputs: int, channels: int) -> tuple[int, int]:
 
 def _listed(keys: list[str]) -> str:
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more
+    return ", ".join(map(shortened, keys[:SHOWN])) + more
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -7,16 +7,17 @@ folder, in which the class tables lie apart.
 
 import pickle
 import re
-import textwrap
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from Config import Config
-from Utils.errors import CheckpointError, RunError
-from Utils.files import atomic_path, link_or_copy
+from Utils.errors import CheckpointError, first_line
+from Utils.files import atomic_path, link_or_copy, writing
 from Utils.Training_Utils.dcp_folder import COMMON, SUFFIX, is_folder
 from Utils.Training_Utils.run_folder import BEST, LAST, RunFolder
 
@@ -26,7 +27,7 @@ SHOWN = 3
 # What `torch.load` raises for files that are cut short or something else altogether.
 READ_ERRORS = (
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
-    zipfile.BadZipFile,
+    *(zipfile.BadZipFile, struct.error, AssertionError, SafetensorError),
 )
 
 
@@ -48,8 +49,7 @@ def save_best(run: RunFolder, state: dict[str, Any]) -> None:
 def read(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read any file of tensors and plain values on the CPU.
 
-    lazily: leave the tensors on the disk until they are looked at, for one who only wants values,
-    or for processes that want a part of the tensors each.
+    lazily: leave tensors on the disk until they are used, for one who uses few or parts of them.
     Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
     """
     path = Path(path)
@@ -141,6 +141,7 @@ def _check_same_batches(
     for name, ours, theirs in (
         ("batch_size", config.batch_size, saved.batch_size),
         ("seed", config.seed, saved.seed),
+        ("sampler", config.sampler, saved.sampler),
         ("number of training images", num_images, saved_images),
     ):
         if ours != theirs:
@@ -152,24 +153,8 @@ def _check_same_batches(
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Write a file of tensors and plain values. Raises RunError where that can't be done."""
-    try:
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise RunError(not_written(path, error)) from None
-
-
-def not_written(path: Path, error: BaseException) -> str:
-    """What to say where a checkpoint could not be written."""
-    return (
-        f"checkpoint {path} can't be written ({_first_line(error)}); is the disk full? The "
-        f"checkpoints before it are whole."
-    )
-
-
-def _remove_other_form(path: Path) -> None:
-    """Remove the folder's name that stood where now a file does."""
-    path.with_suffix(SUFFIX).unlink(missing_ok=True)
+    with writing(path), atomic_path(path) as temporary:
+        torch.save(state, temporary)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
@@ -188,9 +173,9 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
 def _damage(error: Exception) -> str:
     if "TorchScript" in str(error):
         return "it is a TorchScript program, which is not run; save its state dict alone."
-    return f"it is truncated or not a checkpoint. ({_first_line(error)})"
+    return f"it is truncated or not a checkpoint. ({first_line(error)})"
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
+def _remove_other_form(path: Path) -> None:
+    """Remove the folder's name that stood where now a file does."""
+    path.with_suffix(SUFFIX).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import torch
 
 from Config import Config
 from Utils.Datasets_Utils.training_set import TrainingSet
+from Utils.Training_Utils.opening import describe_training_data
 from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.schedule import describe_rates
 from Utils.Training_Utils.state import TrainingState
@@ -28,7 +29,7 @@ def describe_run(
     """
     precision = f", {str(amp_dtype).removeprefix('torch.')} in the backbone" if amp_dtype else ""
     lines = [
-        f"{config.train_dataset}: {len(data):,} images, {data.num_classes:,} identities",
+        describe_training_data(config, data),
         *tests,
         *state.start,
         f"{config.backbone} with {config.margin}, {where}{precision}",

@@ -1,21 +1,28 @@
 """Starting from weights that exist: the network, its head where that fits, and holding it still."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from Backbone import build_backbone, rebuild_backbone
+from Backbone import build_backbone
 from Config import Config
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.heads import ClassWeights, find_class_weights
-from Utils.Pretrained_Utils.load import build, describe, override_preprocessing, read_weights
-from Utils.Pretrained_Utils.own_format import check_architecture
+from Utils.Pretrained_Utils.load import (
+    build,
+    describe,
+    override_preprocessing,
+    own_weights,
+    read_weights,
+)
 
 
 def pretrained_settings(config: Config) -> dict[str, Any]:
     """The settings of the network in the file that `pretrained` names; for `Config.read_config`."""
-    architecture = read_weights(config.pretrained, config.lineage or None).description.architecture
+    weights = read_weights(config.pretrained, config.lineage or None, config.weights)
+    architecture = weights.description.architecture
     return _settings_of(architecture)
 
 
@@ -24,35 +31,28 @@ def starting_backbone(
 ) -> tuple[nn.Module, ClassWeights | None, str]:
     """The network that a run begins with, on the CPU.
 
-    saved: the checkpoint that the run goes on from, whose weights are put in later; the file that
-    it began with is not needed then.
+    saved: the checkpoint that the run goes on from; the file that it began with is not needed then.
 
     Returns it, what class weights came with it, and a line for the log; None and an empty line
     where it starts without a file.
-    Raises CheckpointError for a weights file that can't be read or holds another network than the
-    settings say.
+    Raises CheckpointError for a weights file or checkpoint that can't be read or is damaged, or a
+    file of another network than the settings say.
     """
+    given = (config.channel_order, config.input_mean, config.input_scale)
     if saved:
-        check_architecture(config.resume, saved["architecture"])
-        backbone = rebuild_backbone(saved["architecture"])
-        backbone.preprocessing = override_preprocessing(
-            backbone.preprocessing, config.channel_order, config.input_mean, config.input_scale
-        )
-        return backbone, None, ""
+        return build(own_weights(Path(config.resume), saved, which="raw"), *given), None, ""
     if not config.pretrained:
         backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
-        backbone.preprocessing = override_preprocessing(
-            backbone.preprocessing, config.channel_order, config.input_mean, config.input_scale
-        )
+        backbone.preprocessing = override_preprocessing(backbone.preprocessing, *given)
         return backbone, None, ""
-    weights = read_weights(config.pretrained, config.lineage or None)
+    weights = read_weights(config.pretrained, config.lineage or None, config.weights)
     for name, value in _settings_of(weights.description.architecture).items():
         if getattr(config, name) != value:
             raise CheckpointError(
                 f"pretrained {weights.path} has {name} {value}, the settings say "
                 f"{getattr(config, name)}; set {value}, or leave it out."
             )
-    backbone = build(weights, config.channel_order, config.input_mean, config.input_scale)
+    backbone = build(weights, *given)
     found = find_class_weights(
         weights.path, weights.head, backbone.feature_dim, weights.head_by_columns
     )

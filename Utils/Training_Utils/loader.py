@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from Utils.Datasets_Utils.images import ImageError, fit_image
+from Utils.Training_Utils.class_balance import balanced_order
 
 # So many images in a row that can't be read are no accident.
 TRIES = 100
@@ -32,21 +34,31 @@ class Batch:
 
 
 class EpochSampler(Sampler[list[int]]):
-    """Batches of one epoch's permutation, from any batch on.
+    """Batches of one epoch's order, from any batch on.
 
-    The permutation depends on (seed, epoch) alone, so that a resumed run goes through the rest of
-    an epoch in the order in which it began. A last batch that is not full is left out.
+    The order depends on (seed, epoch) alone, so that a resumed run goes through the rest of an
+    epoch in the order in which it began. A last batch that is not full is left out.
 
-    dataset: has a length, and may have its own `epoch_order(generator)`, as `TrainingSet` does.
+    dataset: has a length, and may have its own `epoch_order(generator)`, as `TrainingSet` does: a
+    permutation, in which every image comes once. balanced: instead, every identity comes equally
+    often (see `balanced_order`); the dataset has `labels` then.
     rank, processes: gives the rank-th of so many equal shares of each batch. batch_size: of the
     whole batch, a multiple of processes.
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, seed: int, rank: int = 0, processes: int = 1
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        balanced: bool = False,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.length = len(dataset)
         self.order = getattr(dataset, "epoch_order", self._any_order)
+        if balanced:
+            self.order = partial(balanced_order, dataset.labels)
         self.batch_size = batch_size
         self.seed = seed
         share = batch_size // processes
@@ -71,7 +83,7 @@ class TrainingLoader:
     """Gives the batches of an epoch, from any batch on.
 
     dataset: yields (uint8 H×W×3 RGB, label). input_size: (height, width) that images are fitted to.
-    pin_memory: page-locked batches, for transfers that do not wait. rank, processes: see
+    pin_memory: page-locked batches, for transfers that do not wait. balanced, rank, processes: see
     `EpochSampler`.
     """
 
@@ -83,11 +95,12 @@ class TrainingLoader:
         seed: int,
         num_workers: int = 0,
         pin_memory: bool = False,
+        balanced: bool = False,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
         self.batches_per_epoch = len(dataset) // batch_size
-        self._sampler = EpochSampler(dataset, batch_size, seed, rank, processes)
+        self._sampler = EpochSampler(dataset, batch_size, seed, balanced, rank, processes)
         self._loader = DataLoader(
             _Fitted(dataset, input_size),
             batch_sampler=self._sampler,

@@ -32,7 +32,7 @@ class Metrics:
         if self.path is None:
             return
         if iteration and self.path.exists():
-            self.rows = [row for row in _read(self.path) if row["iteration"] <= iteration]
+            self.rows = [row for row in read_rows(self.path) if row["iteration"] <= iteration]
         with atomic_path(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             writer.writeheader()
@@ -51,8 +51,8 @@ class Metrics:
         return [x for x, _ in points], [y for _, y in points]
 
 
-def _read(path: Path) -> list[Row]:
-    """The rows of a file, without a last line that a kill cut short: its last number is wrong."""
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.csv, without a last line that a kill cut short: its number is wrong."""
     with open(path, newline="") as file:
         text = file.read()
     whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")

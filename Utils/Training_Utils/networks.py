@@ -95,10 +95,12 @@ class Networks:
                 stack.enter_context(network.no_sync())
             yield
 
-    def take_statistics(self) -> None:
-        """Let the backbone's running statistics be the first process's in all of them."""
+    def take_statistics(self, averaged: nn.Module | None) -> None:
+        """Let running statistics be the first process's in all of them: those of the backbone, and
+        of the one with its averaged weights."""
         if self._tensors is not None:
-            for buffer in self._plain.buffers():
+            averages = averaged.buffers() if averaged else ()
+            for buffer in (*self._plain.buffers(), *averages):
                 dist.broadcast(buffer, group=self._tensors, group_src=0)
 
     def _in_step(self, network: nn.Module, config: Config, device: torch.device) -> nn.Module:

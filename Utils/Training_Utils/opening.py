@@ -3,22 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from Config import Config, training_paths
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
+from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import RunError
+from Utils.Training_Utils.augmentation import Augmentation
 from Utils.Training_Utils.checkpoint import read_run
 from Utils.Training_Utils.run_folder import find_checkpoint
 
 
-def open_training_data(config: Config) -> torch.utils.data.Dataset:
+def open_training_data(config: Config) -> TrainingSet:
     """The training set that `train_dataset` and its paths mean; the demo's is drawn if need be.
 
-    Raises DataError as `open_training_set` does, RunError where it has no full batch.
+    Raises DataError as `open_training_set` does and where no identity has `min_images`, RunError
+    where it has no full batch.
     """
-    data = _open(config)
+    data = _open(config).without_small(config.min_images)
     if len(data) < config.batch_size:
         raise RunError(
             f"batch_size is {config.batch_size}, but the training set has only {len(data)} images; "
@@ -27,7 +28,33 @@ def open_training_data(config: Config) -> torch.utils.data.Dataset:
     return data
 
 
-def _open(config: Config) -> torch.utils.data.Dataset:
+def describe_training_data(config: Config, data: TrainingSet) -> str:
+    """A line about the training set, and what of it is left out, for the log."""
+    text = f"{config.train_dataset}: {len(data):,} images, {data.num_classes:,} identities"
+    identities, images = data.left_out
+    if identities:
+        text += (
+            f"; left out: {identities:,} identities with fewer than {config.min_images} images, "
+            f"{images:,} images together"
+        )
+    return text
+
+
+def build_augmentation(config: Config) -> Augmentation:
+    """What the settings have done to training images."""
+    return Augmentation(
+        flip=config.flip_prob,
+        crop=config.crop_prob,
+        crop_kind=config.crop_kind,
+        crop_scale=config.crop_scale,
+        low_res=config.low_res_prob,
+        jitter=config.jitter_prob,
+        jpeg=config.jpeg_prob,
+        erasing=config.erasing_prob,
+    )
+
+
+def _open(config: Config) -> TrainingSet:
     if config.train_dataset == "Demo":
         demo = ensure_demo_sets(Path(config.demo_dataset_path))
         return open_training_set(demo.train_images, demo.train_list)

@@ -8,6 +8,22 @@ from Utils.files import atomic_path
 from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.state import Best
 
+MEAN = "mean"
+_AVERAGED = " averaged"
+
+
+def averaged_name(test_set: str) -> str:
+    """What the accuracy of the averaged weights on a test set is called."""
+    return test_set + _AVERAGED
+
+
+def mean_accuracy(accuracies: dict[str, float]) -> float:
+    """The mean over the test sets: of the averaged weights, where there are any, since it is those
+    that a checkpoint is judged by."""
+    averaged = [value for name, value in accuracies.items() if name.endswith(_AVERAGED)]
+    values = averaged or list(accuracies.values())
+    return sum(values) / len(values)
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -41,12 +57,15 @@ def training_table(result: TrainingResult) -> str:
     if result.stopped:
         return f"\nStopped after {result.iterations} iterations, {result.elapsed}"
     lines = ["", f"Trained {result.iterations} iterations in {result.elapsed}"]
+    width = max((len(name) + 2 for name in result.last), default=0)
+    width = max(width, len("test set") + 2)
     if result.last:
-        lines += ["", f"{'test set':<10}{'at the end':>12}{'best':>9}   at iteration"]
+        lines += ["", f"{'test set':<{width}}{'at the end':>12}{'best':>9}   at iteration"]
     for name, accuracy in result.last.items():
         best = result.best[name]
         lines.append(
-            f"{name:<10}{100 * accuracy:>10.2f} %{100 * best.accuracy:>7.2f} %{best.iteration:>10}"
+            f"{name:<{width}}{100 * accuracy:>10.2f} %{100 * best.accuracy:>7.2f} %"
+            f"{best.iteration:>10}"
         )
     if result.run:
         run = RunFolder(result.run)

@@ -14,6 +14,7 @@ import torch.distributed.checkpoint as dcp
 
 from Config import Config
 from Utils.errors import RunError
+from Utils.files import not_written
 from Utils.processes import Processes
 from Utils.Training_Utils import checkpoint as checkpoints
 from Utils.Training_Utils.class_tables import Tables, put_back, whole
@@ -72,7 +73,7 @@ class CheckpointWriter:
             pending.result()
         except (dcp.CheckpointException, OSError, RuntimeError) as error:
             self._newest = None
-            raise RunError(checkpoints.not_written(self._run.checkpoints, error)) from None
+            raise RunError(not_written(self._run.checkpoints, error)) from None
 
     def close(self) -> None:
         """`wait`, and end the thread that writes."""
@@ -97,7 +98,7 @@ class CheckpointWriter:
             try:
                 partial.mkdir()
             except OSError as error:
-                raise RunError(checkpoints.not_written(folder, error)) from None
+                raise RunError(not_written(folder, error)) from None
             checkpoints.write(partial / COMMON, state)
         self._processes.wait()
         written = write_tables(partial, tables, self._group)

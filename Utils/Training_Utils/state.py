@@ -17,6 +17,7 @@ from Utils.Training_Utils.networks import splits_classes
 from Utils.Training_Utils.optimization import build_optimizer, build_scaler, restore_optimizer
 from Utils.Training_Utils.random_state import random_states, seed_process, set_random_states
 from Utils.Training_Utils.schedule import Schedule
+from Utils.Training_Utils.weight_average import WeightAverage
 
 
 @dataclass
@@ -33,8 +34,9 @@ class TrainingState:
 
     epoch: finished epochs. batch: finished batches of the epoch under way. iteration: finished
     iterations of the whole run. best: by test set, and "mean" over the sets.
-    flip_generator: on the device; decides which images are mirrored. start: for the log, one
-    string a line, what weights the run began with.
+    flip_generator: on the device; decides which images are mirrored. average: of the backbone's
+    weights, where `ema_decay` asks for it. start: for the log, one string a line, what weights the
+    run began with.
     """
 
     backbone: nn.Module
@@ -43,17 +45,24 @@ class TrainingState:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     flip_generator: torch.Generator
+    average: WeightAverage | None = None
     epoch: int = 0
     batch: int = 0
     iteration: int = 0
     best: dict[str, Best] = field(default_factory=dict)
     start: list[str] = field(default_factory=list)
 
+    @property
+    def result(self) -> nn.Module:
+        """The backbone that the run comes to: with averaged weights where there are any."""
+        return self.average.backbone if self.average else self.backbone
+
     def checkpoint(
         self, config: Config, num_images: int, processes: Processes
     ) -> tuple[dict[str, Any], Tables]:
         """Everything as tensors and plain values, for `torch.save`; and the class tables, which
         are taken out of it. Called by all processes together."""
+        averaged = {"averaged": self.average.state_dict()} if self.average else {}
         state = {
             "format": FORMAT,
             "settings": config.to_dict(),
@@ -61,6 +70,7 @@ class TrainingState:
             "num_images": num_images,
             "architecture": describe_backbone(self.backbone),
             "backbone": self.backbone.state_dict(),
+            **averaged,
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.schedule.state_dict(),
@@ -85,6 +95,10 @@ class TrainingState:
         """
         fit_tables(checkpoint, self.head, self.optimizer, processes.group)
         self.backbone.load_state_dict(checkpoint["backbone"])
+        if self.average and "averaged" in checkpoint:
+            self.average.load_state_dict(checkpoint["averaged"])
+        elif self.average:
+            self.average.start_from(self.backbone)
         self.head.load_state_dict(checkpoint["head"])
         restore_optimizer(self.optimizer, checkpoint["optimizer"])
         if self.scaler.is_enabled() and checkpoint["scaler"]:
@@ -141,5 +155,6 @@ def build_state(
         schedule=Schedule.from_config(config, batches_per_epoch),
         scaler=build_scaler(device, amp_dtype, head.group),
         flip_generator=torch.Generator(device).manual_seed(config.seed),
+        average=WeightAverage(backbone, config.ema_decay) if config.ema_decay else None,
         start=start,
     )

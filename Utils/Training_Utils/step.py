@@ -7,6 +7,7 @@ from torch import Tensor
 
 from Head.classifier import HeadLoss
 from Utils.processes import Processes
+from Utils.Training_Utils.augmentation import Augmentation, generator_of
 from Utils.Training_Utils.loader import Batch
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.optimization import clip_gradients
@@ -17,9 +18,10 @@ class TrainingStep:
     """Called with a batch, changes the weights of a run. Nothing in it waits for the device.
 
     state: networks and optimiser. networks: the state's, as they are to be called. amp_dtype: the
-    backbone's number format; None leaves it. accumulate: equal parts that a batch is computed in,
-    one after the other, before the weights change. clip_norm: the longest gradient, of all weights
-    together; 0: any.
+    backbone's number format; None leaves it. augmentation: what is done to the images, with draws
+    that follow from the seed and the iteration. accumulate: equal parts that a batch is computed
+    in, one after the other, before the weights change. clip_norm: the longest gradient, of all
+    weights together; 0: any.
     """
 
     def __init__(
@@ -29,6 +31,8 @@ class TrainingStep:
         device: torch.device,
         amp_dtype: torch.dtype | None,
         processes: Processes,
+        augmentation: Augmentation,
+        seed: int,
         accumulate: int = 1,
         clip_norm: float = 0.0,
     ) -> None:
@@ -37,6 +41,8 @@ class TrainingStep:
         self._device = device
         self._amp_dtype = amp_dtype
         self._processes = processes
+        self._augmentation = augmentation
+        self._seed = seed
         self._accumulate = accumulate
         self._clip_norm = clip_norm
 
@@ -46,7 +52,8 @@ class TrainingStep:
         images = batch.images.to(self._device, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
         self._state.head.sample(labels, self._state.iteration)
-        rows = (images, labels, self._flips(len(labels)))
+        images, flips = self._changed(images)
+        rows = (images, labels, flips)
         parts = list(zip(*(tensor.chunk(self._accumulate) for tensor in rows), strict=True))
         self._state.optimizer.zero_grad(set_to_none=True)
         results = []
@@ -59,18 +66,15 @@ class TrainingStep:
         loss = torch.stack([result.loss.detach() for result in results]).mean()
         return HeadLoss(loss, torch.cat([result.correct for result in results]))
 
-    def _flips(self, count: int) -> Tensor:
-        """Which of this process's images to mirror: bool N, its share of a draw for all."""
-        processes = self._processes
-        generator = self._state.flip_generator
-        draws = torch.rand(
-            count * processes.count,
-            generator=generator,
-            device=self._device,
-            dtype=torch.float32,
-        )
-        first = count * processes.rank
-        return draws[first : first + count] < 0.5
+    def _changed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """N augmented images, and which of them to mirror: this process's share of draws that are
+        made for all, so that they do not depend on how many processes there are."""
+        state, processes = self._state, self._processes
+        count = len(images)
+        total, first = count * processes.count, count * processes.rank
+        flips = self._augmentation.flips(total, state.flip_generator)[first : first + count]
+        generator = generator_of(self._seed, state.iteration)
+        return self._augmentation(images, generator, first, total), flips
 
     def _loss(self, images: Tensor, labels: Tensor, flip: Tensor) -> HeadLoss:
         pixels = self._state.backbone.preprocessing(images, flip)  # N×3×H×W
@@ -92,3 +96,5 @@ class TrainingStep:
                 clip_gradients(optimizer, self._clip_norm, rows, state.head.group)
             state.scaler.step(optimizer)
         state.scaler.update()
+        if state.average:
+            state.average.update(state.backbone)

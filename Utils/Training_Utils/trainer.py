@@ -21,10 +21,16 @@ from Utils.Training_Utils.loss_meter import LossMeter
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.networks import Networks
-from Utils.Training_Utils.opening import open_training_data
+from Utils.Training_Utils.opening import build_augmentation, open_training_data
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.restarts import forget_run
-from Utils.Training_Utils.results import TrainingResult, write_results
+from Utils.Training_Utils.results import (
+    MEAN,
+    TrainingResult,
+    averaged_name,
+    mean_accuracy,
+    write_results,
+)
 from Utils.Training_Utils.run_folder import check_writable, run_name
 from Utils.Training_Utils.saving import CheckpointWriter, saves_folders
 from Utils.Training_Utils.state import Best
@@ -33,8 +39,6 @@ from Utils.Training_Utils.stopping import StopRequest
 from Utils.Training_Utils.test_sets import TestSets
 from Utils.Training_Utils.unreadable import UnreadableImages
 from Utils.Training_Utils.visdom_curves import VisdomCurves
-
-MEAN = "mean"
 
 
 class Trainer:
@@ -68,6 +72,7 @@ class Trainer:
         self.networks = networks
         self.step = TrainingStep(
             *(self.state, networks, self.device, self.amp_dtype, processes),
+            *(build_augmentation(config), config.seed),
             *(config.accumulate_steps, config.clip_norm),
         )
         self.loader = TrainingLoader(
@@ -77,6 +82,7 @@ class Trainer:
             config.seed,
             config.num_workers,
             pin_memory=self.device.type == "cuda",
+            balanced=config.sampler == "balanced",
             rank=processes.rank,
             processes=processes.count,
         )
@@ -121,12 +127,13 @@ class Trainer:
                 if is_lost_connection(error):
                     raise RunError(f"{LOST} {self._last_saved()}") from None
                 raise
+            result = self._finish(last)  # before MegaFace, which takes long and may fail
             if self._stopping:
                 self.log.info(f"asked to stop after iteration {state.iteration}. {self._go_on()}")
             elif self.megaface:
-                self.networks.take_statistics()
-                self.megaface.judge(state.backbone, self.run_folder and self.run_folder.path)
-            return self._finish(last)
+                self._take_statistics()
+                self.megaface.judge(state.result, self.run_folder and self.run_folder.path)
+            return result
 
     def _train_epochs(self) -> dict[str, float]:
         """Train what is left, or until asked to stop; returns the accuracies at the end."""
@@ -192,22 +199,33 @@ class Trainer:
         """Judge the test sets; remember the best, and keep the weights of the best mean."""
         self._check_sound()
         state = self.state
-        self.networks.take_statistics()
+        self._take_statistics()
         try:
-            accuracies = self.test_sets.judge(state.backbone)
+            accuracies = self._judge()
         except ValueError as error:  # a photo that can't be read is no reason to end a long run
             self.log.info(f"iteration {state.iteration}  test sets not judged: {error}")
             return {}
         if not accuracies:
             return accuracies
         self.progress.report_tests(state.iteration, self._epoch_shown(), accuracies)
-        mean = sum(accuracies.values()) / len(accuracies)
-        for name, accuracy in {**accuracies, MEAN: mean}.items():
+        for name, accuracy in {**accuracies, MEAN: mean_accuracy(accuracies)}.items():
             if accuracy > state.best.setdefault(name, Best()).accuracy:
                 state.best[name] = Best(accuracy, state.iteration)
         if state.best[MEAN].iteration == state.iteration:
             self._save(best=True)
         return accuracies
+
+    def _judge(self) -> dict[str, float]:
+        """Accuracies by test set, and those with averaged weights where there are any."""
+        accuracies = self.test_sets.judge(self.state.backbone)
+        if self.state.average:
+            averaged = self.test_sets.judge(self.state.average.backbone)
+            accuracies |= {averaged_name(name): found for name, found in averaged.items()}
+        return accuracies
+
+    def _take_statistics(self) -> None:
+        average = self.state.average
+        self.networks.take_statistics(average.backbone if average else None)
 
     def _save(self, best: bool = False) -> None:
         self._check_sound()
@@ -273,7 +291,10 @@ class Trainer:
         """Log, figures and checkpoints; in all processes but the first only the last of these."""
         config, run, first = self.config, self.run_folder, self.processes.first
         self.log = open_log(run.log if run and first else None, screen=first)
-        self.metrics = Metrics(run.metrics if run and first else None, self.test_sets.names)
+        names = self.test_sets.names
+        if self.state.average:
+            names = [*names, *map(averaged_name, names)]
+        self.metrics = Metrics(run.metrics if run and first else None, names)
         self.writer = None
         if run:
             sharded = self.state.head.group is not None

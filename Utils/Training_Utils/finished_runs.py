@@ -1,0 +1,66 @@
+"""Runs that need not be trained again: what a run's folder says of its settings and its end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from Config import Config
+from Config.sweep import same_run
+from Utils.errors import CheckpointError
+from Utils.Training_Utils.checkpoint import read_run
+from Utils.Training_Utils.run_folder import RunFolder
+
+SETTINGS_LINE = "  settings {"  # in train.log, at each start of the run
+
+
+def find_finished(config: Config, save_dir: Path) -> RunFolder | None:
+    """The newest run under save_dir that was trained to its end with these settings; or None."""
+    finished = [
+        run
+        for run in (RunFolder(path.parent) for path in Path(save_dir).glob("*/results.json"))
+        if is_finished(run) and trained_with(run, config)
+    ]
+    return max(finished, key=lambda run: run.results.stat().st_mtime_ns, default=None)
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Whether a run came to its end, and was not begun again since."""
+    if not (run.results.is_file() and run.settings.is_file()):
+        return False
+    return run.results.stat().st_mtime_ns >= run.settings.stat().st_mtime_ns
+
+
+def trained_with(run: RunFolder, config: Config) -> bool:
+    """Whether all of a run, from its first iteration on, was trained with these settings.
+
+    A run that began with the checkpoint of another one, or was trained on with other settings, was
+    not.
+    """
+    starts = _starts(run.log)
+    if not starts or starts[0].get("resume"):
+        return False
+    return all(same_run(Config.from_dict(settings), config) for settings in starts)
+
+
+def checkpoint_to_go_on_from(run: RunFolder, config: Config) -> Path | None:
+    """The last checkpoint of a run with these settings that stopped before its end; or None."""
+    if not run.last.is_file() or is_finished(run) or not trained_with(run, config):
+        return None
+    try:
+        position = read_run(run.last)["position"]
+    except CheckpointError:
+        return None
+    return run.last if position["epoch"] < config.total_epoch else None
+
+
+def _starts(log: Path) -> list[dict[str, Any]]:
+    """The settings with which a run was started, each time."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [
+        json.loads("{" + line.partition(SETTINGS_LINE)[2])
+        for line in text.splitlines()
+        if SETTINGS_LINE in line and line.endswith("}")
+    ]

@@ -1,0 +1,197 @@
+"""Running a sweep: one run after the other, each in a process of its own.
+
+A process of its own takes its memory with it when it ends, and can die, of a lack of memory or of a
+bug, without taking the sweep along. What was done is found again: a finished run with the same
+settings anywhere under save_dir is not trained again, and an interrupted one of this sweep goes on
+from its last checkpoint, so a sweep that was stopped is started again by the same command.
+
+<save_dir>/sweep_<settings>_<digest>/sweep.json  sweep.csv  curves.png
+"""
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from Config import Config, ConfigError, Sweep, validate
+from Config.sweep import NO_PART_OF_A_RUN
+from Utils.errors import RunError
+from Utils.files import make_folder
+from Utils.processes import ALONE, Processes
+from Utils.Training_Utils.finished_runs import checkpoint_to_go_on_from, find_finished
+from Utils.Training_Utils.run_folder import RunFolder, check_writable
+from Utils.Training_Utils.sweep_curves import draw_sweep
+from Utils.Training_Utils.sweep_results import (
+    DONE,
+    FAILED,
+    SweepRun,
+    describe,
+    read_json,
+    sweep_table,
+    write_csv,
+    write_json,
+)
+from Utils.Training_Utils.trainer import Trainer
+
+INTERRUPTED = 130  # exit status
+
+
+def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
+    """Train each run that is not done yet; write and print the table, draw the curves.
+
+    Raises ConfigError, before anything is trained, for settings that can't be used, and RunError,
+    after everything is, where runs failed.
+    """
+    if processes.count > 1:
+        text = " ".join(sweep.axes)
+        raise ConfigError("sweep", text, "its runs have one process each; leave torchrun out.")
+    _check(sweep)
+    save_dir = Path(sweep.runs[0][1].save_dir)
+    folder = save_dir / sweep_name(sweep)
+    make_folder(folder)
+    with _alone(folder):
+        runs = _open_record(sweep, folder)
+        for number, (run, (_, config)) in enumerate(zip(runs, sweep.runs, strict=True), 1):
+            print(f"\n[{number}/{len(runs)}] {describe(run.variation)}", flush=True)
+            _run(run, config, lambda: write_json(sweep, runs, folder / "sweep.json"))
+            _write(sweep, runs, folder)
+    print(f"\n{sweep_table(runs)}\n\nTable and curves: {folder}")
+    failed = sum(run.state == FAILED for run in runs)
+    if failed:
+        raise RunError(f"{failed} of {len(runs)} runs failed; the table says why.")
+    return runs
+
+
+def sweep_name(sweep: Sweep) -> str:
+    """The name of a sweep's folder: the same for the same settings and values."""
+    settings = [config.to_dict() for _, config in sweep.runs]
+    for values in settings:
+        for name in NO_PART_OF_A_RUN:
+            del values[name]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return f"sweep_{'_'.join(sweep.axes)}_{digest[:8]}"
+
+
+def _check(sweep: Sweep) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError("a sweep starts its runs itself: start it with python, not with torchrun.")
+    for variation, config in sweep.runs:
+        if config.para_adj_mode:
+            raise ConfigError("para_adj_mode", True, "it writes nothing, so there is no table.")
+        try:
+            validate(config, torch.cuda.device_count())
+        except ConfigError as error:
+            raise RunError(f"the run with {describe(variation)} can't be: {error}") from None
+    check_writable(sweep.runs[0][1].save_dir)
+
+
+def _open_record(sweep: Sweep, folder: Path) -> list[SweepRun]:
+    """The sweep's runs, with the folders in which an earlier start of it trained them."""
+    earlier = {describe(run.variation): run.folder for run in read_json(folder / "sweep.json")}
+    return [
+        SweepRun(variation, folder=earlier.get(describe(variation), ""))
+        for variation, _ in sweep.runs
+    ]
+
+
+def _run(run: SweepRun, config: Config, write_record: Callable[[], None]) -> None:
+    """Bring one run to its end, or to its failure."""
+    finished = find_finished(config, Path(config.save_dir))
+    if finished:
+        print(f"done before: {finished.path}")
+        run.finish(finished.path)
+        return
+    started = RunFolder(Path(run.folder)) if run.folder else None
+    checkpoint = checkpoint_to_go_on_from(started, config) if started else None
+    config = dataclasses.replace(config, resume=str(checkpoint or ""))
+
+    def begun(folder: str) -> None:
+        run.folder = folder
+        write_record()
+
+    run.reason = _in_a_process(config, begun)
+    if run.reason:
+        run.state = FAILED
+        print(f"failed: {run.reason}")
+    else:
+        run.finish(Path(run.folder))
+
+
+def _in_a_process(config: Config, begun: Callable[[str], None]) -> str:
+    """Train in a process; returns why it failed, "" if it did not.
+
+    begun: called with the run's folder when it is there.
+    """
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_train, args=(config, theirs), name="sweep run")
+    process.start()
+    theirs.close()  # so that its end is seen when the process has gone
+    reason = None
+    try:
+        while True:
+            what, text = ours.recv()
+            if what == "folder":
+                begun(text)
+            else:
+                reason = text
+    except EOFError:
+        process.join()
+    except KeyboardInterrupt:
+        process.join()  # it was interrupted too, and saves nothing more
+        raise
+    finally:
+        ours.close()
+    if process.exitcode == INTERRUPTED:
+        raise KeyboardInterrupt
+    if reason is None:
+        reason = f"its process ended with status {process.exitcode}; its messages are above"
+    return reason
+
+
+def _train(config: Config, reports: Connection) -> None:
+    """The process of one run: reports its folder, then "" or why it failed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        trainer = Trainer(config)
+        reports.send(("folder", str(trainer.run_folder.path)))
+        trainer.run()
+        reports.send(("end", ""))
+    except (ValueError, RunError, OSError, torch.OutOfMemoryError) as error:
+        reports.send(("end", str(error) or type(error).__name__))
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+
+
+def _end_with_parent() -> None:
+    """End this process when the sweep is killed: else it would train on beside the next one."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the sweep's folder. Raises RunError where another process has it."""
+    import fcntl  # here, because Windows has none, and a single run needs none
+
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"this sweep is under way in another process ({folder}).") from None
+        yield
+
+
+def _write(sweep: Sweep, runs: list[SweepRun], folder: Path) -> None:
+    write_json(sweep, runs, folder / "sweep.json")
+    write_csv(runs, folder / "sweep.csv")
+    if any(run.state == DONE for run in runs):
+        draw_sweep(runs, folder / "curves.png")

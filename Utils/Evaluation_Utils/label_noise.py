@@ -39,10 +39,10 @@ from Utils.Evaluation_Utils.class_centres import (
 from Utils.Evaluation_Utils.extraction import about_photos, embedded, weights_digest
 from Utils.Evaluation_Utils.feature_file import packed_features
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
-from Utils.Evaluation_Utils.processes import ALONE
 from Utils.files import atomic_path, make_folder
 from Utils.Pretrained_Utils.flags import reading_flags
 from Utils.Pretrained_Utils.load import build, read_weights
+from Utils.processes import ALONE
 
 CENTRES = ("others", "weights")
 IMAGE_COLUMNS = ("rank", "angle", "label", "image", "name")

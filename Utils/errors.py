@@ -1,5 +1,6 @@
 """Errors that are the user's to mend, and how a script reports them."""
 
+import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -51,5 +52,7 @@ def _fail(message: str) -> None:
     paragraph = textwrap.fill(
         f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False
     )
-    print(paragraph, file=sys.stderr)
+    # Under torchrun the first process's progress bar may stand in the line.
+    begin = "\n" if int(os.environ.get("RANK", "0")) > 0 else ""
+    print(f"{begin}{paragraph}", file=sys.stderr)
     sys.exit(1)

@@ -45,7 +45,7 @@ def test_the_losses_are_those_of_one_process_in_float64(config, expected, count,
         (dataclasses.replace(config, accumulate_steps=steps, head_parallel=head), dtype)
         for steps in (1, 4)
         for head in (("replicated", "sharded") if count > 1 else ("auto",))
-        for dtype in (torch.float64, torch.float32)
+        for dtype in (torch.float64, torch.float32)[: 1 if steps > 1 else 2]
     ]
     found = (
         [train_all(None, cases)] if count == 1 else in_processes(count, tmp_path, train_all, cases)

@@ -372,7 +372,7 @@ def test_probes_and_distractors_in_record_files_and_shards(
         expected = evaluate(tables["probes"], labels, part, fprs=(1e-2,))
         assert result["rank1"] == expected.rank1
         assert result["searches"] == expected.searches
-    assert FeatureFolder(tmp_path / "out" / "features" / "probes").open().photos.ids == [
+    assert FeatureFolder(features_of(tmp_path / "out", "probes")).open().photos.ids == [
         str(label) for label in labels
     ]
 

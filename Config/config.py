@@ -35,6 +35,7 @@ class Config:
     amp_dtype: str = setting(
         "auto", "fp16 (with gradient scaler), bf16, or auto: bf16 where the device has it, or fp16"
     )
+    compile: bool = setting(False, "compile the backbone: a minute or two, then faster steps")
     use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
     gpus: tuple[int, ...] = setting((), "CUDA devices for use_multi_gpus, as in 0,1; empty: all")
 

@@ -60,6 +60,10 @@ def _check_processes(config: Config, on_cpu: bool) -> None:
 
 
 def _check_gpus(config: Config, cuda_devices: int) -> None:
+    if config.compile:
+        raise ConfigError(
+            "compile", True, "it does not go with use_multi_gpus; start with torchrun instead."
+        )
     """What DataParallel needs."""
     gpus = config.gpus
     if any(gpu >= cuda_devices for gpu in gpus):

@@ -27,6 +27,7 @@ from Config import Config
 from Head.classifier import HeadLoss, MarginHead
 from Utils.devices import spread_over_gpus
 from Utils.processes import Processes
+from Utils.Training_Utils.compilation import compiled
 
 # From here on the class weights are more than a MobileFaceNet ten times over, and half a ResNet50:
 # averaging their gradient costs more than everything else that a step sends, while a split head
@@ -67,7 +68,15 @@ class Networks:
         self._head_loss: nn.Module = _Loss(head)
         if processes.count == 1:
             self._backbone, self.where = spread_over_gpus(backbone, config, device)
-            return
+        else:
+            self._join(config, device, processes)
+        if config.compile:
+            self._backbone = compiled(self._backbone, device)
+            self.where += ", compiled"
+
+    def _join(self, config: Config, device: torch.device, processes: Processes) -> None:
+        """Wrap what is averaged over the processes."""
+        backbone, head = self._plain, self._head_loss.head
         if config.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(backbone, processes.tensors)
         self._backbone = self._in_step(backbone, config, device)

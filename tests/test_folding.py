@@ -86,6 +86,20 @@ def test_norms_in_step_with_other_processes_are_judged_like_plain_ones(name):
             assert torch.equal(found, fold(backbone, dtype)(pixels.to(dtype)))
 
 
+def test_norms_that_are_left_keep_their_numbers_in_short_formats():
+    backbone = trained("ResNet18_IR")
+    in_step = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone))
+    for network in (backbone, in_step):
+        folded = fold(network, torch.bfloat16)
+        left = [name for name, m in folded.named_modules() if hasattr(m, "running_var")]
+        assert left
+        for name in left:
+            exact = network.get_submodule(name).state_dict()
+            for key, value in folded.get_submodule(name).state_dict().items():
+                assert value.dtype == exact[key].dtype
+                assert torch.equal(value, exact[key]), (name, key)
+
+
 def test_a_norm_is_folded_only_where_nothing_else_sees_what_is_before_it():
     class Net(nn.Module):
         def __init__(self) -> None:

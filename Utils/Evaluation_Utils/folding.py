@@ -35,10 +35,11 @@ def fold(backbone: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
         pass
     else:
         _fold_traced(copied)
+    # Taken before: back from a shorter format, numbers would stay rounded, or infinite.
+    left = [(m, m.state_dict()) for m in copied.modules() if isinstance(m, _BatchNorm)]
     copied = copied.to(dtype=dtype, memory_format=torch.channels_last)
-    for module in copied.modules():
-        if isinstance(module, _BatchNorm):
-            module.float()
+    for norm, numbers in left:
+        norm.float().load_state_dict(numbers)
     return copied
 
 

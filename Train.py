@@ -11,6 +11,8 @@
 Settings are in Config/config.py; every one of them is also a flag.
 """
 
+from functools import partial
+
 from Config import Sweep, read_training
 from Utils.errors import run_script
 from Utils.memory import keep_freed_memory
@@ -41,7 +43,7 @@ def main() -> None:
         config = read_training(
             __doc__,
             exclude=JUDGING_ONLY,
-            saved_settings=saved_settings,
+            saved_settings=partial(saved_settings, processes=processes),
             pretrained_settings=pretrained_settings,
         )
         if isinstance(config, Sweep):

@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from Utils.errors import RunError, first_line
+
+# What `atomic_path` calls its files: .NAME.SUFFIX.XXXXXXXX.SUFFIX, the X's by mkstemp.
+_TEMPORARY = re.compile(r"\..*(\.[^.]+)\.[a-z0-9_]{8}\1")
 
 
 @contextmanager
@@ -27,6 +31,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the files in a folder that `atomic_path` was writing in a process that was killed."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

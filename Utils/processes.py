@@ -74,20 +74,23 @@ class Processes:
     def from_first(self, work: Callable[[], T]) -> T:
         """What work returns in the first process; the others do not do it.
 
-        Raises ValueError in all of them, with the same text, where it raises one there.
+        Raises ValueError or RunError in all of them, with the same text, where it raises one
+        there.
         """
         if self.group is None:
             return work()
-        outcome: list[Any] = [None, None]
+        outcome: list[Any] = [None, None, ""]  # the result, or an error's kind and text
         if self.first:
             try:
                 outcome[0] = work()
-            except ValueError as error:
-                outcome[1] = str(error)
+            except (ValueError, RunError) as error:
+                kind = RunError if isinstance(error, RunError) else ValueError
+                outcome = [None, kind, str(error)]
         dist.broadcast_object_list(outcome, group=self.group, group_src=0)
-        if outcome[1] is not None:
-            raise ValueError(outcome[1])
-        return outcome[0]
+        result, kind, text = outcome
+        if kind is not None:
+            raise kind(text)
+        return result
 
     def one_by_one(self, work: Callable[[], T]) -> T:
         """Do what may have to make files: on each machine the first process, then the others."""

@@ -9,10 +9,13 @@ import torch
 
 from Backbone import build_backbone, describe_backbone
 from tests.conftest import assert_one_paragraph, run_script
+from tests.processes import in_processes
 from Utils.errors import CheckpointError
+from Utils.memory import peak_memory
 from Utils.Pretrained_Utils.convert import rename_for
 from Utils.Pretrained_Utils.lineages import find_lineage
 from Utils.Pretrained_Utils.load import build, read_weights
+from Utils.processes import is_lost_connection
 from Utils.Training_Utils.dcp_folder import METADATA, load_tables, read_tables, write_tables
 
 C, D = 10, 16
@@ -84,10 +87,81 @@ def test_objects_in_place_of_tensors_are_refused(folder):
 def test_more_than_the_files_hold_is_not_allocated(folder):
     path, _ = folder
     metadata = pickle.loads((path / METADATA).read_bytes())
-    metadata.state_dict_metadata["weight"].size = torch.Size((10**12, D))
+    table = metadata.state_dict_metadata["weight"]
+    table.size = table.chunks[0].sizes = torch.Size((10**12, D))
     (path / METADATA).write_bytes(pickle.dumps(metadata))
     with pytest.raises(CheckpointError, match="bytes of tensors"):
         read_tables(path)
+
+
+def negative(metadata):
+    metadata.state_dict_metadata["weight"].size = torch.Size((-C, D))
+
+
+def without_pieces(metadata):
+    metadata.state_dict_metadata["weight"].chunks = []
+
+
+def outside(metadata):
+    (chunk,) = metadata.state_dict_metadata["weight"].chunks
+    chunk.offsets = torch.Size((1, 0))
+
+
+def of_other_dimensions(metadata):
+    (chunk,) = metadata.state_dict_metadata["weight"].chunks
+    chunk.sizes = torch.Size((C * D,))
+
+
+def in_no_file(metadata):
+    metadata.storage_data = {
+        place: stored for place, stored in metadata.storage_data.items() if place.fqn != "weight"
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (negative, r"weight has the shape \(-10, 16\)"),
+        (without_pieces, "weight has 160 numbers, and its pieces 0"),
+        (outside, r"weight of \(10, 16\) has a piece of \(10, 16\) at \(1, 0\)"),
+        (of_other_dimensions, r"weight of \(10, 16\) has a piece of \(160,\) at \(0, 0\)"),
+        (in_no_file, r"the piece of weight at \(0, 0\) is in no file"),
+    ],
+)
+def test_tables_that_are_not_whole_are_refused(folder, damage, said):
+    path, _ = folder
+    metadata = pickle.loads((path / METADATA).read_bytes())
+    damage(metadata)
+    (path / METADATA).write_bytes(pickle.dumps(metadata))
+    with pytest.raises(CheckpointError, match=rf"x\.dcp can't be read: its \.metadata: .*{said}"):
+        read_tables(path)
+
+
+def test_metadata_that_asks_for_much_memory_gets_none(folder):
+    path, _ = folder
+    # Put None in the place 2^26 - 1 of what is remembered; then nothing more.
+    (path / METADATA).write_bytes(b"\x80\x04Nr\xff\xff\xff\x03")
+    before = peak_memory()
+    with pytest.raises(CheckpointError, match=r"can't be read: its \.metadata"):
+        read_tables(path)
+    assert peak_memory() < before + (100 << 20)
+
+
+def load_alone(group, path):
+    """What a process sees when the other one ends instead of loading with it."""
+    if group.rank() == 1:
+        return None
+    try:
+        load_tables(path, {"weight": torch.empty(C, D)}, group)
+    except RuntimeError as error:
+        return is_lost_connection(error)
+    raise AssertionError("it was loaded")
+
+
+def test_the_death_of_another_process_is_no_damage(folder, tmp_path):
+    path, _ = folder
+    (tmp_path / "meeting").mkdir()
+    assert in_processes(2, tmp_path / "meeting", load_alone, path)[0] is True
 
 
 def test_a_folder_with_a_file_missing_or_cut_is_named(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -72,6 +73,31 @@ def test_a_folded_network_computes_the_same_with_fewer_layers(name, variant):
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert not backbone.training
+
+
+@pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR"])
+def test_norms_in_step_with_other_processes_are_judged_like_plain_ones(name):
+    backbone = trained(name)
+    in_step = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone))
+    pixels = torch.randn(4, 3, 32, 32)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.no_grad():
+            found = fold(in_step, dtype)(pixels.to(dtype))
+            assert torch.equal(found, fold(backbone, dtype)(pixels.to(dtype)))
+
+
+def test_norms_that_are_left_keep_their_numbers_in_short_formats():
+    backbone = trained("ResNet18_IR")
+    in_step = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone))
+    for network in (backbone, in_step):
+        folded = fold(network, torch.bfloat16)
+        left = [name for name, m in folded.named_modules() if hasattr(m, "running_var")]
+        assert left
+        for name in left:
+            exact = network.get_submodule(name).state_dict()
+            for key, value in folded.get_submodule(name).state_dict().items():
+                assert value.dtype == exact[key].dtype
+                assert torch.equal(value, exact[key]), (name, key)
 
 
 def test_a_norm_is_folded_only_where_nothing_else_sees_what_is_before_it():

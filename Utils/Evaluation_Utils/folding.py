@@ -10,11 +10,12 @@ from collections import Counter
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 _FUSED = {
-    (nn.Conv2d, nn.BatchNorm2d): fuse_conv_bn_eval,
-    (nn.Linear, nn.BatchNorm1d): fuse_linear_bn_eval,
+    nn.Conv2d: fuse_conv_bn_eval,
+    nn.Linear: fuse_linear_bn_eval,
 }
 
 
@@ -34,10 +35,11 @@ def fold(backbone: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
         pass
     else:
         _fold_traced(copied)
+    # Taken before: back from a shorter format, numbers would stay rounded, or infinite.
+    left = [(m, m.state_dict()) for m in copied.modules() if isinstance(m, _BatchNorm)]
     copied = copied.to(dtype=dtype, memory_format=torch.channels_last)
-    for module in copied.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.float()
+    for norm, numbers in left:
+        norm.float().load_state_dict(numbers)
     return copied
 
 
@@ -51,10 +53,12 @@ def _fold_traced(network: fx.GraphModule) -> None:
             continue
         if times[before.target] > 1 or times[node.target] > 1:
             continue
-        fuse = _FUSED.get((type(modules[before.target]), type(modules[node.target])))
-        if fuse is None or not modules[node.target].affine:  # PyTorch fuses no others
+        layer, norm = modules[before.target], modules[node.target]
+        fuse = _FUSED.get(type(layer))
+        # PyTorch fuses no others. A SyncBatchNorm is in evaluation what the plain one is.
+        if fuse is None or not (isinstance(norm, _BatchNorm) and norm.affine):
             continue
-        network.set_submodule(before.target, fuse(modules[before.target], modules[node.target]))
+        network.set_submodule(before.target, fuse(layer, norm))
         node.replace_all_uses_with(before)
         network.graph.erase_node(node)
     network.delete_all_unused_submodules()

@@ -19,12 +19,8 @@ from Utils.Training_Utils.state import TrainingState, build_state
 def checkpoint_to_resume(config: Config, processes: Processes) -> Path | None:
     """The checkpoint to go on from: this launch's own, if it was restarted, or `resume`'s; None
     begins anew. Raises RunError where there is none of that name."""
-    restarted = None
-    if not config.para_adj_mode:
-        restarted = processes.from_first(lambda: restarted_from(config))
-    if restarted is None and config.resume:
-        return find_checkpoint(config.resume, config.save_dir)
-    return restarted
+    # Asked once for all: what is the last one may change meanwhile.
+    return processes.from_first(lambda: _find_checkpoint(config))
 
 
 def begin_state(
@@ -57,6 +53,13 @@ def open_run(config: Config, resumed: Path | None, processes: Processes) -> RunF
     if config.para_adj_mode:
         return None
     return processes.from_first(lambda: _make_run(config, resumed))
+
+
+def _find_checkpoint(config: Config) -> Path | None:
+    restarted = None if config.para_adj_mode else restarted_from(config)
+    if restarted is None and config.resume:
+        return find_checkpoint(config.resume, config.save_dir)
+    return restarted
 
 
 def _make_run(config: Config, resumed: Path | None) -> RunFolder:

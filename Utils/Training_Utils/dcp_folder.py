@@ -10,6 +10,8 @@ in a folder is ever run.
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import pickle
 import warnings
@@ -23,9 +25,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 
 from Utils.errors import CheckpointError
+from Utils.processes import is_lost_connection
 
 SUFFIX = ".dcp"
 COMMON = "common.pt"
@@ -71,7 +74,8 @@ def write_tables(
 def load_tables(folder: Path, tables: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
     """Fill tables, distributed or not, from a folder, whoever wrote it.
 
-    group: all processes, which call this together. Raises CheckpointError, naming the folder.
+    group: all processes, which call this together. Raises CheckpointError, naming the folder; where
+    another process ends meanwhile, what `is_lost_connection` knows.
     """
     reader = _Reader(folder)
     found = reader.read_metadata().state_dict_metadata
@@ -83,6 +87,8 @@ def load_tables(folder: Path, tables: dict[str, Tensor], group: dist.ProcessGrou
         with _alone() if group is None else nullcontext():
             dcp.load(tables, storage_reader=reader, process_group=group, no_dist=group is None)
     except (dcp.CheckpointException, *_READ_ERRORS) as error:
+        if group is not None and is_lost_connection(error):
+            raise
         raise _unreadable(folder, f"a file is missing or damaged ({_last_line(error)})") from None
 
 
@@ -98,7 +104,7 @@ def read_tables(folder: Path) -> dict[str, Tensor]:
 
 _READ_ERRORS = (
     *(pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError),
-    *(OSError, RuntimeError, AssertionError),
+    *(OSError, RuntimeError, AssertionError, MemoryError),
 )
 
 
@@ -108,15 +114,15 @@ class _Reader(dcp.FileSystemReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         folder = Path(self.path)
         try:
-            with open(folder / METADATA, "rb") as file:
-                metadata = _Unpickler(file).load()
+            metadata = _Unpickler(io.BytesIO((folder / METADATA).read_bytes())).load()
             _check_tensors_alone(metadata, folder)
         except _READ_ERRORS as error:
             raise _unreadable(folder, f"its {METADATA}: {_last_line(error)}") from None
         return metadata
 
 
-class _Unpickler(pickle.Unpickler):
+# The one written in Python: the other sets aside as much memory as a damaged file asks for.
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "pathlib" and name.endswith("Path"):
             return _Place  # where it was written, which nothing asks for
@@ -131,13 +137,14 @@ class _Place:
 
 
 def _check_tensors_alone(metadata: Metadata, folder: Path) -> None:
-    """Raise ValueError for anything but tensors in files of this folder, of the files' size."""
+    """Raise ValueError for what is not whole tensors in files of this folder, of their size."""
     if not isinstance(metadata, Metadata):
         raise ValueError(f"it is a {type(metadata).__name__}")
     size = 0
     for name, about in metadata.state_dict_metadata.items():
         if not isinstance(about, TensorStorageMetadata):
             raise ValueError(f"{name} is no tensor")
+        _check_whole(name, about, metadata)
         size += about.size.numel() * about.properties.dtype.itemsize
     for stored in metadata.storage_data.values():
         if Path(stored.relative_path).name != stored.relative_path or stored.transform_descriptors:
@@ -145,6 +152,27 @@ def _check_tensors_alone(metadata: Metadata, folder: Path) -> None:
     there = sum(entry.stat().st_size for entry in os.scandir(folder))
     if size > there:
         raise ValueError(f"it has {size} bytes of tensors, and the folder {there}")
+
+
+def _check_whole(name: str, about: TensorStorageMetadata, metadata: Metadata) -> None:
+    """Raise ValueError where a tensor's pieces are not within it, do not make it up, or have no
+    place: what no piece fills would be whatever lay in memory."""
+    shape = tuple(about.size)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"{name} has the shape {shape}")
+    filled = 0
+    for chunk in about.chunks:
+        begin, lengths = tuple(chunk.offsets), tuple(chunk.sizes)
+        if not all(
+            b >= 0 and n >= 0 and b + n <= whole
+            for b, n, whole in zip(begin, lengths, shape, strict=True)
+        ):
+            raise ValueError(f"{name} of {shape} has a piece of {lengths} at {begin}")
+        if MetadataIndex(name, chunk.offsets) not in metadata.storage_data:
+            raise ValueError(f"the piece of {name} at {begin} is in no file")
+        filled += math.prod(lengths)
+    if filled != math.prod(shape):
+        raise ValueError(f"{name} has {math.prod(shape)} numbers, and its pieces {filled}")
 
 
 @contextmanager

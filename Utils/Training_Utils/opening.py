@@ -8,8 +8,10 @@ from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import RunError
+from Utils.processes import ALONE, Processes
 from Utils.Training_Utils.augmentation import Augmentation
 from Utils.Training_Utils.checkpoint import read_run
+from Utils.Training_Utils.restarts import resumed_before
 from Utils.Training_Utils.run_folder import find_checkpoint
 
 
@@ -62,8 +64,19 @@ def _open(config: Config) -> TrainingSet:
     return open_training_set(path, file_list or None)
 
 
-def saved_settings(resume: str, save_dir: str) -> dict[str, Any]:
+def saved_settings(resume: str, save_dir: str, processes: Processes = ALONE) -> dict[str, Any]:
     """The settings inside the checkpoint that `resume` means, with its path as their `resume`; for
-    `Config.read_config`."""
-    path = find_checkpoint(resume, save_dir)
-    return {**read_run(path, lazily=True)["settings"], "resume": str(path)}
+    `Config.read_config`.
+
+    Started again by torchrun, the checkpoint is the last of the run that this launch was training.
+    processes: call this together, and all get the checkpoint that the first of them finds. Raises
+    RunError where there is none, CheckpointError where it can't be read.
+    """
+    # Asked once for all: what is the last one may change meanwhile.
+    path = processes.from_first(
+        lambda: resumed_before(save_dir) or find_checkpoint(resume, save_dir)
+    )
+    settings = {**read_run(path, lazily=True)["settings"], "resume": str(path)}
+    if resume == "last":
+        settings["save_dir"] = save_dir  # a run may have been moved; it goes on where it was found
+    return settings

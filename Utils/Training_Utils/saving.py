@@ -14,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 
 from Config import Config
 from Utils.errors import RunError
-from Utils.files import not_written
+from Utils.files import not_written, remove_temporaries
 from Utils.processes import Processes
 from Utils.Training_Utils import checkpoint as checkpoints
 from Utils.Training_Utils.class_tables import Tables, put_back, whole
@@ -118,10 +118,17 @@ class CheckpointWriter:
 
 
 def remove_unfinished(run: RunFolder) -> None:
-    """Remove what a process that was killed left half written."""
-    for pattern in (f".*{SUFFIX}.partial", f".*{SUFFIX}.old"):
-        for folder in run.checkpoints.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove what a killed process left half written, and put back what it had set aside."""
+    for partial in run.checkpoints.glob(f".*{SUFFIX}.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for aside in run.checkpoints.glob(f".*{SUFFIX}.old"):
+        folder = aside.with_name(aside.name[1:].removesuffix(".old"))
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:  # its successor had not got the name yet, and it may be the best
+            os.rename(aside, folder)
+    for folder in (run.checkpoints, *run.checkpoints.glob(f"iteration_*{SUFFIX}")):
+        remove_temporaries(folder)
 
 
 def _name(folder: Path, name: str) -> None:

@@ -67,7 +67,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "milestones": (13, 21),
     },
     # insightface's arcface_torch, configs/ms1mv3_r50.py: 5,179,510 images of 93,431 people. The
-    # rate is 0.1 for batches of 512; its train_v2.py clips gradients at 5. (There, no warm-up, which
+    # rate is 0.1 for batches of 512; its train_v2.py clips gradients at 5. (There, no warm-up, that
     # batches of thousands need, and plain momentum; here Nesterov's.)
     "insightface_ms1mv3": {
         **LONG_RUN,

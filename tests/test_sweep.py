@@ -170,12 +170,33 @@ def test_a_run_that_was_trained_on_with_other_settings_is_another_run(tiny_confi
     assert find_finished(longer, save_dir) is None
 
 
-def test_a_run_that_was_begun_again_is_not_finished(tiny_config):
+def test_a_run_that_is_begun_again_is_not_finished(tiny_config):
+    Trainer(tiny_config).run()
+    save_dir = Path(tiny_config.save_dir)
+    run = RunFolder(only_run(save_dir))
+    os.utime(run.settings)  # a copy has other times, and is finished all the same
+    assert find_finished(tiny_config, save_dir).path == run.path
+    Trainer(dataclasses.replace(tiny_config, total_epoch=4, resume="last"))
+    assert find_finished(tiny_config, save_dir) is None
+
+
+def test_a_run_killed_before_its_results_is_only_judged_again(tiny_config):
     Trainer(tiny_config).run()
     run = RunFolder(only_run(tiny_config.save_dir))
-    later = run.results.stat().st_mtime_ns + 1
-    os.utime(run.settings, ns=(later, later))
-    assert find_finished(tiny_config, Path(tiny_config.save_dir)) is None
+    expected, trained = json.loads(run.results.read_text()), run.log.read_text().count("  loss ")
+    iterations = sorted(run.checkpoints.glob("iteration_*"))
+    run.results.write_text('{"loss": 1')  # by another program's hand; ours writes all or nothing
+    (done,) = run_sweep(Sweep({"seed": (tiny_config.seed,)}, [({}, tiny_config)]))
+    assert done.folder != str(run.path), "a sweep goes on with its own runs alone"
+    RunFolder(Path(done.folder)).results.unlink()
+    (done,) = run_sweep(Sweep({"seed": (tiny_config.seed,)}, [({}, tiny_config)]))
+    log = RunFolder(Path(done.folder)).log.read_text()
+    assert (log.count("  settings {"), log.count("  loss ")) == (2, trained)
+    Trainer(dataclasses.replace(tiny_config, resume=str(run.last))).run()  # by hand
+    found = json.loads(run.results.read_text())
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    assert (found["last"], found["best"]) == (expected["last"], expected["best"])
+    assert sorted(run.checkpoints.glob("iteration_*")) == iterations
 
 
 def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):

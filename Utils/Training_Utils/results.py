@@ -3,7 +3,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from Utils.errors import DataError
 from Utils.files import atomic_path
 from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.state import Best
@@ -50,6 +52,18 @@ def write_results(result: TrainingResult, path: Path) -> None:
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The values that `write_results` wrote. Raises DataError for a file without them."""
+    try:
+        values = json.loads(path.read_text())
+        float(values["loss"])
+        [float(accuracy) for accuracy in values["last"].values()]
+        [float(best["accuracy"]) for best in values["best"].values()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} does not hold a run's results: {error}.") from None
+    return values
 
 
 def training_table(result: TrainingResult) -> str:

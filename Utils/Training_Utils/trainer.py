@@ -98,7 +98,6 @@ class Trainer:
         folder = self.run_folder.path if self.run_folder else None
         self.profile = StepProfile(config.profile, self.device, folder, self.log)
         self.unreadable = UnreadableImages(self.log, processes)
-        self.loss = LossMeter(processes)
         self._accuracy: Tensor | None = None
         self._stopping = False
 
@@ -110,6 +109,8 @@ class Trainer:
         """
         state = self.state
         self.metrics.start(state.iteration)
+        _, losses = self.metrics.series("loss")  # of earlier work on the run
+        self.loss = LossMeter(self.processes, losses[-1] if losses else 0.0)
         with ExitStack() as stack:
             stack.callback(close_log, self.log)
             curves = self._open_visdom()
@@ -144,6 +145,8 @@ class Trainer:
         """Train what is left, or until asked to stop; returns the accuracies at the end."""
         config, state = self.config, self.state
         last = {}
+        if self._iterations_left() == 0:  # killed when all was trained, but before its results
+            last = self._test()
         while state.epoch < config.total_epoch and not self._stopping:
             self._train_epoch()
             if state.batch == self.loader.batches_per_epoch:

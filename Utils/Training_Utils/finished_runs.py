@@ -27,7 +27,7 @@ def find_finished(config: Config, save_dir: Path) -> RunFolder | None:
 def is_finished(run: RunFolder) -> bool:
     """Whether a run came to its end: it has results, which going on with it removes."""
     try:
-        read_results(run.results)
+        read_results(run)
     except DataError:
         return False
     return True

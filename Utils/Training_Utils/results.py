@@ -7,6 +7,7 @@ from typing import Any
 
 from Utils.errors import DataError
 from Utils.files import atomic_path
+from Utils.Training_Utils.metrics import test_columns
 from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.state import Best
 
@@ -54,8 +55,10 @@ def write_results(result: TrainingResult, path: Path) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """The values that `write_results` wrote. Raises DataError for a file without them."""
+def read_results(run: RunFolder) -> dict[str, Any]:
+    """The values that `write_results` wrote. Raises DataError where they are not there, or lack
+    the accuracies of the run's test sets, because these could not be judged."""
+    path = run.results
     try:
         values = json.loads(path.read_text())
         float(values["loss"])
@@ -63,6 +66,8 @@ def read_results(path: Path) -> dict[str, Any]:
         [float(best["accuracy"]) for best in values["best"].values()]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{path} does not hold a run's results: {error}.") from None
+    if not values["last"] and test_columns(run.metrics):
+        raise DataError(f"the test sets were not judged at the end; {run.log} says why.")
     return values
 
 

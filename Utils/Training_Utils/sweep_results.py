@@ -36,8 +36,9 @@ class SweepRun:
     best: dict[str, float] = field(default_factory=dict)
 
     def finish(self, folder: Path) -> None:
-        """Take in the figures of a run that came to its end. Raises DataError without them."""
-        results = read_results(RunFolder(folder).results)
+        """Take in the figures of a run that came to its end. Raises DataError as
+        `read_results` does."""
+        results = read_results(RunFolder(folder))
         self.loss, self.last = results["loss"], dict(results["last"])
         self.best = {name: best["accuracy"] for name, best in results["best"].items()}
         if self.last:

@@ -192,9 +192,13 @@ def test_a_clean_list_numbers_the_labels_anew_and_keeps_lonely_images(tmp_path):
     assert (tmp_path / "list.txt").read_text() == "a, b  0\nd  1\ne  2\n"
     write_clean_list(tmp_path, tmp_path / "list.txt", share=0.2)
     assert (tmp_path / "list.txt").read_text() == "a, b  0\nb  0\nd  1\ne  2\n"
+    write_clean_list(tmp_path, tmp_path / "list.txt", share=0.99)
+    assert (tmp_path / "list.txt").read_text() == "e  0\n"
     write_images(tmp_path, [(90, 0, 0, "a")])
-    with pytest.raises(DataError, match="nothing is written"):
+    with pytest.raises(DataError, match=r"max_angle 60 .*nothing is written"):
         write_clean_list(tmp_path, tmp_path / "none.txt", max_angle=60)
+    with pytest.raises(DataError, match=r"share 0.9 .*nothing is written"):
+        write_clean_list(tmp_path, tmp_path / "none.txt", share=0.9)
 
 
 def test_a_report_that_cannot_be_used_is_told(tmp_path):
@@ -203,6 +207,10 @@ def test_a_report_that_cannot_be_used_is_told(tmp_path):
     write_images(tmp_path, [(90, 0, 0, "a"), ("wide", 0, 1, "b")])
     with pytest.raises(DataError, match="line 3"):
         write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)
+    for label, name in ((10**30, "b"), (0, "b" * 200_000)):
+        write_images(tmp_path, [(90, 0, 0, "a"), (80, label, 1, name)])
+        with pytest.raises(DataError, match="line 3 is no row"):
+            write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)
     write_images(tmp_path, [(90, 0, 0, "a"), (80, 0, 2, "b")])
     with pytest.raises(DataError, match="lacks some"):
         write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)

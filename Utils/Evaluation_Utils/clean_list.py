@@ -67,16 +67,16 @@ def read_images(path: Path) -> tuple[PathTable, np.ndarray, np.ndarray]:
 
     def names() -> Iterator[str]:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
             try:
-                for row in reader:
+                for row in csv.DictReader(file):
                     numbers.append(int(row["image"]))
                     labels.append(int(row["label"]))
                     angles.append(float(row["angle"]))
                     yield row["name"]
             except (KeyError, TypeError, ValueError, OverflowError, csv.Error):
+                line = len(angles) + 2
                 raise DataError(
-                    f"{path}, line {reader.line_num} is no row of label_noise's images.csv."
+                    f"{path}, line {line} is no row of label_noise's images.csv."
                 ) from None
 
     try:

@@ -170,6 +170,18 @@ def test_a_run_that_was_trained_on_with_other_settings_is_another_run(tiny_confi
     assert find_finished(longer, save_dir) is None
 
 
+def test_a_run_with_other_labels_is_another_run(tiny_config, tmp_path):
+    lines = Path(tiny_config.train_file_list).read_text().splitlines()
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(lines))
+    config = dataclasses.replace(tiny_config, train_file_list=str(listed))
+    Trainer(config).run()
+    assert find_finished(config, Path(config.save_dir)) is not None
+    name, last = lines[-1].rsplit(maxsplit=1)
+    listed.write_text("\n".join([*lines[:-1], f"{name}  {int(last) - 1}"]))
+    assert find_finished(config, Path(config.save_dir)) is None
+
+
 def test_a_run_that_is_begun_again_is_not_finished(tiny_config):
     Trainer(tiny_config).run()
     save_dir = Path(tiny_config.save_dir)

@@ -8,6 +8,7 @@ from Config import Config
 from Config.sweep import same_run
 from Utils.errors import CheckpointError, DataError
 from Utils.Training_Utils.checkpoint import read_run
+from Utils.Training_Utils.opening import fingerprint, open_training_data
 from Utils.Training_Utils.results import read_results
 from Utils.Training_Utils.run_folder import RunFolder
 
@@ -15,12 +16,19 @@ SETTINGS_LINE = "  settings {"  # in train.log, at each start of the run
 
 
 def find_finished(config: Config, save_dir: Path) -> RunFolder | None:
-    """The newest run under save_dir that was trained to its end with these settings; or None."""
+    """The newest run under save_dir that was trained to its end with these settings, and with the
+    images and labels that they stand for today; or None.
+
+    Raises what `open_training_data` does, where there is a run with these settings.
+    """
     finished = [
         run
         for run in (RunFolder(path.parent) for path in Path(save_dir).glob("*/results.json"))
         if is_finished(run) and trained_with(run, config)
     ]
+    if finished:
+        data = fingerprint(open_training_data(config))
+        finished = [run for run in finished if read_results(run).get("data") == data]
     return max(finished, key=lambda run: run.results.stat().st_mtime_ns, default=None)
 
 

@@ -1,7 +1,7 @@
 """What a run comes to: its figures, the file and the table they go to."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def mean_accuracy(accuracies: dict[str, float]) -> float:
 class TrainingResult:
     """run: the run's folder, None in para_adj_mode. last: accuracies at the end, by test set.
     best: the best of each with its iteration. loss: mean since the last report. stopped: before
-    the end, because it was asked to."""
+    the end, because it was asked to. data: the training set's `fingerprint`."""
 
     run: Path | None
     iterations: int
@@ -41,12 +41,14 @@ class TrainingResult:
     last: dict[str, float]
     best: dict[str, Best]
     stopped: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def write_results(result: TrainingResult, path: Path) -> None:
     """Write the figures as JSON."""
     values = {
         "iterations": result.iterations,
+        "data": result.data,
         "loss": result.loss,
         "last": result.last,
         "best": {name: vars(best) for name, best in result.best.items()},

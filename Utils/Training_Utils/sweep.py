@@ -102,7 +102,10 @@ def _open_record(sweep: Sweep, folder: Path) -> list[SweepRun]:
 
 def _run(run: SweepRun, config: Config, write_record: Callable[[], None], stop: SweepStop) -> None:
     """Bring one run to its end, or to its failure; it waits on where it was asked to stop."""
-    finished = find_finished(config, Path(config.save_dir))
+    try:
+        finished = find_finished(config, Path(config.save_dir))
+    except (ValueError, RunError, OSError):  # the training data can't be read: the run will say so
+        finished = None
     if finished:
         print(f"done before: {finished.path}")
         run.finish(finished.path)

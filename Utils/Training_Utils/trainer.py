@@ -22,7 +22,7 @@ from Utils.Training_Utils.loss_meter import LossMeter
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.networks import Networks
-from Utils.Training_Utils.opening import build_augmentation, open_training_data
+from Utils.Training_Utils.opening import build_augmentation, fingerprint, open_training_data
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.restarts import forget_run
@@ -250,6 +250,7 @@ class Trainer:
             last=last,
             best=self.state.best,
             stopped=self._stopping,
+            data=fingerprint(self.data),
         )
         if self.run_folder and self.processes.first and not self._stopping:
             forget_run(self.config)

@@ -35,7 +35,7 @@ from Utils.Evaluation_Utils.verification import PROTOCOLS, combine_flip, evaluat
 from Utils.memory import keep_freed_memory
 from Utils.processes import ALONE
 from Utils.Training_Utils.augmentation import Augmentation
-from Utils.Training_Utils.loader import Batch, collate
+from Utils.Training_Utils.loader import Batch, FittedImages, collate
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.state import build_state
 from Utils.Training_Utils.step import TrainingStep
@@ -203,10 +203,17 @@ LOADED = 512
 def our_loading(scale: Scale) -> Measured:
     keep_freed_memory()
     _one_core()
-    images = ImageFiles(scale.files[:LOADED])
-    batches = np.array_split(np.arange(len(images)), max(1, len(images) // 64))
-    work = partial(_each, lambda rows: collate([(images[i], 0) for i in rows]), batches)
-    return repeat(work, len(images), scale.seconds / 2)
+    images = FittedImages(_Labelled(scale.files[:LOADED]), (112, 112))
+    batches = np.array_split(np.arange(len(images.dataset)), max(1, len(images.dataset) // 64))
+    work = partial(_each, lambda rows: collate([images[i] for i in rows]), batches)
+    return repeat(work, len(images.dataset), scale.seconds / 2)
+
+
+class _Labelled(ImageFiles):
+    """Image files as a training set of one identity."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return super().__getitem__(index), 0
 
 
 def plain_loading(scale: Scale) -> Measured:

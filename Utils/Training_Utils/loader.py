@@ -102,7 +102,7 @@ class TrainingLoader:
         self.batches_per_epoch = len(dataset) // batch_size
         self._sampler = EpochSampler(dataset, batch_size, seed, balanced, rank, processes)
         self._loader = DataLoader(
-            _Fitted(dataset, input_size),
+            FittedImages(dataset, input_size),
             batch_sampler=self._sampler,
             num_workers=num_workers,
             collate_fn=collate,
@@ -129,7 +129,7 @@ class _Sample:
     unreadable: list[str]
 
 
-class _Fitted(Dataset):
+class FittedImages(Dataset):
     """Images cut to one size; for one that can't be read, the next one that can."""
 
     def __init__(self, dataset: Dataset, input_size: tuple[int, int]) -> None:

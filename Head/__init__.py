@@ -177,8 +177,10 @@ def wrong_margin(name: str, margin: float | None) -> str:
 
 def wrong_combined_margin(margins: tuple[float, ...]) -> str:
     """What is wrong with (m1, m2, m3), "" where nothing is."""
-    if len(margins) == 3 and margins[0] > 0 and 0 <= margins[1] < math.pi and margins[2] >= 0:
-        return ""
+    if len(margins) == 3 and all(map(math.isfinite, margins)):
+        factor, angle, difference = margins
+        if factor > 0 and 0 <= angle < math.pi and difference >= 0:
+            return ""
     return "it is m1,m2,m3 of cos(m1·θ + m2) - m3: a factor above 0, an angle below π, at least 0."
 
 

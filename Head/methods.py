@@ -18,10 +18,14 @@ class Method(nn.Module):
     group: the processes that share a batch out among them, where each calls the method with the
     part it has; running statistics are then those of the whole batch, alike on each. None where
     the method is called with the whole batch.
+
+    parts: equal parts that each batch is computed in, one after the other, each of them observed;
+    running statistics follow the whole batches as fast as they would without.
     """
 
     changes_others = False  # whether `others` does anything: saves a pass over N×C where not
     group: dist.ProcessGroup | None = None
+    parts = 1
 
     def target(self, cosine: Tensor, norm: Tensor) -> Tensor:
         """What stands in place of the targets' cos θ_y: N from cosines N, embedding norms N."""
@@ -40,7 +44,8 @@ class Method(nn.Module):
         return None
 
     def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
-        """Take a training batch (N cosines, N norms, without gradient) into running statistics.
+        """Take a training batch, or a part of it, into running statistics: N cosines, N norms,
+        without gradient.
 
         Called before `target` and `others` of the same batch, and not again before its backward
         pass, which calls `others` once more.
@@ -72,6 +77,7 @@ class SphereFace(Method):
     def __init__(self, m: float) -> None:
         super().__init__()
         self.m = m
+        self._observed = 0  # parts of the batch under way
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
 
     def target(self, cosine: Tensor, norm: Tensor) -> Tensor:
@@ -79,7 +85,9 @@ class SphereFace(Method):
         return sphereface(cosine, self.m, annealing.clamp_min(self.LOWEST))
 
     def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
-        self.iteration += 1
+        if self._observed == 0:
+            self.iteration += 1
+        self._observed = (self._observed + 1) % self.parts
 
 
 class CurricularFace(Method):
@@ -107,7 +115,7 @@ class CurricularFace(Method):
 
     def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
         mean, _ = batch_mean(target_cosine, self.group)
-        self.t.lerp_(mean, self.MOMENTUM)
+        self.t.lerp_(mean, of_part(self.MOMENTUM, self.parts))
 
 
 class AdaFace(Method):
@@ -138,9 +146,10 @@ class AdaFace(Method):
         mean, count = batch_mean(norm, self.group)
         square, _ = batch_mean((norm - mean) ** 2, self.group)
         deviation = (square * count / (count - 1).clamp_min(1)).sqrt()
-        self.norm_mean.lerp_(mean, self.MOMENTUM)
+        momentum = of_part(self.MOMENTUM, self.parts)
+        self.norm_mean.lerp_(mean, momentum)
         deviation = torch.where(count > 1, deviation, self.norm_deviation)
-        self.norm_deviation.lerp_(deviation, self.MOMENTUM)
+        self.norm_deviation.lerp_(deviation, momentum)
 
     @staticmethod
     def _cut(norm: Tensor) -> Tensor:
@@ -230,6 +239,12 @@ class ElasticFace(Method):
 
     def set_extra_state(self, state: Tensor) -> None:
         self._seed, self._batches = state.tolist()
+
+
+def of_part(momentum: float, parts: int) -> float:
+    """The momentum that, applied `parts` times, leaves as much of the old value as this one does
+    once."""
+    return 1 - (1 - momentum) ** (1 / parts)
 
 
 def _gathered(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:

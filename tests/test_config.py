@@ -37,6 +37,7 @@ def test_published_recipes_hold_the_published_settings():
     insightface = dataclasses.replace(Config(), **RECIPES["insightface_ms1mv3"])
     assert scaled_rate(insightface.initial_lr, insightface) == 0.1 * insightface.batch_size / 512
     assert (insightface.schedule, insightface.total_epoch) == ("polynomial", 20)
+    assert insightface.clip_norm == 5
     adaface = dataclasses.replace(Config(), **RECIPES["adaface_ms1mv2"])
     assert (adaface.batch_size, adaface.initial_lr, adaface.total_epoch) == (512, 0.1, 26)
     assert (adaface.margin, adaface.milestones) == ("AdaFace", (12, 20, 24))
@@ -119,6 +120,8 @@ def test_settings_survive_their_trip_through_plain_values():
         ({"margin": "SphereFace", "margin_size": 0.3}, "from 1 on; none takes the published 4"),
         ({"combined_margin": (1.0, 0.5)}, "m1,m2,m3"),
         ({"combined_margin": (1.0, 3.2, 0.0)}, "angle below π"),
+        ({"combined_margin": (float("inf"), 0.3, 0.2)}, "factor above 0"),
+        ({"combined_margin": (1.0, 0.3, float("inf"))}, "at least 0"),
         ({"sub_centers": 0}, "at least 1"),
         ({"label_smoothing": 0.1, "focal_gamma": 2.0}, "set one of them to 0"),
         ({"momentum": 1.0}, "below 1"),

@@ -9,13 +9,17 @@ import torch
 from Backbone import Preprocessing, build_backbone, describe_backbone
 from Config import Config
 from Config.validation import ConfigError, validate
+from Head.classifier import MarginHead
+from Head.methods import Method
+from Head.sharded import class_range
 from tests import lineage_mobilefacenets as mobilefacenets
 from tests.conftest import assert_one_paragraph, run_script
 from tests.lineage_networks import Recorder
 from tests.test_lineages import facex_zoo, networks, wujiyang, wujiyang_mobile
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils import load_backbone
-from Utils.Training_Utils.fine_tuning import pretrained_settings, set_frozen
+from Utils.Pretrained_Utils.heads import ClassWeights
+from Utils.Training_Utils.fine_tuning import pretrained_settings, set_frozen, take_class_weights
 from Utils.Training_Utils.state import build_state
 from Utils.Training_Utils.trainer import Trainer
 
@@ -93,6 +97,21 @@ def test_the_head_is_taken_where_its_classes_fit(tmp_path):
     assert state.start[1] == "head: 11×512 class weights taken from net.pt"
     other = build_state(config, 12, 1, CPU, None)
     assert "for other classes (11×512, the training set needs 12×512)" in other.start[1]
+
+
+@pytest.mark.parametrize("sub_centers", [1, 2])
+def test_each_process_takes_the_rows_of_its_own_classes(sub_centers):
+    weights = torch.arange(7.0 * sub_centers * 4).view(-1, 4)
+    rows = []
+    for rank in range(3):  # 3, 3 and 1 classes
+        here = class_range(7, rank, 3)
+        head = MarginHead(4, 7, 64.0, Method(), sub_centers, here=here)
+        note = take_class_weights(head, ClassWeights(weights, "net.pt"))
+        assert note == f"head: {7 * sub_centers}×4 class weights taken from net.pt"
+        rows.append(head.weight.detach())
+    assert torch.equal(torch.cat(rows), weights)
+    other = take_class_weights(head, ClassWeights(weights[1:], "net.pt"))
+    assert f"({7 * sub_centers - 1}×4, the training set needs {7 * sub_centers}×4)" in other
 
 
 def test_held_still_nothing_of_the_backbone_moves(published, tiny_faces, tmp_path):

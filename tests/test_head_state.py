@@ -104,6 +104,25 @@ def test_out_of_training_nothing_is_remembered(name):
     assert all(torch.equal(before[key], value) for key, value in state(head).items())
 
 
+@pytest.mark.parametrize("name", ["SphereFace", "CurricularFace", "AdaFace"])
+def test_batches_in_parts_move_the_statistics_as_far_as_whole_ones(name):
+    heads = build(name), build(name)
+    heads[1].method.parts = 4
+    x = next(batches(1))
+    x, labels = torch.cat([x] * 4), torch.cat([LABELS] * 4)  # parts that are all alike
+    for _ in range(10):
+        for head in heads:
+            for part in zip(
+                x.chunk(head.method.parts), labels.chunk(head.method.parts), strict=True
+            ):
+                head.loss(*part)
+    whole, in_parts = map(state, heads)
+    for key, value in whole.items():
+        # The deviation of N values has n - 1 in it, so it is a little larger in a part.
+        close = 1e-3 if "deviation" in key else 1e-12
+        torch.testing.assert_close(in_parts[key], value, rtol=close, atol=0, msg=key)
+
+
 @pytest.mark.parametrize("name", STATEFUL)
 def test_restored_from_a_file_a_head_goes_on_bit_for_bit(name):
     head = build(name)

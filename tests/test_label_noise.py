@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -9,17 +10,19 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from Backbone import build_backbone
 from Config import Config
 from tests.conftest import _write_face, assert_one_paragraph, run_script
 from tests.test_training import only_run
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.image_list import parse_list
+from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import CheckpointError, DataError
 from Utils.Evaluation_Utils import class_centres
 from Utils.Evaluation_Utils.class_centres import angles_to_centres, typical_images
 from Utils.Evaluation_Utils.clean_list import write_clean_list
 from Utils.Evaluation_Utils.embedding import embed
-from Utils.Evaluation_Utils.label_noise import _class_weights, measure
+from Utils.Evaluation_Utils.label_noise import _class_weights, measure, write_report
 from Utils.Pretrained_Utils.load import build, read_weights
 from Utils.Training_Utils.trainer import Trainer
 
@@ -129,7 +132,7 @@ def test_wrong_labels_lie_far_from_the_weights_of_the_head(noisy_run, tmp_path):
     data = open_training_set(root / "images", root / "list.txt")
     weights = read_weights(checkpoint)
     head = _class_weights(weights.head, data, 32)
-    angles = measure(data, build(weights), tmp_path, torch.device("cpu"), class_weights=head)
+    angles, _ = measure(data, build(weights), tmp_path, torch.device("cpu"), class_weights=head)
     assert suspected(angles, wrong) >= 0.8
     straight, mirrored = embed(build(weights), [data[0][0]], torch.device("cpu"))
     cosine = unit(straight[0] + mirrored[0]) @ unit(head[data.labels[0]])
@@ -177,6 +180,39 @@ def test_wrong_labels_are_among_the_most_suspicious(noisy_run, tmp_path):
     open_training_set(root / "images", target)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_listed_and_counts_for_nothing(
+    tiny_faces, tmp_path, num_workers
+):
+    shutil.copytree(tiny_faces.train, tmp_path / "train")
+    whole = open_training_set(tmp_path / "train", tiny_faces.train_list)
+    damaged = 5
+    (tmp_path / "train" / whole.name(damaged)).write_bytes(b"no image")
+    rest = np.delete(np.arange(len(whole)), damaged)
+    without = TrainingSet(whole.images, whole.labels[rest], whole.source, rest)
+    torch.manual_seed(0)
+    backbone = build_backbone("MobileFaceNet", 16, (32, 32)).eval()
+    for again in range(2):  # the second time from the file
+        angles, unreadable = measure(
+            *(whole, backbone, tmp_path / "features", torch.device("cpu"), 4, num_workers)
+        )
+        assert unreadable.tolist() == [damaged], again
+    assert np.isnan(angles[damaged])
+    expected, none = measure(without, backbone, tmp_path / "other", torch.device("cpu"))
+    assert none.tolist() == []
+    np.testing.assert_allclose(angles[rest], expected, atol=0.05)
+    text = write_report(whole, angles, unreadable, tmp_path, {})
+    assert f"images that can't be read: 1\n{whole.name(damaged)}" in text
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["images that can't be read"] == [whole.name(damaged)]
+    with open(tmp_path / "identities.csv") as file:
+        rows = {int(row["label"]): row for row in csv.DictReader(file)}
+    own = angles[(whole.labels == whole.labels[damaged]) & ~np.isnan(angles)]
+    found = rows[whole.labels[damaged]]
+    assert float(found["median angle"]) == pytest.approx(np.median(own), abs=0.02)
+    assert found["typical image"] != whole.name(damaged)
+
+
 def write_images(path, rows):
     with open(path / "images.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -192,9 +228,13 @@ def test_a_clean_list_numbers_the_labels_anew_and_keeps_lonely_images(tmp_path):
     assert (tmp_path / "list.txt").read_text() == "a, b  0\nd  1\ne  2\n"
     write_clean_list(tmp_path, tmp_path / "list.txt", share=0.2)
     assert (tmp_path / "list.txt").read_text() == "a, b  0\nb  0\nd  1\ne  2\n"
+    write_clean_list(tmp_path, tmp_path / "list.txt", share=0.99)
+    assert (tmp_path / "list.txt").read_text() == "e  0\n"
     write_images(tmp_path, [(90, 0, 0, "a")])
-    with pytest.raises(DataError, match="nothing is written"):
+    with pytest.raises(DataError, match=r"max_angle 60 .*nothing is written"):
         write_clean_list(tmp_path, tmp_path / "none.txt", max_angle=60)
+    with pytest.raises(DataError, match=r"share 0.9 .*nothing is written"):
+        write_clean_list(tmp_path, tmp_path / "none.txt", share=0.9)
 
 
 def test_a_report_that_cannot_be_used_is_told(tmp_path):
@@ -203,6 +243,10 @@ def test_a_report_that_cannot_be_used_is_told(tmp_path):
     write_images(tmp_path, [(90, 0, 0, "a"), ("wide", 0, 1, "b")])
     with pytest.raises(DataError, match="line 3"):
         write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)
+    for label, name in ((10**30, "b"), (0, "b" * 200_000)):
+        write_images(tmp_path, [(90, 0, 0, "a"), (80, label, 1, name)])
+        with pytest.raises(DataError, match="line 3 is no row"):
+            write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)
     write_images(tmp_path, [(90, 0, 0, "a"), (80, 0, 2, "b")])
     with pytest.raises(DataError, match="lacks some"):
         write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)

@@ -20,7 +20,7 @@ from Config import Config, ConfigError, Sweep, read_training
 from tests.conftest import ROOT, assert_one_paragraph, run_script
 from tests.test_training import assert_same_weights, only_run
 from Train import JUDGING_ONLY
-from Utils.errors import RunError
+from Utils.errors import DataError, RunError
 from Utils.Training_Utils.finished_runs import find_finished
 from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.sweep import run_sweep, sweep_name
@@ -170,25 +170,105 @@ def test_a_run_that_was_trained_on_with_other_settings_is_another_run(tiny_confi
     assert find_finished(longer, save_dir) is None
 
 
-def test_a_run_that_was_begun_again_is_not_finished(tiny_config):
+def test_a_run_with_other_labels_is_another_run(tiny_config, tmp_path):
+    lines = Path(tiny_config.train_file_list).read_text().splitlines()
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(lines))
+    config = dataclasses.replace(tiny_config, train_file_list=str(listed))
+    Trainer(config).run()
+    assert find_finished(config, Path(config.save_dir)) is not None
+    name, last = lines[-1].rsplit(maxsplit=1)
+    listed.write_text("\n".join([*lines[:-1], f"{name}  {int(last) - 1}"]))
+    assert find_finished(config, Path(config.save_dir)) is None
+
+
+def test_a_run_that_is_begun_again_is_not_finished(tiny_config):
+    Trainer(tiny_config).run()
+    save_dir = Path(tiny_config.save_dir)
+    run = RunFolder(only_run(save_dir))
+    os.utime(run.settings)  # a copy has other times, and is finished all the same
+    assert find_finished(tiny_config, save_dir).path == run.path
+    Trainer(dataclasses.replace(tiny_config, total_epoch=4, resume="last"))
+    assert find_finished(tiny_config, save_dir) is None
+
+
+def test_a_run_killed_before_its_results_is_only_judged_again(tiny_config):
     Trainer(tiny_config).run()
     run = RunFolder(only_run(tiny_config.save_dir))
-    later = run.results.stat().st_mtime_ns + 1
-    os.utime(run.settings, ns=(later, later))
-    assert find_finished(tiny_config, Path(tiny_config.save_dir)) is None
+    expected, trained = json.loads(run.results.read_text()), run.log.read_text().count("  loss ")
+    iterations = sorted(run.checkpoints.glob("iteration_*"))
+    run.results.write_text('{"loss": 1')  # by another program's hand; ours writes all or nothing
+    (done,) = run_sweep(Sweep({"seed": (tiny_config.seed,)}, [({}, tiny_config)]))
+    assert done.folder != str(run.path), "a sweep goes on with its own runs alone"
+    RunFolder(Path(done.folder)).results.unlink()
+    (done,) = run_sweep(Sweep({"seed": (tiny_config.seed,)}, [({}, tiny_config)]))
+    log = RunFolder(Path(done.folder)).log.read_text()
+    assert (log.count("  settings {"), log.count("  loss ")) == (2, trained)
+    Trainer(dataclasses.replace(tiny_config, resume=str(run.last))).run()  # by hand
+    found = json.loads(run.results.read_text())
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    assert (found["last"], found["best"]) == (expected["last"], expected["best"])
+    assert sorted(run.checkpoints.glob("iteration_*")) == iterations
 
 
-def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):
-    save_dir = tmp_path / "killed"
-    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(save_dir), "--sweep", "seed=5"]
-    process = subprocess.Popen([sys.executable, *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
+def test_a_run_whose_last_test_failed_is_judged_again(tiny_config):
+    sweep = Sweep({"seed": (tiny_config.seed,)}, [({}, tiny_config)])
+    (done,) = run_sweep(sweep)
+    run = RunFolder(Path(done.folder))
+    trained = run.log.read_text().count("  loss ")
+    run.results.write_text(json.dumps({**json.loads(run.results.read_text()), "last": {}}))
+    with pytest.raises(DataError, match="test sets were not judged"):
+        SweepRun({}).finish(run.path)
+    (again,) = run_sweep(sweep)
+    assert (again.folder, again.last) == (done.folder, done.last)
+    assert run.log.read_text().count("  loss ") == trained
+
+
+def begin_sweep(flags, save_dir):
+    """A sweep's process when its first run has a checkpoint of iteration 4."""
+    process = subprocess.Popen(
+        [sys.executable, *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0
+    )
     deadline = time.monotonic() + 120
     while not list(save_dir.glob("*/checkpoints/iteration_00000004.pt")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    return process
+
+
+@pytest.mark.parametrize("tell", [os.kill, os.killpg])
+def test_a_sweep_that_is_told_to_stop_saves_its_run_and_goes_on_later(tiny_faces, tmp_path, tell):
+    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(tmp_path), "--total_epoch", "40"]
+    process = begin_sweep([*flags, "--sweep", "seed=5,6"], tmp_path)
+    tell(process.pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "The same command goes on" in out
+    assert "[2/2]" not in out
+    (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
+    assert "asked to stop after" in (run / "train.log").read_text()
+    (record,) = tmp_path.glob("sweep_*/sweep.json")
+    assert [r["state"] for r in json.loads(record.read_text())["runs"]] == ["waiting"] * 2
+
+
+def test_an_interrupt_of_the_sweep_alone_ends_its_run_too(tiny_faces, tmp_path):
+    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(tmp_path), "--total_epoch", "4000"]
+    process = begin_sweep([*flags, "--sweep", "seed=5", "--save_freq", "4"], tmp_path)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
+    assert "stopped at iteration" in (run / "train.log").read_text()
+
+
+def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):
+    save_dir = tmp_path / "killed"
+    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(save_dir), "--sweep", "seed=5"]
+    process = begin_sweep(flags, save_dir)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    process.stdout.close()
     time.sleep(2)  # the run's own process sees it and ends
     (run,) = (path.parent for path in save_dir.glob("*/settings.json"))
     assert not (run / "results.json").exists(), "it was over before it was killed, or went on"

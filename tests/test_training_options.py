@@ -60,3 +60,12 @@ def test_another_order_in_the_middle_of_an_epoch_is_refused(augmented):
 def test_a_set_of_small_identities_alone_is_told(augmented):
     with pytest.raises(DataError, match="no identity has 50 images; the largest has 8"):
         Trainer(dataclasses.replace(augmented, min_images=50))
+
+
+def test_the_annealing_goes_by_iterations_where_they_are_computed_in_parts(tiny_config):  # noqa: F811
+    config = dataclasses.replace(
+        tiny_config, margin="SphereFace", margin_size=None, scale_size=None, accumulate_steps=2
+    )
+    trainer = Trainer(config)
+    trainer.run()
+    assert trainer.state.head.method.iteration == trainer.state.iteration > 0

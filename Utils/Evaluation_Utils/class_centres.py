@@ -23,14 +23,16 @@ def angles_to_centres(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The angle, in degrees 0..180, of each image to the centre of the others of its class.
 
     features: N×D of length 1, may be memory-mapped: some `ROWS` of them, or one class, are read at
-    a time. labels: int N, 0..C-1. Returns float32 N; nan for the only image of a class.
+    a time; a row of zeros stands for an image that there is not. labels: int N, 0..C-1.
+    Returns float32 N; nan for the only image of a class and for those that there are not.
     """
     angles = np.full(len(labels), np.nan, np.float32)
     for rows, starts in class_blocks(labels):
         block = read_rows(features, rows)
         for start, end in pairwise((*starts.tolist(), len(rows))):
-            if end - start > 1:
-                angles[rows[start:end]] = _angles_in_class(block[start:end].astype(np.float64))
+            there = start + np.flatnonzero(block[start:end].any(1))
+            if len(there) > 1:
+                angles[rows[there]] = _angles_in_class(block[there].astype(np.float64))
     return angles
 
 
@@ -43,14 +45,23 @@ def angles_to_weights(
     """
     angles = np.empty(len(labels), np.float32)
     for rows, _ in class_blocks(labels):
-        angles[rows] = _angles(read_rows(features, rows), class_weights[labels[rows]])
+        block = read_rows(features, rows)
+        found = _angles(block, class_weights[labels[rows]])
+        angles[rows] = np.where(block.any(1), found, np.nan)
     return angles
 
 
 def typical_images(angles: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The image of each class that is nearest to its centre; int64 C."""
-    order = np.lexsort((np.nan_to_num(angles, nan=0.0), labels))
+    order = np.lexsort((np.nan_to_num(angles, nan=np.inf), labels))
     return order[np.searchsorted(labels[order], np.arange(labels.max() + 1))]
+
+
+def rows_of_zeros(features: np.ndarray) -> np.ndarray:
+    """The rows, int64, that hold nothing else; some `ROWS` of them are read at a time."""
+    starts = range(0, len(features), ROWS)
+    found = [start + np.flatnonzero(~features[start : start + ROWS].any(1)) for start in starts]
+    return np.concatenate(found)
 
 
 def class_blocks(labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,7 +5,7 @@
 
 FOLDER is a report of `label_noise`; its images are not read again. Left out are images that lie
 further than --max_angle degrees from the centre of their identity, or the --share of all images
-that lies furthest. Images that are the only one of their identity have no such angle and stay.
+that lies furthest. Images without such an angle, as the only one of an identity, stay.
 Labels are numbered anew, without the identities of which no image is left.
 """
 
@@ -42,11 +42,13 @@ def write_clean_list(
     if share is not None:
         out = np.zeros(len(angles), bool)
         out[np.argsort(-angles, kind="stable")[: round(share * len(angles))]] = True
+        out &= angles >= 0
     else:
         out = angles > max_angle
     kept = np.flatnonzero(~out)
     if len(kept) == 0:
-        raise DataError(f"{report}: no image lies within {max_angle} degrees; nothing is written.")
+        given = f"share {share}" if max_angle is None else f"max_angle {max_angle}"
+        raise DataError(f"{report}: with {given} no image is left; nothing is written.")
     new_labels = renumber(labels[kept], 1)[1]
     write_lines(file_list, (names[row] for row in kept.tolist()), new_labels)
     identities, left = len(np.unique(labels)), int(new_labels.max()) + 1
@@ -65,16 +67,17 @@ def read_images(path: Path) -> tuple[PathTable, np.ndarray, np.ndarray]:
 
     def names() -> Iterator[str]:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for line, row in enumerate(csv.DictReader(file), 2):
-                try:
+            try:
+                for row in csv.DictReader(file):
                     numbers.append(int(row["image"]))
                     labels.append(int(row["label"]))
                     angles.append(float(row["angle"]))
                     yield row["name"]
-                except (KeyError, TypeError, ValueError):
-                    raise DataError(
-                        f"{path}, line {line} is no row of label_noise's images.csv."
-                    ) from None
+            except (KeyError, TypeError, ValueError, OverflowError, csv.Error):
+                line = len(angles) + 2
+                raise DataError(
+                    f"{path}, line {line} is no row of label_noise's images.csv."
+                ) from None
 
     try:
         table = PathTable(names())

@@ -5,9 +5,9 @@
 CHECKPOINT is a network, trained on these images or on others; DATA anything that training opens.
 --output FOLDER (Results/label_noise_<name>) gets images.csv, every image with its angle to the
 centre that the others of its identity make, the most suspicious first; identities.csv, by the
-angle of their median image; worst.png, to look at; report.json; and features, which another start
-uses again. A network that was taught wrong labels until it knew them by heart finds them right:
-where the worst images look right, take an earlier checkpoint.
+angle of their median image; worst.png, to look at; report.json, with the images that can't be read;
+and features, which another start uses again. A network that was taught wrong labels until it knew
+them by heart finds them right: where the worst images look right, take an earlier checkpoint.
 
 Then write the list without the worst, from the report alone:
 
@@ -17,7 +17,7 @@ Then write the list without the worst, from the report alone:
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.photo_list import PhotoList
 from Utils.Datasets_Utils.photos import Photos, StoredImages
 from Utils.Datasets_Utils.training_set import TrainingSet
@@ -34,10 +35,11 @@ from Utils.errors import CheckpointError, run_script
 from Utils.Evaluation_Utils.class_centres import (
     angles_to_centres,
     angles_to_weights,
+    rows_of_zeros,
     typical_images,
 )
 from Utils.Evaluation_Utils.extraction import about_photos, embedded, weights_digest
-from Utils.Evaluation_Utils.feature_file import packed_features
+from Utils.Evaluation_Utils.feature_file import Producer, packed_features
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
 from Utils.files import atomic_path, make_folder
 from Utils.Pretrained_Utils.flags import reading_flags
@@ -59,11 +61,13 @@ def measure(
     batch_size: int = 64,
     num_workers: int = 0,
     class_weights: np.ndarray | None = None,
-) -> np.ndarray:
-    """The angle of each image to the centre of its identity, float32 N degrees; nan without one.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The angle of each image to the centre of its identity, float32 N degrees, nan without one;
+    and the images, int64, that can't be read, whose angle is nan too.
 
-    The features (image and mirror image added up, length 1, fp16) go to a file in folder, and are
-    used again for the same network and images: memory holds a block of them.
+    The features (image and mirror image added up, length 1, fp16; 0 where there is no image) go to
+    a file in folder, and are used again for the same network and images: memory holds a block of
+    them.
     class_weights: C×D, to measure against a head's weights instead.
     """
     numbers = PhotoList([str(i) for i in range(len(data))], None, str(data.source))
@@ -73,19 +77,53 @@ def measure(
         source=str(data.images.source),
     )
     rows = np.arange(len(data)) if data.rows is None else data.rows
-    photos = Photos(numbers, StoredImages(data.images, rows))
+    images = _Readable(StoredImages(data.images, rows))
     producer = embedded(
-        photos, backbone.to(device), "sum", device, batch_size, num_workers, "Embedding", ALONE
+        *(Photos(numbers, images), backbone.to(device), "sum", device),
+        *(batch_size, num_workers, "Embedding", ALONE),
     )
-    features = packed_features(folder, numbers, about, producer).table
-    labels = np.asarray(data.labels)
+    features = packed_features(folder, numbers, about, images.without_others(producer)).table
+    labels, unreadable = np.asarray(data.labels), rows_of_zeros(features)
     if class_weights is None:
-        return angles_to_centres(features, labels)
-    return angles_to_weights(features, labels, class_weights)
+        return angles_to_centres(features, labels), unreadable
+    return angles_to_weights(features, labels, class_weights), unreadable
 
 
-def write_report(data: TrainingSet, angles: np.ndarray, folder: Path, about: dict) -> str:
-    """Write tables, contact sheet and report.json; returns lines for printing."""
+class _Readable(Sequence[np.ndarray]):
+    """Images, with a black one for each that can't be read, which all processes then know of."""
+
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        self._images = images
+        self._unreadable = torch.zeros(len(images), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        try:
+            return self._images[index]
+        except ImageError:
+            self._unreadable[index] = True
+            return np.zeros((1, 1, 3), np.uint8)
+
+    def without_others(self, producer: Producer) -> Producer:
+        """The producer's features, 0 for images that can't be read."""
+
+        def produce(lots: Sequence[range]) -> Iterator[np.ndarray]:
+            for lot, features in zip(lots, producer(lots), strict=True):
+                features[self._unreadable[lot.start : lot.stop].numpy()] = 0
+                yield features
+
+        return produce
+
+
+def write_report(
+    data: TrainingSet, angles: np.ndarray, unreadable: np.ndarray, folder: Path, about: dict
+) -> str:
+    """Write tables, contact sheet and report.json; returns lines for printing.
+
+    angles, unreadable: as `measure` returns them.
+    """
     labels = np.asarray(data.labels)
     images = np.argsort(-np.nan_to_num(angles, nan=-1.0), kind="stable")
     typical = typical_images(angles, labels)
@@ -112,7 +150,8 @@ def write_report(data: TrainingSet, angles: np.ndarray, folder: Path, about: dic
         folder / "worst.png",
         f"Far from their identity: {data.source.name}",
     )
-    summary = {**about, **_summary(angles, counts)}
+    names = [data.name(i) for i in unreadable.tolist()]
+    summary = {**about, **_summary(angles, counts), "images that can't be read": names}
     with atomic_path(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     return _table(data, angles, images, identities, medians, summary)
@@ -122,13 +161,13 @@ def _identities(
     angles: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(identities, the most suspicious first; median and largest angle of each by label)."""
-    order = np.lexsort((angles, labels))  # nan last, but then it is the only one
-    starts = np.searchsorted(labels[order], np.arange(labels.max() + 2))
-    ordered = angles[order]
-    low, high = (starts[1:] + starts[:-1] - 1) // 2, (starts[1:] + starts[:-1]) // 2
-    medians = (ordered[low] + ordered[high]) / 2
+    order = np.lexsort((angles, labels))  # nan last in its identity
+    starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
+    measured = np.bincount(labels[~np.isnan(angles)], minlength=len(starts))
+    ordered, last = angles[order], np.maximum(measured - 1, 0)
+    medians = (ordered[starts + last // 2] + ordered[starts + measured // 2]) / 2
     ranked = np.argsort(-np.nan_to_num(medians, nan=-1.0), kind="stable")
-    return ranked, medians, ordered[starts[1:] - 1]
+    return ranked, medians, ordered[starts + last]
 
 
 def _sheet(
@@ -194,6 +233,9 @@ def _table(
     lines += ["", f"{'median':>6}{'label':>8}{'images':>8}  most suspicious identities"]
     counts = np.bincount(data.labels)
     lines += [f"{medians[c]:>5.1f}°{c:>8}{counts[c]:>8}" for c in identities[:PRINTED].tolist()]
+    unreadable = summary["images that can't be read"]
+    if unreadable:
+        lines += ["", f"images that can't be read: {len(unreadable):,}", *unreadable[:PRINTED]]
     return "\n".join(lines)
 
 
@@ -247,7 +289,7 @@ def main() -> None:
     class_weights = _class_weights(weights.head, data, backbone.feature_dim) if by_weights else None
     folder = Path(given.output or f"Results/label_noise_{Path(given.data).absolute().name}")
     make_folder(folder)
-    angles = measure(
+    angles, unreadable = measure(
         data,
         backbone,
         folder / "features",
@@ -257,7 +299,8 @@ def main() -> None:
         class_weights,
     )
     about = {"checkpoint": str(weights.path), "data": str(data.source), "centres": given.centres}
-    print(f"\n{write_report(data, angles, folder, about)}\n\nTables and pictures: {folder}")
+    text = write_report(data, angles, unreadable, folder, about)
+    print(f"\n{text}\n\nTables and pictures: {folder}")
 
 
 if __name__ == "__main__":

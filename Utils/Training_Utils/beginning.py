@@ -8,8 +8,10 @@ import torch
 
 from Config import Config
 from Utils.Datasets_Utils.training_set import TrainingSet
+from Utils.errors import CheckpointError
 from Utils.processes import Processes
 from Utils.Training_Utils import checkpoint as checkpoints
+from Utils.Training_Utils.finished_runs import is_finished
 from Utils.Training_Utils.restarts import note_run, restarted_from
 from Utils.Training_Utils.run_folder import RunFolder, create_run, find_checkpoint, run_to_continue
 from Utils.Training_Utils.saving import remove_unfinished
@@ -33,11 +35,12 @@ def begin_state(
 ) -> TrainingState:
     """The networks, and all else that changes while they train: new, or as a checkpoint has them.
 
-    Raises CheckpointError where that can't be read or does not fit.
+    Raises CheckpointError where that can't be read, does not fit, or is the end of a finished run.
     """
     saved = checkpoints.read_run(resumed, lazily=processes.count > 1) if resumed else None
     if saved:
         checkpoints.check_fits(saved, resumed, config, data.num_classes, len(data))
+        _check_not_over(saved["position"]["epoch"], resumed, config)
     state = build_state(
         *(config, data.num_classes, len(data) // config.batch_size),
         *(device, amp_dtype, saved, processes),
@@ -62,6 +65,19 @@ def _find_checkpoint(config: Config) -> Path | None:
     return restarted
 
 
+def _check_not_over(epoch: int, path: Path, config: Config) -> None:
+    """Raise CheckpointError where nothing is left to do. A run that was killed between its last
+    checkpoint and its results has no iteration left, but its tests."""
+    if epoch < config.total_epoch:
+        return
+    run = run_to_continue(path)
+    if epoch > config.total_epoch or run is None or is_finished(run):
+        raise CheckpointError(
+            f"checkpoint {path} is the end of {epoch} epochs, and total_epoch is "
+            f"{config.total_epoch}: give a larger --total_epoch to train on."
+        )
+
+
 def _make_run(config: Config, resumed: Path | None) -> RunFolder:
     run = run_to_continue(resumed) if resumed else None
     if run is None:
@@ -69,5 +85,6 @@ def _make_run(config: Config, resumed: Path | None) -> RunFolder:
     else:
         run.create(config)
         remove_unfinished(run)
+        run.results.unlink(missing_ok=True)  # it is there for runs that came to their end
     note_run(config, run)
     return run

@@ -128,11 +128,6 @@ def check_fits(
         )
     if state["position"]["batch"]:
         _check_same_batches(saved, state["num_images"], path, config, num_images)
-    if state["position"]["epoch"] >= config.total_epoch:
-        raise CheckpointError(
-            f"checkpoint {path} is the end of {state['position']['epoch']} epochs, and total_epoch "
-            f"is {config.total_epoch}: give a larger --total_epoch to train on."
-        )
 
 
 def _check_same_batches(

@@ -8,6 +8,7 @@ from torch import nn
 
 from Backbone import build_backbone
 from Config import Config
+from Head.classifier import MarginHead
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.heads import ClassWeights, find_class_weights
 from Utils.Pretrained_Utils.load import (
@@ -59,20 +60,24 @@ def starting_backbone(
     return backbone, found, f"starting from {weights.path}: {describe(backbone)}"
 
 
-def take_class_weights(head: nn.Module, found: ClassWeights) -> str:
-    """Put a file's class weights into the head where they fit; returns a line that says so."""
+def take_class_weights(head: MarginHead, found: ClassWeights) -> str:
+    """Put a file's class weights into the head where they fit; returns a line that says so.
+
+    Of a head whose classes are split over processes, each takes the rows of its own.
+    """
     weights = found.weights
     if weights is None:
         return f"head: starts fresh; looked for class weights in {found.where}"
     shape = "×".join(map(str, weights.shape))
-    if weights.shape != head.weight.shape:
-        wanted = "×".join(map(str, head.weight.shape))
+    centers, dim = head.sub_centers, head.weight.shape[1]
+    needed = (head.num_classes * centers, dim)
+    if weights.shape != needed:
         return (
             f"head: starts fresh; {found.where} has weights for other classes ({shape}, the "
-            f"training set needs {wanted})"
+            f"training set needs {needed[0]}×{needed[1]})"
         )
     with torch.no_grad():
-        head.weight.copy_(weights)
+        head.weight.copy_(weights[head.here.start * centers : head.here.stop * centers])
     return f"head: {shape} class weights taken from {found.where}"
 
 

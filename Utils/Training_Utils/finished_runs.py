@@ -6,28 +6,39 @@ from typing import Any
 
 from Config import Config
 from Config.sweep import same_run
-from Utils.errors import CheckpointError
+from Utils.errors import CheckpointError, DataError
 from Utils.Training_Utils.checkpoint import read_run
+from Utils.Training_Utils.opening import fingerprint, open_training_data
+from Utils.Training_Utils.results import read_results
 from Utils.Training_Utils.run_folder import RunFolder
 
 SETTINGS_LINE = "  settings {"  # in train.log, at each start of the run
 
 
 def find_finished(config: Config, save_dir: Path) -> RunFolder | None:
-    """The newest run under save_dir that was trained to its end with these settings; or None."""
+    """The newest run under save_dir that was trained to its end with these settings, and with the
+    images and labels that they stand for today; or None.
+
+    Raises what `open_training_data` does, where there is a run with these settings.
+    """
     finished = [
         run
         for run in (RunFolder(path.parent) for path in Path(save_dir).glob("*/results.json"))
         if is_finished(run) and trained_with(run, config)
     ]
+    if finished:
+        data = fingerprint(open_training_data(config))
+        finished = [run for run in finished if read_results(run).get("data") == data]
     return max(finished, key=lambda run: run.results.stat().st_mtime_ns, default=None)
 
 
 def is_finished(run: RunFolder) -> bool:
-    """Whether a run came to its end, and was not begun again since."""
-    if not (run.results.is_file() and run.settings.is_file()):
+    """Whether a run came to its end: it has results, which going on with it removes."""
+    try:
+        read_results(run)
+    except DataError:
         return False
-    return run.results.stat().st_mtime_ns >= run.settings.stat().st_mtime_ns
+    return True
 
 
 def trained_with(run: RunFolder, config: Config) -> bool:
@@ -43,14 +54,15 @@ def trained_with(run: RunFolder, config: Config) -> bool:
 
 
 def checkpoint_to_go_on_from(run: RunFolder, config: Config) -> Path | None:
-    """The last checkpoint of a run with these settings that stopped before its end; or None."""
-    if not run.last.is_file() or is_finished(run) or not trained_with(run, config):
+    """The last checkpoint of a run with these settings that has no results; or None. It may be of
+    the run's end, where only the tests are to be done again."""
+    if not run.last.exists() or is_finished(run) or not trained_with(run, config):
         return None
     try:
-        position = read_run(run.last)["position"]
+        read_run(run.last, lazily=True)
     except CheckpointError:
         return None
-    return run.last if position["epoch"] < config.total_epoch else None
+    return run.last
 
 
 def _starts(log: Path) -> list[dict[str, Any]]:

@@ -9,14 +9,14 @@ class LossMeter:
     """Sums losses without reading them: to read one in each iteration would wait for the device.
 
     A loss that is not finite stays in the sum, so it can't slip through between two reports.
-    processes: whose losses are averaged.
+    processes: whose losses are averaged. last: the mean until the first loss comes.
     """
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, last: float = 0.0) -> None:
         self._processes = processes
         self._sum: Tensor | None = None
         self._count = 0
-        self._last = 0.0
+        self._last = last
 
     def add(self, loss: Tensor) -> None:
         """Take in the loss of one iteration, a scalar."""

@@ -60,6 +60,15 @@ def read_rows(path: Path) -> list[Row]:
     return [row for row in rows if "iteration" in row]
 
 
+def test_columns(path: Path) -> list[str]:
+    """The test sets that a metrics.csv has columns for; none where there is no such file."""
+    try:
+        with open(path, newline="") as file:
+            return next(csv.reader(file), [])[len(TRAINING_COLUMNS) :]
+    except FileNotFoundError:
+        return []
+
+
 def _numbers(row: dict[str, str]) -> Row:
     """The cells that hold a number; the empty ones are of the columns that a row does not have."""
     numbers = {}

@@ -61,6 +61,7 @@ class Networks:
         device: torch.device,
         processes: Processes,
     ) -> None:
+        head.method.parts = config.accumulate_steps
         self._plain = backbone
         self._tensors = processes.tensors
         self._together: list[DistributedDataParallel] = []

@@ -1,7 +1,10 @@
 """What a run begins with: its training data, and the settings of a run to go on with."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from Config import Config, training_paths
 from Utils.Datasets_Utils import open_training_set
@@ -28,6 +31,16 @@ def open_training_data(config: Config) -> TrainingSet:
             f"set a batch_size of at most that."
         )
     return data
+
+
+def fingerprint(data: TrainingSet) -> dict[str, Any]:
+    """What tells a training set from another one, as plain values: its numbers and its labels."""
+    labels = np.ascontiguousarray(data.labels, np.int64)
+    return {
+        "images": len(data),
+        "identities": data.num_classes,
+        "labels": hashlib.sha256(labels).hexdigest(),
+    }
 
 
 def describe_training_data(config: Config, data: TrainingSet) -> str:

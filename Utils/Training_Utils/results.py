@@ -1,10 +1,13 @@
 """What a run comes to: its figures, the file and the table they go to."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from Utils.errors import DataError
 from Utils.files import atomic_path
+from Utils.Training_Utils.metrics import test_columns
 from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.state import Best
 
@@ -29,7 +32,7 @@ def mean_accuracy(accuracies: dict[str, float]) -> float:
 class TrainingResult:
     """run: the run's folder, None in para_adj_mode. last: accuracies at the end, by test set.
     best: the best of each with its iteration. loss: mean since the last report. stopped: before
-    the end, because it was asked to."""
+    the end, because it was asked to. data: the training set's `fingerprint`."""
 
     run: Path | None
     iterations: int
@@ -38,18 +41,36 @@ class TrainingResult:
     last: dict[str, float]
     best: dict[str, Best]
     stopped: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def write_results(result: TrainingResult, path: Path) -> None:
     """Write the figures as JSON."""
     values = {
         "iterations": result.iterations,
+        "data": result.data,
         "loss": result.loss,
         "last": result.last,
         "best": {name: vars(best) for name, best in result.best.items()},
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_results(run: RunFolder) -> dict[str, Any]:
+    """The values that `write_results` wrote. Raises DataError where they are not there, or lack
+    the accuracies of the run's test sets, because these could not be judged."""
+    path = run.results
+    try:
+        values = json.loads(path.read_text())
+        float(values["loss"])
+        [float(accuracy) for accuracy in values["last"].values()]
+        [float(best["accuracy"]) for best in values["best"].values()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} does not hold a run's results: {error}.") from None
+    if not values["last"] and test_columns(run.metrics):
+        raise DataError(f"the test sets were not judged at the end; {run.log} says why.")
+    return values
 
 
 def training_table(result: TrainingResult) -> str:

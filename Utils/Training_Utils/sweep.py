@@ -11,24 +11,22 @@ from its last checkpoint, so a sweep that was stopped is started again by the sa
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from Config import Config, ConfigError, Sweep, validate
 from Config.sweep import NO_PART_OF_A_RUN
-from Utils.errors import RunError
+from Utils.errors import DataError, RunError
 from Utils.files import make_folder
 from Utils.processes import ALONE, Processes
 from Utils.Training_Utils.finished_runs import checkpoint_to_go_on_from, find_finished
 from Utils.Training_Utils.run_folder import RunFolder, check_writable
 from Utils.Training_Utils.sweep_curves import draw_sweep
+from Utils.Training_Utils.sweep_process import SweepStop, train_in_a_process
 from Utils.Training_Utils.sweep_results import (
     DONE,
     FAILED,
@@ -39,16 +37,13 @@ from Utils.Training_Utils.sweep_results import (
     write_csv,
     write_json,
 )
-from Utils.Training_Utils.trainer import Trainer
-
-INTERRUPTED = 130  # exit status
 
 
 def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
     """Train each run that is not done yet; write and print the table, draw the curves.
 
     Raises ConfigError, before anything is trained, for settings that can't be used, and RunError,
-    after everything is, where runs failed.
+    after everything is, where runs failed. SIGTERM ends it early: the run under way is saved.
     """
     if processes.count > 1:
         text = " ".join(sweep.axes)
@@ -57,12 +52,15 @@ def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
     save_dir = Path(sweep.runs[0][1].save_dir)
     folder = save_dir / sweep_name(sweep)
     make_folder(folder)
-    with _alone(folder):
+    with _alone(folder), SweepStop() as stop:
         runs = _open_record(sweep, folder)
         for number, (run, (_, config)) in enumerate(zip(runs, sweep.runs, strict=True), 1):
             print(f"\n[{number}/{len(runs)}] {describe(run.variation)}", flush=True)
-            _run(run, config, lambda: write_json(sweep, runs, folder / "sweep.json"))
+            _run(run, config, lambda: write_json(sweep, runs, folder / "sweep.json"), stop)
             _write(sweep, runs, folder)
+            if stop.asked:
+                print("\nAsked to stop. The same command goes on with the sweep.")
+                return runs
     print(f"\n{sweep_table(runs)}\n\nTable and curves: {folder}")
     failed = sum(run.state == FAILED for run in runs)
     if failed:
@@ -102,9 +100,12 @@ def _open_record(sweep: Sweep, folder: Path) -> list[SweepRun]:
     ]
 
 
-def _run(run: SweepRun, config: Config, write_record: Callable[[], None]) -> None:
-    """Bring one run to its end, or to its failure."""
-    finished = find_finished(config, Path(config.save_dir))
+def _run(run: SweepRun, config: Config, write_record: Callable[[], None], stop: SweepStop) -> None:
+    """Bring one run to its end, or to its failure; it waits on where it was asked to stop."""
+    try:
+        finished = find_finished(config, Path(config.save_dir))
+    except (ValueError, RunError, OSError):  # the training data can't be read: the run will say so
+        finished = None
     if finished:
         print(f"done before: {finished.path}")
         run.finish(finished.path)
@@ -117,64 +118,15 @@ def _run(run: SweepRun, config: Config, write_record: Callable[[], None]) -> Non
         run.folder = folder
         write_record()
 
-    run.reason = _in_a_process(config, begun)
-    if run.reason:
-        run.state = FAILED
-        print(f"failed: {run.reason}")
-    else:
-        run.finish(Path(run.folder))
-
-
-def _in_a_process(config: Config, begun: Callable[[str], None]) -> str:
-    """Train in a process; returns why it failed, "" if it did not.
-
-    begun: called with the run's folder when it is there.
-    """
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_train, args=(config, theirs), name="sweep run")
-    process.start()
-    theirs.close()  # so that its end is seen when the process has gone
-    reason = None
-    try:
-        while True:
-            what, text = ours.recv()
-            if what == "folder":
-                begun(text)
-            else:
-                reason = text
-    except EOFError:
-        process.join()
-    except KeyboardInterrupt:
-        process.join()  # it was interrupted too, and saves nothing more
-        raise
-    finally:
-        ours.close()
-    if process.exitcode == INTERRUPTED:
-        raise KeyboardInterrupt
-    if reason is None:
-        reason = f"its process ended with status {process.exitcode}; its messages are above"
-    return reason
-
-
-def _train(config: Config, reports: Connection) -> None:
-    """The process of one run: reports its folder, then "" or why it failed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        trainer = Trainer(config)
-        reports.send(("folder", str(trainer.run_folder.path)))
-        trainer.run()
-        reports.send(("end", ""))
-    except (ValueError, RunError, OSError, torch.OutOfMemoryError) as error:
-        reports.send(("end", str(error) or type(error).__name__))
-    except KeyboardInterrupt:
-        os._exit(INTERRUPTED)
-
-
-def _end_with_parent() -> None:
-    """End this process when the sweep is killed: else it would train on beside the next one."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    reason = train_in_a_process(config, begun, stop)
+    if not reason:
+        try:
+            run.finish(Path(run.folder))
+        except DataError as error:
+            reason = str(error)
+    if reason and not stop.asked:
+        run.state, run.reason = FAILED, reason
+        print(f"failed: {reason}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 from Config.sweep import Sweep, Variation
 from Utils.errors import DataError
 from Utils.files import atomic_path
-from Utils.Training_Utils.results import MEAN, mean_accuracy
+from Utils.Training_Utils.results import MEAN, mean_accuracy, read_results
 from Utils.Training_Utils.run_folder import RunFolder
 
 SEED = "seed"
@@ -36,14 +36,11 @@ class SweepRun:
     best: dict[str, float] = field(default_factory=dict)
 
     def finish(self, folder: Path) -> None:
-        """Take in the figures of a run that came to its end. Raises DataError without them."""
-        path = RunFolder(folder).results
-        try:
-            results = json.loads(path.read_text())
-            self.loss, self.last = results["loss"], dict(results["last"])
-            self.best = {name: best["accuracy"] for name, best in results["best"].items()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} does not hold a run's results: {error}.") from None
+        """Take in the figures of a run that came to its end. Raises DataError as
+        `read_results` does."""
+        results = read_results(RunFolder(folder))
+        self.loss, self.last = results["loss"], dict(results["last"])
+        self.best = {name: best["accuracy"] for name, best in results["best"].items()}
         if self.last:
             self.last[MEAN] = mean_accuracy(self.last)
         self.state, self.folder, self.reason = DONE, str(folder), ""

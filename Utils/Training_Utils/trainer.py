@@ -22,7 +22,7 @@ from Utils.Training_Utils.loss_meter import LossMeter
 from Utils.Training_Utils.megaface_test import MegaFaceTest
 from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.networks import Networks
-from Utils.Training_Utils.opening import build_augmentation, open_training_data
+from Utils.Training_Utils.opening import build_augmentation, fingerprint, open_training_data
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.restarts import forget_run
@@ -98,7 +98,6 @@ class Trainer:
         folder = self.run_folder.path if self.run_folder else None
         self.profile = StepProfile(config.profile, self.device, folder, self.log)
         self.unreadable = UnreadableImages(self.log, processes)
-        self.loss = LossMeter(processes)
         self._accuracy: Tensor | None = None
         self._stopping = False
 
@@ -110,6 +109,8 @@ class Trainer:
         """
         state = self.state
         self.metrics.start(state.iteration)
+        _, losses = self.metrics.series("loss")  # of earlier work on the run
+        self.loss = LossMeter(self.processes, losses[-1] if losses else 0.0)
         with ExitStack() as stack:
             stack.callback(close_log, self.log)
             curves = self._open_visdom()
@@ -144,6 +145,8 @@ class Trainer:
         """Train what is left, or until asked to stop; returns the accuracies at the end."""
         config, state = self.config, self.state
         last = {}
+        if self._iterations_left() == 0:  # killed when all was trained, but before its results
+            last = self._test()
         while state.epoch < config.total_epoch and not self._stopping:
             self._train_epoch()
             if state.batch == self.loader.batches_per_epoch:
@@ -247,6 +250,7 @@ class Trainer:
             last=last,
             best=self.state.best,
             stopped=self._stopping,
+            data=fingerprint(self.data),
         )
         if self.run_folder and self.processes.first and not self._stopping:
             forget_run(self.config)

@@ -55,7 +55,12 @@ class TrainingState:
     @property
     def result(self) -> nn.Module:
         """The backbone that the run comes to: with averaged weights where there are any."""
-        return self.average.backbone if self.average else self.backbone
+        return self.averaged or self.backbone
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        """The backbone with averaged weights; None where there are none."""
+        return self.average.backbone if self.average else None
 
     def checkpoint(
         self, config: Config, num_images: int, processes: Processes

@@ -14,6 +14,7 @@ from Utils.Evaluation_Utils.benchmark import (
 )
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed_together
 from Utils.processes import Processes
+from Utils.Training_Utils.results import averaged_name
 
 
 class TestSets:
@@ -43,10 +44,18 @@ class TestSets:
                 text = f"no {benchmark.prefix}_dataset_path, not judged"
             self.descriptions.append(f"{benchmark.title}: {text}")
 
-    @property
-    def names(self) -> list[str]:
-        """Titles of the sets that are judged."""
-        return list(self._sets)
+    def columns(self, averaged: bool) -> list[str]:
+        """Names of the accuracies; averaged: with those of the averaged weights."""
+        names = list(self._sets)
+        return [*names, *map(averaged_name, names)] if averaged else names
+
+    def judge_both(self, backbone: nn.Module, averaged: nn.Module | None) -> dict[str, float]:
+        """As `judge`, and of the backbone with averaged weights where there is one."""
+        accuracies = self.judge(backbone)
+        if averaged is not None:
+            found = self.judge(averaged)
+            accuracies |= {averaged_name(name): accuracy for name, accuracy in found.items()}
+        return accuracies
 
     def judge(self, backbone: nn.Module) -> dict[str, float]:
         """Mean 10-fold accuracy, 0..1, of each set; called by all processes together."""

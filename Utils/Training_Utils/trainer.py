@@ -29,7 +29,6 @@ from Utils.Training_Utils.restarts import forget_run
 from Utils.Training_Utils.results import (
     MEAN,
     TrainingResult,
-    averaged_name,
     mean_accuracy,
     write_results,
 )
@@ -136,7 +135,7 @@ class Trainer:
             if self._stopping:
                 self.log.info(f"asked to stop after iteration {state.iteration}. {self._go_on()}")
             elif self.megaface:
-                self._take_statistics()
+                self.networks.take_statistics(state.averaged)
                 self.megaface.judge(state.result, self.run_folder and self.run_folder.path)
             self.log.info(describe_memory(self.device))
             return result
@@ -207,9 +206,9 @@ class Trainer:
         """Judge the test sets; remember the best, and keep the weights of the best mean."""
         self._check_sound()
         state = self.state
-        self._take_statistics()
+        self.networks.take_statistics(state.averaged)
         try:
-            accuracies = self._judge()
+            accuracies = self.test_sets.judge_both(state.backbone, state.averaged)
         except ValueError as error:  # a photo that can't be read is no reason to end a long run
             self.log.info(f"iteration {state.iteration}  test sets not judged: {error}")
             return {}
@@ -222,18 +221,6 @@ class Trainer:
         if state.best[MEAN].iteration == state.iteration:
             self._save(best=True)
         return accuracies
-
-    def _judge(self) -> dict[str, float]:
-        """Accuracies by test set, and those with averaged weights where there are any."""
-        accuracies = self.test_sets.judge(self.state.backbone)
-        if self.state.average:
-            averaged = self.test_sets.judge(self.state.average.backbone)
-            accuracies |= {averaged_name(name): found for name, found in averaged.items()}
-        return accuracies
-
-    def _take_statistics(self) -> None:
-        average = self.state.average
-        self.networks.take_statistics(average.backbone if average else None)
 
     def _save(self, best: bool = False) -> None:
         self._check_sound()
@@ -300,9 +287,7 @@ class Trainer:
         """Log, figures and checkpoints; in all processes but the first only the last of these."""
         config, run, first = self.config, self.run_folder, self.processes.first
         self.log = open_log(run.log if run and first else None, screen=first)
-        names = self.test_sets.names
-        if self.state.average:
-            names = [*names, *map(averaged_name, names)]
+        names = self.test_sets.columns(averaged=self.state.averaged is not None)
         self.metrics = Metrics(run.metrics if run and first else None, names)
         self.writer = None
         if run:

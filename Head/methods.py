@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from Head.gathering import gather_rows
 from Head.margin import adaface, arcface, shifted_cosine, sphereface
 
 
@@ -229,7 +230,7 @@ class ElasticFace(Method):
         margins = torch.from_numpy(drawn).to(target_cosine.dtype)
         margins = margins.to(target_cosine.device, non_blocking=True)
         if self.plus:
-            nearest_first = _gathered(target_cosine, self.group).argsort(descending=True)
+            nearest_first = gather_rows(target_cosine, self.group).argsort(descending=True)
             margins = margins.index_copy(0, nearest_first, margins.sort().values)
         self._margins = margins[rank * count : (rank + 1) * count]
         self._batches += 1
@@ -245,15 +246,6 @@ def of_part(momentum: float, parts: int) -> float:
     """The momentum that, applied `parts` times, leaves as much of the old value as this one does
     once."""
     return 1 - (1 - momentum) ** (1 / parts)
-
-
-def _gathered(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The N values of each process, one process after the other."""
-    if group is None:
-        return values
-    of_each = [torch.empty_like(values) for _ in range(group.size())]
-    dist.all_gather(of_each, values.contiguous(), group=group)
-    return torch.cat(of_each)
 
 
 def batch_mean(values: Tensor, group: dist.ProcessGroup | None = None) -> tuple[Tensor, Tensor]:

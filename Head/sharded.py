@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from Head.classifier import HeadLoss, MarginHead
+from Head.gathering import gather_rows
 from Head.methods import Method
 from Head.sampling import number_sampled
 
@@ -109,10 +110,10 @@ class ShardedHead(MarginHead):
         """The labels of all processes."""
         if labels.device.type == "cpu":
             self._check_equal(len(labels))
-        return _gather(labels, self.group)
+        return gather_rows(labels, self.group)
 
     def _check_equal(self, count: int) -> None:
-        counts = _gather(torch.tensor([count]), self.group).tolist()
+        counts = gather_rows(torch.tensor([count]), self.group).tolist()
         if len(set(counts)) > 1:
             raise ValueError(
                 f"the processes have {', '.join(map(str, counts))} images; a head whose classes "
@@ -120,21 +121,13 @@ class ShardedHead(MarginHead):
             )
 
 
-def _gather(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The rows of all processes, in order."""
-    rows = rows.contiguous()
-    every = rows.new_empty((group.size() * len(rows), *rows.shape[1:]))
-    dist.all_gather(list(every.chunk(group.size())), rows, group=group)
-    return every
-
-
 class _Gather(torch.autograd.Function):
-    """`_gather` whose gradient is W times the sum of what each process has for these rows."""
+    """`gather_rows` whose gradient is W times the sum of what each process has for these rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        return _gather(rows, group)
+        return gather_rows(rows, group)
 
     @staticmethod
     @once_differentiable

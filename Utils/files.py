@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -31,6 +33,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def save_json(path: Path, values: Any, indent: int = 2) -> None:
+    """Write values as JSON, whole or not at all. Raises OSError where that can't be done."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=indent) + "\n")
 
 
 def remove_temporaries(folder: Path) -> None:

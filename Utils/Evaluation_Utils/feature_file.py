@@ -21,7 +21,7 @@ import numpy as np
 
 from Utils.Datasets_Utils.photo_list import PhotoList, read_photo_list, write_photo_list
 from Utils.errors import DataError, RunError
-from Utils.files import atomic_path
+from Utils.files import save_json
 from Utils.processes import ALONE, Processes
 
 FEATURE_DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
@@ -183,8 +183,7 @@ def _prepare(
     _reserve(files.table)
     write_photo_list(photos, files.list)
     files.done.write_bytes(bytes(len(_lots(count))))
-    with atomic_path(files.about) as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n")
+    save_json(files.about, about)
 
 
 def _reserve(path: Path) -> None:

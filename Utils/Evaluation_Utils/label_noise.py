@@ -16,7 +16,6 @@ Then write the list without the worst, from the report alone:
 
 import csv
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from Utils.Evaluation_Utils.class_centres import (
 from Utils.Evaluation_Utils.extraction import about_photos, embedded, weights_digest
 from Utils.Evaluation_Utils.feature_file import Producer, packed_features
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
-from Utils.files import atomic_path, make_folder
+from Utils.files import atomic_path, make_folder, save_json
 from Utils.Pretrained_Utils.flags import reading_flags
 from Utils.Pretrained_Utils.load import build, read_weights
 from Utils.processes import ALONE
@@ -152,8 +151,7 @@ def write_report(
     )
     names = [data.name(i) for i in unreadable.tolist()]
     summary = {**about, **_summary(angles, counts), "images that can't be read": names}
-    with atomic_path(folder / "report.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    save_json(folder / "report.json", summary)
     return _table(data, angles, images, identities, medians, summary)
 
 

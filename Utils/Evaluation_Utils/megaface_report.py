@@ -1,6 +1,5 @@
 """MegaFace's results file and pictures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from Utils.Evaluation_Utils.megaface_plots import (
 from Utils.Evaluation_Utils.megaface_table import about, table
 from Utils.Evaluation_Utils.noise import CLEANED, RAW
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
-from Utils.files import atomic_path
+from Utils.files import save_json
 
 FILE_NAME = "megaface"
 
@@ -42,8 +41,7 @@ def write_report(config: Config, judged: MegaFaceResult, judged_name: str, folde
             for (label, photos), result in judged.results.items()
         ],
     }
-    with atomic_path(folder / f"{FILE_NAME}.json") as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
+    save_json(folder / f"{FILE_NAME}.json", values, indent=1)
     # The pictures are drawn from what the file holds, as those of other results are.
     draw(folder, {"": values, **others})
     _draw_confusions(judged, folder)

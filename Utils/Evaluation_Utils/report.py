@@ -1,6 +1,5 @@
 """Judging a checkpoint on a verification benchmark: table, results file and pictures."""
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from Utils.Evaluation_Utils.benchmark import (
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
 from Utils.Evaluation_Utils.precision import compare_precision, describe_precision
 from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResult
-from Utils.files import atomic_path
+from Utils.files import save_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
 from Utils.Training_Utils.dcp_folder import COMMON
@@ -178,8 +177,7 @@ def _about(
 
 def _write_json(path: Path, about: dict[str, Any], results: dict[str, VerificationResult]) -> None:
     values = {**about, "results": {name: r.to_dict() for name, r in results.items()}}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
+    save_json(path, values)
 
 
 def _draw(

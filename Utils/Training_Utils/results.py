@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from Utils.errors import DataError
-from Utils.files import atomic_path
+from Utils.files import save_json
 from Utils.Training_Utils.metrics import test_columns
 from Utils.Training_Utils.run_folder import RunFolder
 from Utils.Training_Utils.state import Best
@@ -53,8 +53,7 @@ def write_results(result: TrainingResult, path: Path) -> None:
         "last": result.last,
         "best": {name: vars(best) for name, best in result.best.items()},
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
+    save_json(path, values)
 
 
 def read_results(run: RunFolder) -> dict[str, Any]:

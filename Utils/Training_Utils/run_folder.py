@@ -7,7 +7,6 @@ A checkpoint may also be a folder: iteration_00000100.dcp ... last.dcp  best.dcp
 """
 
 import itertools
-import json
 import os
 import re
 from datetime import datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from Config import Config
 from Utils.errors import RunError
-from Utils.files import atomic_path
+from Utils.files import save_json
 from Utils.Training_Utils.dcp_folder import SUFFIX, is_folder
 
 CHECKPOINTS = "checkpoints"
@@ -50,8 +49,7 @@ class RunFolder:
         """Make the folders and save the settings. Raises RunError where that can't be done."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.settings) as temporary:
-                temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+            save_json(self.settings, config.to_dict())
         except OSError as error:
             raise RunError(_not_writable(self.path, error)) from None
 

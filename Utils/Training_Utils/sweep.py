@@ -11,7 +11,6 @@ from its last checkpoint, so a sweep that was stopped is started again by the sa
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,8 +78,6 @@ def sweep_name(sweep: Sweep) -> str:
 
 
 def _check(sweep: Sweep) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("a sweep starts its runs itself: start it with python, not with torchrun.")
     for variation, config in sweep.runs:
         if config.para_adj_mode:
             raise ConfigError("para_adj_mode", True, "it writes nothing, so there is no table.")

@@ -10,42 +10,26 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from types import FrameType, TracebackType
-
-import torch
+from types import FrameType
 
 from Config import Config
-from Utils.errors import RunError
+from Utils.errors import USER_ERRORS
+from Utils.Training_Utils.stopping import Sigterm
 from Utils.Training_Utils.trainer import Trainer
 
 INTERRUPTED = 130  # exit status
 PATIENCE = 10.0  # seconds that an interrupted run has to end
 
 
-class SweepStop:
+class SweepStop(Sigterm):
     """Whether the sweep is to stop; as a context, SIGTERM asks for it.
 
     The signal is passed on to the run under way, which saves and ends.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        super().__init__()
         self._process: BaseProcess | None = None
-        self._before: object = None
-
-    def __enter__(self) -> SweepStop:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
 
     def watch(self, process: BaseProcess) -> None:
         """Pass the signal on to a process, which has been started; now, if it came before."""
@@ -54,7 +38,7 @@ class SweepStop:
             process.terminate()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.asked = True
+        super()._note(signum, frame)
         if self._process is not None:
             self._process.terminate()  # nothing where it has ended
 
@@ -112,7 +96,7 @@ def _train(config: Config, reports: Connection) -> None:
         reports.send(("folder", str(trainer.run_folder.path)))
         result = trainer.run()
         reports.send(("stopped" if result.stopped else "end", ""))
-    except (ValueError, RunError, OSError, torch.OutOfMemoryError) as error:
+    except USER_ERRORS as error:
         reports.send(("end", str(error) or type(error).__name__))
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)

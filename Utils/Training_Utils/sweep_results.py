@@ -13,7 +13,7 @@ from typing import Any
 
 from Config.sweep import Sweep, Variation
 from Utils.errors import DataError
-from Utils.files import atomic_path
+from Utils.files import atomic_path, save_json
 from Utils.Training_Utils.results import MEAN, mean_accuracy, read_results
 from Utils.Training_Utils.run_folder import RunFolder
 
@@ -130,8 +130,7 @@ def write_json(sweep: Sweep, runs: list[SweepRun], path: Path) -> None:
         "groups": [_figures(group, tests) for group in groups_of(runs)],
         "runs": [asdict(run) for run in runs],
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
+    save_json(path, values)
 
 
 def read_json(path: Path) -> list[SweepRun]:

@@ -26,12 +26,7 @@ from Utils.Training_Utils.opening import build_augmentation, fingerprint, open_t
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.progress import Progress
 from Utils.Training_Utils.restarts import forget_run
-from Utils.Training_Utils.results import (
-    MEAN,
-    TrainingResult,
-    mean_accuracy,
-    write_results,
-)
+from Utils.Training_Utils.results import MEAN, TrainingResult, mean_accuracy, write_results
 from Utils.Training_Utils.run_folder import check_writable, run_name
 from Utils.Training_Utils.saving import CheckpointWriter, saves_folders
 from Utils.Training_Utils.state import Best

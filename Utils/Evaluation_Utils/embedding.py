@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from Backbone import Preprocessing
 from Utils.Datasets_Utils.images import ImageError, fit_image
 from Utils.Evaluation_Utils.folding import fold
 from Utils.processes import Processes
@@ -106,22 +105,15 @@ def embed_batches(
     network = fold(backbone, dtype)
 
     @torch.inference_mode()
-    def embed_batch(batch: torch.Tensor) -> torch.Tensor:
+    def embed_both(images: torch.Tensor) -> torch.Tensor:
         """uint8 N×H×W×3 -> float32 2×N×D, of the images and of their mirror images."""
-        batch = batch.to(device, non_blocking=True)
-        parts = batch.split(_CPU_ROWS // 2 if device.type == "cpu" else len(batch))
-        return torch.cat([_embed_both(network, preprocessing, part, dtype) for part in parts], 1)
+        images = images.to(device, non_blocking=True)
+        pixels = preprocessing(torch.cat((images, images.flip(2)))).to(dtype)  # 2N×3×H×W
+        return network(pixels).float().unflatten(0, (2, -1))
 
     in_turn = _in_threads if device.type == "cpu" else _one_ahead
-    for both in in_turn(embed_batch, _readable(loader)):
+    for both in in_turn(embed_both, _readable(loader)):
         yield both.cpu().numpy()
-
-
-def _embed_both(
-    network: nn.Module, preprocessing: Preprocessing, images: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
-    pixels = preprocessing(torch.cat((images, images.flip(2)))).to(dtype)  # 2N×3×H×W
-    return network(pixels).float().unflatten(0, (2, -1))
 
 
 def _readable(batches: Iterable[torch.Tensor | str]) -> Iterator[torch.Tensor]:
@@ -132,23 +124,29 @@ def _readable(batches: Iterable[torch.Tensor | str]) -> Iterator[torch.Tensor]:
 
 
 def _in_threads(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Work on batches side by side, each in one thread; gives the results in order.
+    """Work on small parts of batches side by side, each in one thread; gives the results of whole
+    batches in order.
 
-    One batch in several threads has other roundings for each number of them: so, embeddings are
+    One part in several threads has other roundings for each number of them: so, embeddings are
     the same to the last bit in however many threads and processes they are made.
     """
     count = torch.get_num_threads()
-    waiting: deque[Future[torch.Tensor]] = deque()
+    waiting: deque[list[Future[torch.Tensor]]] = deque()
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for batch in batches:
-                waiting.append(pool.submit(work, batch))
+                waiting.append([pool.submit(work, part) for part in batch.split(_CPU_ROWS // 2)])
+                # A batch may have one part: so many batches keep all threads busy in any case.
                 if len(waiting) > count:
-                    yield waiting.popleft().result()
+                    yield _joined(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _joined(waiting.popleft())
     finally:
         torch.set_num_threads(count)  # what a thread sets for itself, later threads inherit
+
+
+def _joined(parts: list[Future[torch.Tensor]]) -> torch.Tensor:
+    return torch.cat([part.result() for part in parts], 1)
 
 
 def _one_ahead(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

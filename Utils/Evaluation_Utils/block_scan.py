@@ -6,8 +6,7 @@ times faster than torch's own, and all of them let other threads run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from Utils.threads import LoneThreads
+
 _BINS = 256  # a byte each
-_COMPARED_AT_ONCE = _SWEPT_AT_ONCE = 1 << 17  # scores that stay in the processor's cache
+# Scores that stay in the processor's cache. Fewer at once would be slower to multiply.
+_COMPARED_AT_ONCE, _SWEPT_AT_ONCE = 1 << 18, 1 << 19
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # probe, column, score
 
@@ -58,42 +60,43 @@ class Bins:
 
 
 class BlockScan:
-    """Passes over float32 P×B scores, on whatever device they are."""
+    """Passes over float32 P×B scores, on whatever device they are, on a CPU by these threads."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max(torch.get_num_threads(), 1))
-
-    def __enter__(self) -> BlockScan:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+    def __init__(self, threads: LoneThreads) -> None:
+        self._threads = threads
 
     def sweep(
-        self, scores: Tensor, floors: np.ndarray, lots: Sequence[tuple[slice, Bins | None]]
+        self,
+        scores: Tensor,
+        floors: np.ndarray,
+        lots: Sequence[tuple[slice, Bins | None]],
+        fill: Callable[[slice], object] | None = None,
     ) -> tuple[Pairs, list[np.ndarray | None]]:
         """Go over P×B scores once.
 
         floors: float64 P. lots: consecutive rows, all P together, each with the bins in which its
-        scores are counted (None: they are not). Returns the pairs at or above their probe's floor,
-        in row order, and for each lot its int64 counts.
+        scores are counted (None: they are not). fill: writes the scores of some rows, if they are
+        not there yet; on a CPU each part is looked at while it is still in the cache. Returns the
+        pairs at or above their probe's floor, in row order, and for each lot its int64 counts.
         """
         limits = at_most(floors)[:, None]
         if scores.device.type != "cpu":
+            if fill:
+                fill(slice(None))
             return _sweep_on_device(scores, limits, lots)
         values = scores.numpy()
+
+        def look(part: slice, bins: Bins | None) -> tuple[Pairs, np.ndarray | None]:
+            if fill:
+                fill(part)
+            return _above(values[part], limits[part], part), bins and _count(values[part], bins)
+
         tasks = [
             (part, number, bins)
             for number, (rows, bins) in enumerate(lots)
             for part in _parts(values, rows)
         ]
-        done = self._pool.map(
-            lambda t: (
-                _above(values[t[0]], limits[t[0]], t[0]),
-                t[2] and _count(values[t[0]], t[2]),
-            ),
-            tasks,
-        )
+        done = self._threads.map(lambda task: look(task[0], task[2]), tasks)
         pairs, counts = [], [None if bins is None else bins.nothing() for _, bins in lots]
         for (_, number, bins), (found, counted) in zip(tasks, done, strict=True):
             pairs.append(found)
@@ -115,8 +118,8 @@ class BlockScan:
             return _compare_on_device(scores, rows, values, bound)
         table, step = scores.numpy(), max(1, _COMPARED_AT_ONCE // scores.shape[1])
         starts = range(0, len(rows), step)
-        parts = list(
-            self._pool.map(lambda k: _compare(table, rows[k : k + step], values, bound, k), starts)
+        parts = self._threads.map(
+            lambda k: _compare(table, rows[k : k + step], values, bound, k), starts
         )
         return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
@@ -125,7 +128,7 @@ class BlockScan:
         if scores.device.type != "cpu":
             return _count_on_device(scores[rows], bins)
         values = scores.numpy()
-        parts = self._pool.map(lambda part: _count(values[part], bins), _parts(values, rows))
+        parts = self._threads.map(lambda part: _count(values[part], bins), _parts(values, rows))
         return sum(parts, start=bins.nothing())
 
     def between(self, scores: Tensor, rows: slice, low: float, high: float) -> tuple[Pairs, int]:
@@ -136,7 +139,7 @@ class BlockScan:
             probe, column, values = (t.cpu().numpy() for t in (*found, part[found]))
             return (probe + rows.start, column, values), int((part > high).sum())
         values = scores.numpy()
-        done = self._pool.map(
+        done = self._threads.map(
             lambda part: (_between(values[part], low, high, part), np.sum(values[part] > high)),
             _parts(values, rows),
         )
@@ -197,10 +200,9 @@ def _above(scores: np.ndarray, limits: np.ndarray, rows: slice) -> Pairs:
 
 
 def _count(scores: np.ndarray, bins: Bins) -> np.ndarray:
-    places = scores * np.float32(bins.factor)
-    places += np.float32(bins.offset)
-    np.clip(places, 0, _BINS - 1, out=places)
-    found = cv2.calcHist([places.astype(np.uint8)], [0], None, [_BINS], [0, _BINS])
+    # In one pass, to the nearest byte: so that half less is the whole part.
+    places = cv2.addWeighted(scores, bins.factor, scores, 0, bins.offset - 0.5, dtype=cv2.CV_8U)
+    found = cv2.calcHist([places], [0], None, [_BINS], [0, _BINS])
     return found.reshape(-1).astype(np.int64)
 
 

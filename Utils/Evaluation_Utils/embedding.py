@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from Utils.Datasets_Utils.images import ImageError, fit_image
 from Utils.Evaluation_Utils.folding import fold
 from Utils.processes import Processes
+from Utils.threads import lone_threads
 
 Work = Callable[[torch.Tensor], torch.Tensor]
 
@@ -130,19 +131,15 @@ def _in_threads(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.T
     One part in several threads has other roundings for each number of them: so, embeddings are
     the same to the last bit in however many threads and processes they are made.
     """
-    count = torch.get_num_threads()
     waiting: deque[list[Future[torch.Tensor]]] = deque()
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for batch in batches:
-                waiting.append([pool.submit(work, part) for part in batch.split(_CPU_ROWS // 2)])
-                # A batch may have one part: so many batches keep all threads busy in any case.
-                if len(waiting) > count:
-                    yield _joined(waiting.popleft())
-            while waiting:
+    with lone_threads() as threads:
+        for batch in batches:
+            waiting.append([threads.submit(work, part) for part in batch.split(_CPU_ROWS // 2)])
+            # A batch may have one part: so many batches keep all threads busy in any case.
+            if len(waiting) > threads.count:
                 yield _joined(waiting.popleft())
-    finally:
-        torch.set_num_threads(count)  # what a thread sets for itself, later threads inherit
+        while waiting:
+            yield _joined(waiting.popleft())
 
 
 def _joined(parts: list[Future[torch.Tensor]]) -> torch.Tensor:

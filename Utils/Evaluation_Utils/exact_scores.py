@@ -112,16 +112,27 @@ class Products:
         self._rows = rows
         unit = _unit_float32(rows)
         self._block = torch.from_numpy(unit).to(self._device)
+        self._low_block = self._block.to(self.dtype)
 
-    def all(self) -> Tensor:
-        """float32 P×B; the same memory again at the next call."""
-        block = self._block.to(self.dtype)
-        shape = (len(self._low), len(block))
-        if self.dtype != torch.float32:
-            return torch.mm(self._low, block.T).float()
+    def room(self) -> Tensor:
+        """float32 P×B for the products, to be filled; the same memory again for the next block."""
+        shape = (len(self._low), len(self._block))
         if self._out is None or self._out.shape != shape:
             self._out = torch.empty(shape, device=self._device)
-        return torch.mm(self._low, block.T, out=self._out)
+        return self._out
+
+    def fill(self, rows: slice) -> None:
+        """Write the products of some probes into the room for them."""
+        if self.dtype == torch.float32:
+            torch.mm(self._low[rows], self._low_block.T, out=self._out[rows])
+        else:
+            self._out[rows] = torch.mm(self._low[rows], self._low_block.T)
+
+    def all(self) -> Tensor:
+        """float32 P×B, filled."""
+        out = self.room()
+        self.fill(slice(None))
+        return out
 
     def refine(self, probe: np.ndarray, column: np.ndarray) -> np.ndarray:
         """float32 products of chosen pairs, for a block that was multiplied in less."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ from Utils.Evaluation_Utils.outcomes import (
 )
 from Utils.Evaluation_Utils.trials import Part, Plan
 from Utils.processes import ALONE, Processes
+from Utils.threads import lone_threads
 
 CPU = torch.device("cpu")
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
@@ -78,10 +79,10 @@ def score_trials(
     mates = find_mates(unit, np.asarray(ids)[order])
     with (
         full_precision(),
-        BlockScan() as scan,
+        lone_threads() as threads,
         scoring_bar(plan, how, range(len(plan.trials))) as bar,
     ):
-        engine = _Engine(unit, distractors, mates, plan, how, scan, bar)
+        engine = _Engine(unit, distractors, mates, plan, how, BlockScan(threads), bar)
         results = [engine.segment(segment) for segment in plan.segments]
     results = merge_processes(how.processes.gather(results), plan)
     outcomes = [
@@ -121,8 +122,8 @@ class _Engine:
         size, processes = self.how.distractors_at_once, self.how.processes
         for start in range(processes.rank * size, len(segment.rows), processes.count * size):
             rows = segment.rows[start : start + size]
-            scores = self._scores(rows)
-            self._block(rows, scores, ranks, best, cells)
+            self._load(rows)
+            self._block(rows, ranks, best, cells)
             self.bar.update(len(rows) * processes.count)
         score, distractor = best.best()
         return SegmentResult(ranks.beats(), score, distractor, [cell.result() for cell in cells])
@@ -137,42 +138,47 @@ class _Engine:
             yield _Cell(rows, keep, whole, top, self.bins)
             start = rows.stop
 
-    def _scores(self, rows: np.ndarray) -> Tensor:
+    def _load(self, rows: np.ndarray) -> None:
         whole = rows[-1] - rows[0] + 1 == len(rows)  # a slice of a memory map is not copied
         block = self.distractors[rows[0] : rows[-1] + 1] if whole else self.distractors[rows]
         try:
             self.products.load(block)
         except FloatingPointError as error:
             raise DataError(_not_finite("distractor", rows[error.args[0]])) from None
-        return self.products.all()
 
     def _block(
         self,
         rows: np.ndarray,
-        scores: Tensor,
         ranks: RankCounter,
         best: BestDistractor,
         cells: list[_Cell],
     ) -> None:
+        scores, fill = self.products.room(), self.products.fill
         if not ranks.started:
+            fill(slice(None))
+            fill = None
             ranks.start(scores.cpu().numpy())
             best.raise_floors(scores.amax(dim=1).cpu().numpy().astype(np.float64) - self.margin)
-        for cell in cells:
-            cell.prepare(scores, self.scan, self.margin)
+            for cell in cells:
+                cell.prepare(scores, self.scan, self.margin)
         floors = np.minimum(best.floors, ranks.floors)
         for cell in cells:
             floors[cell.rows] = np.minimum(floors[cell.rows], cell.floor)
-        (probe, column, product), counts = self._sweep(scores, floors, cells)
+        (probe, column, product), counts = self._sweep(scores, floors, cells, fill)
         best.add(probe, rows[column], product)
         ranks.add((probe, column, product), rows, scores, self.scan)
         for cell, counted in zip(cells, counts, strict=True):
             cell.add(probe, rows[column], product, len(rows), counted)
 
     def _sweep(
-        self, scores: Tensor, floors: np.ndarray, cells: list[_Cell]
+        self,
+        scores: Tensor,
+        floors: np.ndarray,
+        cells: list[_Cell],
+        fill: Callable[[slice], object] | None,
     ) -> tuple[Pairs, list[np.ndarray | None]]:
         lots = [(cell.rows, cell.bins) for cell in cells]
-        pairs, counts = self.scan.sweep(scores, floors - self.margin, lots)
+        pairs, counts = self.scan.sweep(scores, floors - self.margin, lots, fill)
         return (self._refined(pairs, scores, floors) if self.low else pairs), counts
 
     def _refined(self, pairs: Pairs, scores: Tensor, floors: np.ndarray) -> Pairs:
@@ -211,7 +217,7 @@ class _Cell:
     def prepare(self, scores: Tensor, scan: BlockScan, margin: float) -> None:
         """Find a first floor, so that not all of the first block is taken."""
         part = scores[self.rows]
-        if self._keep and self._top.floor == -np.inf and self._keep < part.numel():
+        if self._keep and self._keep < part.numel():
             self._top.raise_floor(scan.highest(part, self._keep) - margin)
 
     def add(

@@ -31,6 +31,7 @@ from Utils.Evaluation_Utils.negatives import Negatives
 from Utils.Evaluation_Utils.roc import OperatingPoint
 from Utils.Evaluation_Utils.scoring import ScoringSettings, scoring_bar
 from Utils.Evaluation_Utils.trials import Plan
+from Utils.threads import lone_threads
 
 _BIN_ROUNDING = 2.0**-22  # of a product, its bin's edge and the bin's number, all in float32
 _COUNTABLE = 1 << 22  # so many pairs are counted one by one rather than narrowed down again
@@ -71,8 +72,8 @@ def wide_points(
     unit = unit_rows(probes)[plan.order]
     slack = error_bound(unit.shape[1], SCORE_DTYPES[how.score_dtype]) + _BIN_ROUNDING
     windows = [_Window(rate, slack) for rate in rates]
-    with full_precision(), BlockScan() as scan:
-        passes = _Passes(unit, distractors, plan, how, scan)
+    with full_precision(), lone_threads() as threads:
+        passes = _Passes(unit, distractors, plan, how, BlockScan(threads))
         for _ in range(_NARROWINGS):
             wide = [window for window in windows if window.inside > _COUNTABLE]
             if wide:

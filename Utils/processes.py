@@ -116,6 +116,9 @@ def started_by_torchrun() -> Iterator[Processes]:
 
     Where several fail, or one does and takes the others with it, only the first to fail raises its
     error; the rest exit with status 1 and without a word.
+
+    What it gives must not outlive the function that uses it: where a group's threads are still
+    there when the interpreter ends, PyTorch aborts the process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Processes()

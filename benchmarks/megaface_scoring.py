@@ -1,6 +1,6 @@
 """How long MegaFace scoring takes, as a ratio to the bare matrix multiplication, and its memory.
 
-    python benchmarks/megaface_scoring.py [--distractors N] [--dims 256 512] [--folder DIR]
+    python -m benchmarks.megaface_scoring [--distractors N] [--dims 256 512] [--folder DIR]
 
 3,530 made-up probes of 80 people are scored against made-up distractors in a memory-mapped file:
 identification, verification, ROC, open set, for one set of distractors. Before and after it, the
@@ -21,6 +21,7 @@ from benchmarks.memory import MemoryWatch
 from Utils.Evaluation_Utils.identification import evaluate
 from Utils.Evaluation_Utils.scoring import BLOCK_SIZES
 from Utils.files import atomic_path
+from Utils.memory import keep_freed_memory
 
 PROBES, PEOPLE, MISLABELLED = 3530, 80, 25
 _ROWS_AT_ONCE = 10_000
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--folder", type=Path, help="keep the made-up features here")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as MegaFace_Evaluation.py does
     print(f"{torch.get_num_threads()} threads, blocks of {BLOCK_SIZES['cpu']} distractors")
     print("probes  distractors    dim   bare (s)  scoring (s)   ratio  memory GiB   rank-1, TPR")
     with tempfile.TemporaryDirectory() as temporary:

@@ -27,8 +27,9 @@ import numpy as np
 import torch
 
 from benchmarks import measuring
-from benchmarks.jobs import JOBS, Job, Scale
+from benchmarks.jobs import JOBS, Job
 from benchmarks.measuring import Measured
+from benchmarks.scale import Scale
 from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
 from Utils.errors import DataError, run_script
 

@@ -16,7 +16,9 @@ from benchmarks.baselines.head import PlainArcFace
 from benchmarks.baselines.loading import PlainImages, read_list
 from benchmarks.baselines.network import PlainTraining, plain_backbone
 from benchmarks.baselines.verification import fold_accuracies
-from benchmarks.jobs import JOBS, Scale, lfw_like, network_operations
+from benchmarks.jobs import JOBS
+from benchmarks.network_sides import lfw_like, network_operations
+from benchmarks.scale import Scale
 from benchmarks.start_up import big_list
 from Head import build_head
 from tests.conftest import run_script
@@ -148,8 +150,8 @@ def test_operations_are_those_of_the_published_networks():
 
 @pytest.mark.parametrize("name", ["head", "step"])
 def test_both_sides_of_a_training_job_run(name, photos, monkeypatch):
-    monkeypatch.setattr("benchmarks.jobs.STEP_BATCH", 2)
-    monkeypatch.setattr("benchmarks.jobs.STEP_CLASSES", 50)
+    monkeypatch.setattr("benchmarks.network_sides.STEP_BATCH", 2)
+    monkeypatch.setattr("benchmarks.network_sides.STEP_CLASSES", 50)
     scale = Scale(photos, seconds=0.0, classes=50, batch=4)
     for side in (JOBS[name].ours, JOBS[name].plain):
         measured = side(scale)

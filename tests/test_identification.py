@@ -511,12 +511,14 @@ import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_identification import everything, run, run_crowded, run_wide
 from Utils.processes import started_by_torchrun
-with started_by_torchrun() as processes:
-    found = [everything(run(seed, processes=processes, block_size=16)) for seed in (3, 4)]
-    found.append(everything(run_crowded(processes=processes, block_size=64)))
-    found.append(run_wide(processes=processes, block_size=64))
-    if processes.rank == 0:
-        open({out!r}, "w").write(repr(found))
+def main():
+    with started_by_torchrun() as processes:
+        found = [everything(run(seed, processes=processes, block_size=16)) for seed in (3, 4)]
+        found.append(everything(run_crowded(processes=processes, block_size=64)))
+        found.append(run_wide(processes=processes, block_size=64))
+        if processes.rank == 0:
+            open({out!r}, "w").write(repr(found))
+main()
 """
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from Utils.threads import LoneThreads
+
 SCORE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _ROUNDING = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
@@ -24,7 +26,7 @@ _SMALLEST_HALF = 2.0**-24  # of fp16, whose numbers below 6e-5 are this far apar
 # Sums of squares that float32 and float64 hold with full precision.
 _SAFE_SQUARES = (1e-30, 1e30)
 _SAFE_DOUBLE_SQUARES = (1e-280, 1e280)
-_PAIRS_AT_ONCE = 512  # of them a few copies in float64 stay in the processor's cache
+_PAIRS_AT_ONCE = 256  # of them a few copies in float64 stay in the processor's cache
 _REFINED_AT_ONCE = 1 << 14  # pairs, so that their features take 32 MiB at 512 dimensions
 
 
@@ -68,20 +70,25 @@ class PairScorer:
     """Exact scores of chosen pairs.
 
     probes: float64 P×D unit rows. distractors: N×D of any float type, an array or memory map.
+    threads: those that share the work.
     """
 
-    def __init__(self, probes: np.ndarray, distractors: np.ndarray) -> None:
+    def __init__(self, probes: np.ndarray, distractors: np.ndarray, threads: LoneThreads) -> None:
         self._probes = probes
         self._distractors = distractors
+        self._threads = threads
 
     def __call__(self, probe: np.ndarray, distractor: np.ndarray) -> np.ndarray:
         """float64 scores of the pairs (probe[k], distractor[k])."""
         scores = np.empty(len(probe))
         order = np.argsort(distractor, kind="stable")  # the file is read forwards
-        for start in range(0, len(order), _PAIRS_AT_ONCE):
+
+        def score(start: int) -> None:
             pairs = order[start : start + _PAIRS_AT_ONCE]
             right = unit_rows(self._distractors[distractor[pairs]])
             scores[pairs] = row_products(self._probes[probe[pairs]], right)
+
+        self._threads.map(score, range(0, len(order), _PAIRS_AT_ONCE))
         return scores
 
 

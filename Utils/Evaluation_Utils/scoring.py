@@ -34,7 +34,7 @@ from Utils.Evaluation_Utils.outcomes import (
 )
 from Utils.Evaluation_Utils.trials import Part, Plan
 from Utils.processes import ALONE, Processes
-from Utils.threads import lone_threads
+from Utils.threads import LoneThreads, lone_threads
 
 CPU = torch.device("cpu")
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
@@ -82,7 +82,7 @@ def score_trials(
         lone_threads() as threads,
         scoring_bar(plan, how, range(len(plan.trials))) as bar,
     ):
-        engine = _Engine(unit, distractors, mates, plan, how, BlockScan(threads), bar)
+        engine = _Engine(unit, distractors, mates, plan, how, threads, bar)
         results = [engine.segment(segment) for segment in plan.segments]
     results = merge_processes(how.processes.gather(results), plan)
     outcomes = [
@@ -101,13 +101,13 @@ class _Engine:
         mates: Mates,
         plan: Plan,
         how: ScoringSettings,
-        scan: BlockScan,
+        threads: LoneThreads,
         bar: tqdm,
     ) -> None:
         self.products = Products(unit, how.device, SCORE_DTYPES[how.score_dtype])
-        self.exact = PairScorer(unit, distractors)
+        self.exact = PairScorer(unit, distractors, threads)
         self.distractors, self.mates, self.plan, self.how = distractors, mates, plan, how
-        self.scan, self.bar = scan, bar
+        self.scan, self.bar = BlockScan(threads), bar
         self.bins = _choose_bins(unit, distractors, plan)
         # Products in less than float32 find the pairs; float32 then says which of them stay.
         self.low = self.products.dtype != torch.float32

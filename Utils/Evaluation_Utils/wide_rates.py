@@ -31,7 +31,7 @@ from Utils.Evaluation_Utils.negatives import Negatives
 from Utils.Evaluation_Utils.roc import OperatingPoint
 from Utils.Evaluation_Utils.scoring import ScoringSettings, scoring_bar
 from Utils.Evaluation_Utils.trials import Plan
-from Utils.threads import lone_threads
+from Utils.threads import LoneThreads, lone_threads
 
 _BIN_ROUNDING = 2.0**-22  # of a product, its bin's edge and the bin's number, all in float32
 _COUNTABLE = 1 << 22  # so many pairs are counted one by one rather than narrowed down again
@@ -73,7 +73,7 @@ def wide_points(
     slack = error_bound(unit.shape[1], SCORE_DTYPES[how.score_dtype]) + _BIN_ROUNDING
     windows = [_Window(rate, slack) for rate in rates]
     with full_precision(), lone_threads() as threads:
-        passes = _Passes(unit, distractors, plan, how, BlockScan(threads))
+        passes = _Passes(unit, distractors, plan, how, threads)
         for _ in range(_NARROWINGS):
             wide = [window for window in windows if window.inside > _COUNTABLE]
             if wide:
@@ -156,12 +156,13 @@ class _Passes:
         distractors: np.ndarray,
         plan: Plan,
         how: ScoringSettings,
-        scan: BlockScan,
+        threads: LoneThreads,
     ) -> None:
         self._products = Products(unit, how.device, torch.float32)
-        self._exact = PairScorer(unit, distractors)
+        self._exact = PairScorer(unit, distractors, threads)
         self._slack = self._products.bound + _BIN_ROUNDING
-        self._distractors, self._plan, self._how, self._scan = distractors, plan, how, scan
+        self._distractors, self._plan, self._how = distractors, plan, how
+        self._scan = BlockScan(threads)
 
     def narrow(self, windows: list[_Window]) -> None:
         """Count products in bins over each window, and cut the windows down to what that leaves."""

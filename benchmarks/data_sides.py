@@ -22,7 +22,7 @@ from benchmarks.start_up import big_list, start_training
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.Evaluation_Utils.identification import evaluate as identify
-from Utils.Evaluation_Utils.verification import PROTOCOLS, evaluate
+from Utils.Evaluation_Utils.verification import evaluate
 from Utils.memory import keep_freed_memory
 from Utils.Training_Utils.loader import FittedImages, collate
 
@@ -40,9 +40,9 @@ def verification_problem(count: int) -> tuple[np.ndarray, ...]:
 
 
 def our_verification(scale: Scale) -> Measured:
+    keep_freed_memory()
     problem = verification_problem(scale.judged)
-    work = [partial(evaluate, *problem, protocol=protocol) for protocol in PROTOCOLS]
-    return repeat(lambda: [judge() for judge in work], 1, scale.seconds / 3)
+    return repeat(partial(evaluate, *problem), 1, scale.seconds / 3)
 
 
 def plain_verification(scale: Scale) -> Measured:

@@ -147,7 +147,7 @@ def _identity(folder: str) -> tuple[int, int]:
 def _parse_bytes(content: BinaryIO, file_list: Path) -> tuple[PathTable, np.ndarray]:
     labels = array("q")
     lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape")
-    return PathTable(_parse(lines, file_list, labels)), np.array(labels, np.int64)
+    return PathTable(_parse(lines, file_list, labels)), np.frombuffer(labels, np.int64)
 
 
 def _parse(lines: Iterable[str], file_list: Path, labels: array) -> Iterator[str]:

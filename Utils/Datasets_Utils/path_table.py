@@ -2,11 +2,11 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
-_AT_ONCE = 1 << 16  # places turned into Python numbers together
+_AT_ONCE = 1 << 16  # paths turned into Python objects together
 
 
 class PathTable:
@@ -17,12 +17,13 @@ class PathTable:
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
-        text, ends = bytearray(), array("q", [0])
-        for path in paths:
-            text += path.encode("utf-8", "surrogateescape")
-            ends.append(len(text))
-        self._text = np.frombuffer(bytes(text), np.uint8)
-        self._ends = np.frombuffer(ends, np.int64)
+        text, lengths, left = bytearray(), array("q", [0]), iter(paths)
+        while batch := [p.encode("utf-8", "surrogateescape") for p in islice(left, _AT_ONCE)]:
+            text += b"".join(batch)
+            lengths.extend(map(len, batch))
+        self._text = np.frombuffer(text, np.uint8)
+        self._ends = np.frombuffer(lengths, np.int64)
+        np.cumsum(self._ends, out=self._ends)
 
     @classmethod
     def from_arrays(cls, text: np.ndarray, ends: np.ndarray) -> "PathTable":
@@ -39,9 +40,11 @@ class PathTable:
         return len(self._ends) - 1
 
     def __iter__(self) -> Iterator[str]:
-        text = self._text.tobytes()  # slices of bytes are made faster than slices of an array
         for start in range(0, len(self), _AT_ONCE):
-            for begin, end in pairwise(self._ends[start : start + _AT_ONCE + 1].tolist()):
+            ends = self._ends[start : start + _AT_ONCE + 1]
+            # Slices of bytes are made faster than slices of an array.
+            text = self._text[ends[0] : ends[-1]].tobytes()
+            for begin, end in pairwise((ends - ends[0]).tolist()):
                 yield text[begin:end].decode("utf-8", "surrogateescape")
 
     def __getitem__(self, index: int) -> str:

@@ -118,14 +118,15 @@ class TrainingSet(Dataset):
 
         Raises DataError where none is left.
         """
-        kept, labels, identities = renumber(self.labels, min_images)
-        if identities == 0:
+        counts = np.bincount(self.labels)
+        if counts.min() >= min_images:
             return self
-        if len(kept) == 0:
+        if counts.max() < min_images:
             raise DataError(
                 f"{self.source}: no identity has {min_images} images; the largest has "
-                f"{np.bincount(self.labels).max()}. Set a lower min_images."
+                f"{counts.max()}. Set a lower min_images."
             )
+        kept, labels, identities = renumber(self.labels, min_images)
         rows = kept if self.rows is None else self.rows[kept]
         rest = TrainingSet(self.images, labels, self.source, rows)
         rest.left_out = (identities, len(self) - len(kept))

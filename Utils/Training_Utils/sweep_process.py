@@ -14,6 +14,7 @@ from types import FrameType
 
 from Config import Config
 from Utils.errors import USER_ERRORS
+from Utils.memory import keep_freed_memory
 from Utils.Training_Utils.stopping import Sigterm
 from Utils.Training_Utils.trainer import Trainer
 
@@ -93,6 +94,7 @@ def _train(config: Config, reports: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         trainer = Trainer(config)
+        keep_freed_memory()
         reports.send(("folder", str(trainer.run_folder.path)))
         result = trainer.run()
         reports.send(("stopped" if result.stopped else "end", ""))

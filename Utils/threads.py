@@ -27,7 +27,8 @@ class LoneThreads:
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """The results for all items, in order. Whoever is free takes the next: a task of its own
-        for each item would cost about as much as a millisecond's work."""
+        for each item would cost about as much as a millisecond's work. Not to be called from one
+        of them: all might wait for each other."""
         results: list[Result | None] = [None] * len(items)
         numbers = itertools.count()
 

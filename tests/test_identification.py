@@ -506,6 +506,12 @@ def test_what_can_not_be_judged_is_refused(change, message):
         evaluate(*change(*problem(6)))
 
 
+def test_the_same_where_the_caller_has_switched_gradients_off():
+    with torch.inference_mode():
+        found = everything(run(3))
+    assert found == everything(run(3))
+
+
 SCRIPT = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]

@@ -22,6 +22,7 @@ class PathTable:
             text += b"".join(batch)
             lengths.extend(map(len, batch))
         self._text = np.frombuffer(text, np.uint8)
+        self._text.flags.writeable = False
         self._ends = np.frombuffer(lengths, np.int64)
         np.cumsum(self._ends, out=self._ends)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from Utils.threads import LoneThreads
 
 _BINS = 256  # a byte each
-# Scores that stay in the processor's cache. Fewer at once would be slower to multiply.
+# Scores that stay in the processor's cache; fewer of the second would be slower to multiply.
 _COMPARED_AT_ONCE, _SWEPT_AT_ONCE = 1 << 18, 1 << 19
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # probe, column, score
@@ -200,7 +200,7 @@ def _above(scores: np.ndarray, limits: np.ndarray, rows: slice) -> Pairs:
 
 
 def _count(scores: np.ndarray, bins: Bins) -> np.ndarray:
-    # In one pass, to the nearest byte: so that half less is the whole part.
+    # In one pass, to the nearest byte: of half less, that is the whole part.
     places = cv2.addWeighted(scores, bins.factor, scores, 0, bins.offset - 0.5, dtype=cv2.CV_8U)
     found = cv2.calcHist([places], [0], None, [_BINS], [0, _BINS])
     return found.reshape(-1).astype(np.int64)

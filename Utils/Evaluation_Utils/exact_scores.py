@@ -129,14 +129,18 @@ class Products:
         return self._out
 
     def fill(self, rows: slice) -> None:
-        """Write the products of some probes into the room for them."""
+        """Write the products of some probes into the room for them, from any thread."""
+        with torch.inference_mode():  # is each thread's own, and the caller's may be on
+            self._fill(rows)
+
+    def _fill(self, rows: slice) -> None:
         if self.dtype == torch.float32:
             torch.mm(self._low[rows], self._low_block.T, out=self._out[rows])
         else:
             self._out[rows] = torch.mm(self._low[rows], self._low_block.T)
 
     def all(self) -> Tensor:
-        """float32 P×B, filled."""
+        """float32 P×B, filled; the same memory again for the next block."""
         out = self.room()
         self.fill(slice(None))
         return out

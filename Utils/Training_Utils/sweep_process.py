@@ -93,8 +93,8 @@ def _train(config: Config, reports: Connection) -> None:
     """The process of one run: reports its folder, then "" or why it failed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        trainer = Trainer(config)
         keep_freed_memory()
+        trainer = Trainer(config)
         reports.send(("folder", str(trainer.run_folder.path)))
         result = trainer.run()
         reports.send(("stopped" if result.stopped else "end", ""))

@@ -128,12 +128,9 @@ class Products:
             self._out = torch.empty(shape, device=self._device)
         return self._out
 
+    @torch.inference_mode()  # each thread has a mode of its own, and the caller's may be on
     def fill(self, rows: slice) -> None:
         """Write the products of some probes into the room for them, from any thread."""
-        with torch.inference_mode():  # is each thread's own, and the caller's may be on
-            self._fill(rows)
-
-    def _fill(self, rows: slice) -> None:
         if self.dtype == torch.float32:
             torch.mm(self._low[rows], self._low_block.T, out=self._out[rows])
         else:

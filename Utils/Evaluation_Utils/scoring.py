@@ -153,10 +153,10 @@ class _Engine:
         best: BestDistractor,
         cells: list[_Cell],
     ) -> None:
-        scores, fill = self.products.room(), self.products.fill
-        if not ranks.started:
-            fill(slice(None))
-            fill = None
+        if ranks.started:
+            scores, fill = self.products.room(), self.products.fill
+        else:
+            scores, fill = self.products.all(), None
             ranks.start(scores.cpu().numpy())
             best.raise_floors(scores.amax(dim=1).cpu().numpy().astype(np.float64) - self.margin)
             for cell in cells:

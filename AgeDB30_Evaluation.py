@@ -7,9 +7,9 @@ Without a path, the demo's set of that name is judged.
 """
 
 from Config import read_config
+from Utils.cpu import keep_freed_memory
 from Utils.errors import run_script
 from Utils.Evaluation_Utils.report import evaluate_checkpoint, settings_of
-from Utils.memory import keep_freed_memory
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ work: torchrun --nproc_per_node 4 MegaFace_Evaluation.py ... What is killed goes
 """
 
 from Config import read_config
+from Utils.cpu import keep_freed_memory
 from Utils.errors import run_script
-from Utils.Evaluation_Utils.megaface_script import SETTINGS, evaluate_megaface
-from Utils.memory import keep_freed_memory
+from Utils.Evaluation_Utils.megaface.script import SETTINGS, evaluate_megaface
 
 
 def main() -> None:

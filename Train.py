@@ -14,13 +14,13 @@ Settings are in Config/config.py; every one of them is also a flag.
 from functools import partial
 
 from Config import Sweep, read_training
+from Utils.cpu import keep_freed_memory
 from Utils.errors import run_script
-from Utils.memory import keep_freed_memory
 from Utils.processes import started_by_torchrun
 from Utils.Training_Utils.fine_tuning import pretrained_settings
 from Utils.Training_Utils.opening import saved_settings
-from Utils.Training_Utils.results import training_table
-from Utils.Training_Utils.sweep import run_sweep
+from Utils.Training_Utils.reports.results import training_table
+from Utils.Training_Utils.sweep.runs import run_sweep
 from Utils.Training_Utils.trainer import Trainer
 
 JUDGING_ONLY = {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Backbone.prelu import PReLU
+from Backbone.layers import PReLU
 from Backbone.preprocessing import Preprocessing
 
 # Channels inside the bottlenecks, their output channels, stride of the first: table 1 of the

@@ -16,8 +16,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Backbone.attention import channel_gate, spatial_gate
-from Backbone.prelu import PReLU
+from Backbone.layers import PReLU, channel_gate, spatial_gate
 from Backbone.preprocessing import Preprocessing
 
 # Units in the four stages, for each depth.
@@ -111,7 +110,7 @@ class IRBottleneck(nn.Module):
 class ResNetIR(nn.Module):
     """ResNet-IR of a depth in `UNITS`, or with bottleneck units in `BOTTLENECK_UNITS`.
 
-    attention: one of `Backbone.attention.ATTENTIONS`; "se" makes it SE-ResNet-IR.
+    attention: one of `Backbone.layers.ATTENTIONS`; "se" makes it SE-ResNet-IR.
     feature_dim: size D of the embedding.
     input_size: (height, width) in pixels, each divisible by 16.
     shortcut: of the first unit of a stage, "conv" (1×1 convolution and BatchNorm) or "pool"

@@ -1,11 +1,11 @@
 """Settings: the dataclass a user edits, named recipes, flags, and checks."""
 
+from Config.checks import training_paths, validate
 from Config.command_line import read_config, read_training
 from Config.config import Config
 from Config.errors import ConfigError
 from Config.recipes import RECIPES
 from Config.sweep import Sweep
-from Config.validation import training_paths, validate
 
 __all__ = [
     "RECIPES",

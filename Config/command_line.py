@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from Config.config import Config
 from Config.errors import ConfigError
-from Config.readers import METAVARS, READERS
+from Config.fields import METAVARS, READERS
 from Config.recipes import RECIPES
 from Config.sweep import Sweep, combinations, parse_axes
 

@@ -19,7 +19,7 @@ def setting(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of training and judging. `Config.validation.validate` checks them."""
+    """The settings of training and judging. `Config.checks.validate` checks them."""
 
     # Modes
     para_adj_mode: bool = setting(

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from Config.config import Config
-from Config.errors import ConfigError
-from Config.readers import READERS
-from Utils.names import nearest_name
+from Config.errors import ConfigError, nearest_name
+from Config.fields import READERS
 
 # What changes where a run is kept, how it is watched or how fast it goes, but not what is trained:
 # runs that differ in nothing else are the same run.

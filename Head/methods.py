@@ -1,4 +1,7 @@
-"""What a method does to the cosines of a head: the part of a margin loss that may have state."""
+"""What the processes of a group have, put together on each of them.
+
+What a method does to the cosines of a head: the part of a margin loss that may have state.
+"""
 
 from collections.abc import Callable
 
@@ -7,8 +10,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from Head.gathering import gather_rows
 from Head.margin import adaface, arcface, shifted_cosine, sphereface
+
+
+def gather_rows(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The rows of all processes, in order of their ranks, as many from each; without a group, the
+    rows themselves. No gradient passes through it."""
+    if group is None:
+        return rows
+    rows = rows.contiguous()
+    every = rows.new_empty((group.size() * len(rows), *rows.shape[1:]))
+    dist.all_gather(list(every.chunk(group.size())), rows, group=group)
+    return every
 
 
 class Method(nn.Module):

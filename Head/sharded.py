@@ -17,8 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from Head.classifier import HeadLoss, MarginHead
-from Head.gathering import gather_rows
-from Head.methods import Method
+from Head.methods import Method, gather_rows
 from Head.sampling import number_sampled
 
 

@@ -7,21 +7,19 @@ from collections.abc import Callable
 
 import torch
 
+from Config.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """A data set, list or image that can't be used; the text names the file and the place in it."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint that can't be read, or that does not fit the run."""
 
 
-class RunError(RuntimeError):
+class RunError(UserError, RuntimeError):
     """A run that can't start or go on: the folder can't be written, the loss is not finite."""
-
-
-# What `run_script` tells in a paragraph.
-USER_ERRORS = (ValueError, RunError, OSError, torch.OutOfMemoryError)
 
 
 def first_line(error: BaseException) -> str:
@@ -31,13 +29,14 @@ def first_line(error: BaseException) -> str:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main and exit: with one paragraph instead of a traceback for a user's mistake.
+    """Run a script's main and exit: a `UserError` is told in one paragraph without a traceback.
 
-    Exit status: 0; 1 for an error of data, settings or machine; 130 after Ctrl-C.
+    Any other exception is a bug and keeps its traceback. Exit status: 0; 1 for an error; 130 after
+    Ctrl-C.
     """
     try:
         main()
-    except (ValueError, RunError, OSError) as error:
+    except UserError as error:
         _fail(str(error))
     except torch.OutOfMemoryError as error:
         _fail(f"The device ran out of memory; a smaller batch_size needs less. ({error})")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from Utils.errors import RunError
+from Utils.errors import RunError, UserError
 
 # For short values, processes wait for the slowest one, whose share of a million photos may take
 # hours longer. A process that died is noticed at once all the same, by its closed connection.
@@ -74,22 +74,23 @@ class Processes:
     def from_first(self, work: Callable[[], T]) -> T:
         """What work returns in the first process; the others do not do it.
 
-        Raises ValueError or RunError in all of them, with the same text, where it raises one
-        there.
+        Where it raises a UserError there, all of them raise one with the same text.
         """
         if self.group is None:
             return work()
-        outcome: list[Any] = [None, None, ""]  # the result, or an error's kind and text
+        outcome: list[Any] = [None, None]  # the result, or an error's text
+        error: UserError | None = None
         if self.first:
             try:
                 outcome[0] = work()
-            except (ValueError, RunError) as error:
-                kind = RunError if isinstance(error, RunError) else ValueError
-                outcome = [None, kind, str(error)]
+            except UserError as raised:
+                error, outcome = raised, [None, str(raised)]
         dist.broadcast_object_list(outcome, group=self.group, group_src=0)
-        result, kind, text = outcome
-        if kind is not None:
-            raise kind(text)
+        result, text = outcome
+        if error is not None:
+            raise error
+        if text is not None:
+            raise RunError(text)
         return result
 
     def one_by_one(self, work: Callable[[], T]) -> T:

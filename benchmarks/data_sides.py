@@ -19,12 +19,12 @@ from benchmarks.baselines.verification import fold_accuracies
 from benchmarks.measuring import Measured, repeat
 from benchmarks.scale import Scale
 from benchmarks.start_up import big_list, start_training
+from Utils.cpu import keep_freed_memory
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.Evaluation_Utils.identification import evaluate as identify
 from Utils.Evaluation_Utils.verification import evaluate
-from Utils.memory import keep_freed_memory
-from Utils.Training_Utils.loader import FittedImages, collate
+from Utils.Training_Utils.data import FittedImages, collate
 
 LOADED = 512
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from Utils.memory import peak_memory
+from Utils.cpu import peak_memory
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from benchmarks.memory import MemoryWatch
+from Utils.cpu import keep_freed_memory
 from Utils.Evaluation_Utils.identification import evaluate
 from Utils.Evaluation_Utils.scoring import BLOCK_SIZES
 from Utils.files import atomic_path
-from Utils.memory import keep_freed_memory
 
 PROBES, PEOPLE, MISLABELLED = 3530, 80, 25
 _ROWS_AT_ONCE = 10_000

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 
 from Backbone import build_backbone
-from Head import class_blocks
+from Head import softmax
 from Head.sampling import number_sampled
 
 FLOAT, LONG = 4, 8
@@ -138,7 +138,7 @@ def plan(setup: Setup, activations: Activations, on_gpu: bool = True) -> Plan:
     classes = rows * d * FLOAT * (1 + states)
     trained = setup.rows_trained * d * FLOAT
     copies = trained if setup.sample_rate < 1 else 0
-    block = class_blocks.BLOCK_ON_GPU if on_gpu else class_blocks.BLOCK_ON_CPU
+    block = softmax.BLOCK_ON_GPU if on_gpu else softmax.BLOCK_ON_CPU
     blocks = 3 * min(block, n * setup.rows_trained)  # logits, their gradient, a product
     embeddings = 5 * n * d  # gathered, directions, what comes back for each, to be scattered
     logits = (n * setup.rows_trained + blocks + embeddings) * FLOAT

@@ -18,13 +18,13 @@ from benchmarks.measuring import Measured, repeat
 from benchmarks.scale import LFW_PAIRS, LFW_PHOTOS, Scale
 from Config import Config
 from Head import build_head
+from Utils.cpu import keep_freed_memory
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.verification import combine_flip
-from Utils.memory import keep_freed_memory
 from Utils.processes import ALONE
 from Utils.Training_Utils.augmentation import Augmentation
-from Utils.Training_Utils.loader import Batch
+from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.state import build_state
 from Utils.Training_Utils.step import TrainingStep

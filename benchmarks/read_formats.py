@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from Utils.cpu import peak_memory
 from Utils.Datasets_Utils import open_training_set
-from Utils.Datasets_Utils.blp_set import BlpArray
 from Utils.Datasets_Utils.convert_dataset import convert
-from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
+from Utils.Datasets_Utils.formats.blp_set import BlpArray
+from Utils.Datasets_Utils.formats.recordio import Record, pack_record
 from Utils.Datasets_Utils.generate_dataset_list import write_list
-from Utils.Datasets_Utils.recordio import Record, pack_record
 from Utils.errors import DataError, run_script
-from Utils.memory import peak_memory
 
 ROUNDS = 5
 MAX_IMAGES = 4000

@@ -30,7 +30,7 @@ from benchmarks import measuring
 from benchmarks.jobs import JOBS, Job
 from benchmarks.measuring import Measured
 from benchmarks.scale import Scale
-from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.errors import DataError, run_script
 
 QUICK = {

@@ -16,7 +16,7 @@ import pytest
 
 from Config import read_config
 from tests.tiny_megaface import Tiny, make_tiny
-from Utils.Evaluation_Utils.megaface_script import SETTINGS, evaluate_megaface
+from Utils.Evaluation_Utils.megaface.script import SETTINGS, evaluate_megaface
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -25,9 +25,7 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
-from Utils.Datasets_Utils.image_check import examine
-from Utils.Datasets_Utils.image_size import describe_sizes
-from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.images import ImageError, describe_sizes, examine
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import run_script
 from Utils.files import atomic_path, make_folder

@@ -28,11 +28,9 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from Utils.Datasets_Utils import open_training_set, open_verification_set
-from Utils.Datasets_Utils.bin_set import is_bin, write_bin
 from Utils.Datasets_Utils.formats import PAIRS_NAME
-from Utils.Datasets_Utils.pairs import consecutive_folds
-from Utils.Datasets_Utils.verification_set import VerificationSet
-from Utils.Datasets_Utils.writers import (
+from Utils.Datasets_Utils.formats.bin_set import is_bin, write_bin
+from Utils.Datasets_Utils.formats.writers import (
     SHARD_SIZE,
     Writer,
     check_target,
@@ -40,6 +38,8 @@ from Utils.Datasets_Utils.writers import (
     discard_parts,
     siblings,
 )
+from Utils.Datasets_Utils.pairs import consecutive_folds
+from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError, RunError, run_script
 from Utils.files import atomic_path, make_folder
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from Utils.Datasets_Utils.formats import find_images, is_folder
-from Utils.Datasets_Utils.image_list import SHOWN, Tree, scan_tree
-from Utils.Datasets_Utils.path_table import PathTable
+from Utils.Datasets_Utils.formats.image_list import SHOWN, Tree, scan_tree
+from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.training_set import renumber
 from Utils.errors import DataError, run_script
 from Utils.files import atomic_path

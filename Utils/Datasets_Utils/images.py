@@ -1,17 +1,27 @@
-"""Reading one image file, the same way everywhere."""
+"""Reading one image file, the same way everywhere.
+
+The size of an encoded image, without decoding it.
+
+Whether an encoded image is whole, how large it is, and which pixels it has.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 
 import cv2
 import numpy as np
+from PIL import Image
+
+from Utils.errors import UserError
 
 # Of files that hold images, in lower case; a name without one is tried with each in this order.
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
-class ImageError(ValueError):
+class ImageError(UserError, ValueError):
     """An image file that cannot be opened or decoded; the message names it."""
 
 
@@ -108,3 +118,53 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         image = cv2.resize(image, scaled, interpolation=how)
     top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
     return np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
+
+
+def image_size(encoded: bytes | np.ndarray) -> tuple[int, int] | None:
+    """(height, width) as the image's header says; None where there is no header to read."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
+    except Exception:  # Pillow raises many kinds for a damaged header
+        return None
+
+
+def describe_sizes(sizes: dict[tuple[int, int] | None, int]) -> str:
+    """`112×112 (6,000), 250×250 (12)`, the most frequent first; height first."""
+    counted = sorted(sizes.items(), key=lambda item: -item[1])
+    return ", ".join(f"{_size_text(size)} ({count:,})" for size, count in counted)
+
+
+def _size_text(size: tuple[int, int] | None) -> str:
+    return f"{size[0]}×{size[1]}" if size else "unreadable"
+
+
+_JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+
+def examine(encoded: bytes | np.ndarray, place: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((height, width), 128-bit digest of the pixels as two int64) of an image.
+
+    Raises ImageError for one that can't be decoded, or that Pillow, which forgives less than
+    OpenCV, calls damaged or cut short.
+    """
+    image = decode_image(encoded, place)
+    if _may_be_cut_short(encoded):
+        _decode_strictly(encoded, place)
+    height, width = image.shape[:2]
+    digest = hashlib.blake2b(image, digest_size=16, person=b"%d %d" % (height, width)).digest()
+    first, second = np.frombuffer(digest, np.int64).tolist()
+    return (height, width), (first, second)
+
+
+def _may_be_cut_short(encoded: bytes | np.ndarray) -> bool:
+    """All but JPEGs that end as they must; those need no second look."""
+    return bytes(encoded[:2]) != _JPEG_BEGIN or bytes(encoded[-2:]) != _JPEG_END
+
+
+def _decode_strictly(encoded: bytes | np.ndarray, place: str) -> None:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+    except Exception as error:  # Pillow raises many kinds
+        raise ImageError(f"{place}: damaged or cut short ({error})") from None

@@ -20,15 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-LIST_FOLDS = 10  # as published figures for AgeDB-30 and CFP-FP use
+from Utils.errors import UserError
 
+LIST_FOLDS = 10  # as published figures for AgeDB-30 and CFP-FP use
 _LONGEST_QUOTE = 80
 _MATCHED_FORM = "a matched pair `Name<TAB>i<TAB>j`"
 _MISMATCHED_FORM = "a mismatched pair `NameA<TAB>i<TAB>NameB<TAB>j`"
 _LIST_FORM = "`left right 1` or `left right -1` (tabs between them if names hold blanks)"
 
 
-class PairsError(ValueError):
+class PairsError(UserError, ValueError):
     """A pairs file that cannot be read or understood; the message says where, and what was
     expected."""
 

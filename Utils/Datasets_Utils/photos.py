@@ -1,19 +1,169 @@
-"""Photos of a folder, by a devkit list or all that there are, as one sequence of images."""
+"""MegaFace's lists: photos in JSON files, and the published lists of mislabelled photos.
 
+The devkit's lists are JSON, {"path": [...], "id": [...]}: facescrub_features_list.json names the
+probes with their people, megaface_features_list.json_<N>_<set> the distractors, whose ids say
+nothing. Names are relative to the images' folder and kept as they are: they may have blanks,
+several dots, or no extension.
+
+Noise lists have a name a line and comments behind `#`: for FaceScrub an image name, for MegaFace
+<folder>/<folder>/<name>, alone or as the second of two columns with a tab between.
+
+Photos of a folder, by a devkit list or all that there are, as one sequence of images.
+"""
+
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from Utils.Datasets_Utils.formats import find_images, is_folder
-from Utils.Datasets_Utils.image_list import walk_folders
-from Utils.Datasets_Utils.images import is_image_name
-from Utils.Datasets_Utils.photo_list import PhotoList
+from Utils.Datasets_Utils.formats.image_list import walk_folders
+from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, is_image_name
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.Datasets_Utils.verification_set import ImageFiles, locate_images
 from Utils.errors import DataError
+from Utils.files import atomic_path
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoList:
+    """N photos. names: relative paths. ids: N identities, or None where nobody is named.
+    source: what they came from, for messages."""
+
+    names: Sequence[str]
+    ids: Sequence[str] | None
+    source: str
+
+
+def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
+    """Read a devkit list; with_ids: identities are needed, or not looked at; None: taken if there.
+
+    Raises DataError, naming the file, where it can't be read, is no such list, names no photo or
+    one twice.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"the photo list {path} can't be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the photo list {path} is not JSON: {error}.") from None
+    if with_ids is None:
+        with_ids = isinstance(values, dict) and "id" in values
+    names = values.get("path") if isinstance(values, dict) else None
+    ids = values.get("id") if isinstance(values, dict) and with_ids else None
+    if not _is_strings(names) or (with_ids and not isinstance(ids, list)):
+        keys = '{"path": [...], "id": [...]}' if with_ids else '{"path": [...]}'
+        raise DataError(f"the photo list {path} is not of the form {keys} with names in quotes.")
+    if ids is not None and len(ids) != len(names):
+        raise DataError(f"the photo list {path} has {len(names)} paths, but {len(ids)} ids.")
+    _check_names(names, path)
+    return PhotoList(names, None if ids is None else [str(i) for i in ids], str(path))
+
+
+def write_photo_list(photos: PhotoList, path: Path) -> None:
+    """Write a list as the devkit has them."""
+    values = {"path": list(photos.names)}
+    if photos.ids is not None:
+        values["id"] = list(photos.ids)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=0) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class DistractorSets:
+    """All distractors of several lists, each once, and which rows each list has.
+
+    photos: N distractors. rows: by label (the count), int64 ascending rows.
+    """
+
+    photos: PhotoList
+    rows: dict[str, np.ndarray]
+
+
+def join_lists(lists: Sequence[PhotoList], sizes: Iterable[int] = ()) -> DistractorSets:
+    """The union of distractor lists, the largest first; sizes: the first so many of the largest
+    are sets too. Raises DataError for a size that the largest list does not have."""
+    ordered = sorted(lists, key=lambda photos: len(photos.names), reverse=True)
+    largest = ordered[0]
+    row_of = {name: row for row, name in enumerate(largest.names)}
+    for photos in ordered[1:]:
+        for name in photos.names:
+            row_of.setdefault(name, len(row_of))
+    found = {}
+    for size in sizes:
+        if not 1 <= size <= len(largest.names):
+            raise DataError(
+                f"distractor_sizes asks for {size:,} distractors, but {largest.source} has "
+                f"{len(largest.names):,}."
+            )
+        found[f"{size:,}"] = np.arange(size)
+    for photos in ordered:
+        size, file = f"{len(photos.names):,}", Path(photos.source)
+        labels = (size, f"{size} ({file.name})", f"{size} ({file.absolute()})")
+        # Where all are taken, it is the same file once more.
+        label = next((label for label in labels if label not in found), labels[-1])
+        found[label] = np.sort(np.array([row_of[name] for name in photos.names]))
+    by_size = sorted(found.items(), key=lambda item: (len(item[1]), item[0]))
+    names = list(row_of) if len(row_of) > len(largest.names) else largest.names
+    return DistractorSets(PhotoList(names, None, largest.source), dict(by_size))
+
+
+def read_noise_list(path: str | Path) -> frozenset[str]:
+    """The names in a noise list; may be empty. Raises DataError where it can't be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"the noise list {path} can't be read: {error.strerror}.") from None
+    lines = (line.rstrip("\r") for line in text.split("\n"))
+    names = (
+        line.rpartition("\t")[2].strip() for line in lines if not line.lstrip().startswith("#")
+    )
+    return frozenset(name for name in names if name)
+
+
+def noisy_probes(photos: PhotoList, noise: frozenset[str]) -> np.ndarray:
+    """bool N: whose file name, without folder and image extension, is in a FaceScrub noise list.
+
+    Crops are PNG files of photos of any type, so the extension says nothing.
+    """
+    listed = {_stem(name) for name in noise}
+    return np.array([_stem(name) in listed for name in photos.names], bool)
+
+
+def noisy_distractors(photos: PhotoList, noise: frozenset[str]) -> np.ndarray:
+    """bool N: which names end in one of a MegaFace noise list's `folder/folder/name`."""
+    depth = {name.count("/") for name in noise}
+    return np.array([_ends_in(name, noise, depth) for name in photos.names], bool)
+
+
+def _ends_in(name: str, noise: frozenset[str], depths: set[int]) -> bool:
+    return any("/".join(name.split("/")[-1 - depth :]) in noise for depth in depths)
+
+
+_EXTENSIONS = frozenset({*IMAGE_SUFFIXES, ".gif"})  # some of the photos came as GIF
+
+
+def _stem(name: str) -> str:
+    """A file name without folder and image extension; `J.K._Simmons_24753` has none."""
+    stem, extension = os.path.splitext(os.path.basename(name))
+    return stem if extension.lower() in _EXTENSIONS else stem + extension
+
+
+def _is_strings(names: object) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
+def _check_names(names: list[str], path: Path) -> None:
+    if not names:
+        raise DataError(f"the photo list {path} names no photos.")
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))
+        raise DataError(f"the photo list {path} names {twice} twice.")
 
 
 @dataclass(frozen=True, eq=False)

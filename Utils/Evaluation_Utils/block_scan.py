@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.threads import LoneThreads
+from Utils.cpu import LoneThreads
 
 _BINS = 256  # a byte each
 # Scores that stay in the processor's cache; fewer of the second would be slower to multiply.

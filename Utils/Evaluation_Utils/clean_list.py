@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
-from Utils.Datasets_Utils.path_table import PathTable
 from Utils.Datasets_Utils.training_set import renumber
 from Utils.errors import DataError, run_script
 

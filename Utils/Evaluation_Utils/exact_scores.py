@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.threads import LoneThreads
+from Utils.cpu import LoneThreads
 
 SCORE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

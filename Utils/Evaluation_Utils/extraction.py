@@ -14,13 +14,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.photo_list import PhotoList
-from Utils.Datasets_Utils.photos import Photos
+from Utils.Datasets_Utils.photos import PhotoList, Photos
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.devkit_file import read_devkit_file, read_features
 from Utils.Evaluation_Utils.embedding import embed_batches
 from Utils.Evaluation_Utils.exact_scores import unit_rows
-from Utils.Evaluation_Utils.feature_file import Producer, by_lots
+from Utils.Evaluation_Utils.features import Producer, by_lots
+from Utils.Evaluation_Utils.megaface.devkit import read_devkit_file, read_features
 from Utils.processes import Processes
 
 # sum: added up, as insightface does for MegaFace. concat: side by side, as the lineage does for

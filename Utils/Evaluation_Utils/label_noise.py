@@ -26,8 +26,7 @@ from torch import nn
 
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.images import ImageError
-from Utils.Datasets_Utils.photo_list import PhotoList
-from Utils.Datasets_Utils.photos import Photos, StoredImages
+from Utils.Datasets_Utils.photos import PhotoList, Photos, StoredImages
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, run_script
@@ -38,10 +37,10 @@ from Utils.Evaluation_Utils.class_centres import (
     typical_images,
 )
 from Utils.Evaluation_Utils.extraction import about_photos, embedded, weights_digest
-from Utils.Evaluation_Utils.feature_file import Producer, packed_features
+from Utils.Evaluation_Utils.features import Producer, packed_features
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
 from Utils.files import atomic_path, make_folder, save_json
-from Utils.Pretrained_Utils.flags import reading_flags
+from Utils.Pretrained_Utils.lineages import reading_flags
 from Utils.Pretrained_Utils.load import build, read_weights
 from Utils.processes import ALONE
 

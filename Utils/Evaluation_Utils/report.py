@@ -12,12 +12,14 @@ from torch import nn
 
 from Config import Config, validate
 from Utils.Datasets_Utils import open_verification_set
-from Utils.Datasets_Utils.image_size import describe_sizes
+from Utils.Datasets_Utils.images import describe_sizes
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.benchmark import (
     Benchmark,
+    compare_precision,
+    describe_precision,
     describe_source,
     find_benchmark,
     judge,
@@ -25,13 +27,12 @@ from Utils.Evaluation_Utils.benchmark import (
     protocols_of,
 )
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
-from Utils.Evaluation_Utils.precision import compare_precision, describe_precision
 from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResult
 from Utils.files import save_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
-from Utils.Training_Utils.dcp_folder import COMMON
-from Utils.Training_Utils.run_folder import run_of
+from Utils.run_folder import run_of
+from Utils.Training_Utils.checkpoints.sharded import COMMON
 
 WORST_SHOWN = 10
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from Utils.cpu import LoneThreads, lone_threads
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.block_scan import Bins, BlockScan, Pairs
 from Utils.Evaluation_Utils.exact_scores import (
@@ -34,7 +35,6 @@ from Utils.Evaluation_Utils.outcomes import (
 )
 from Utils.Evaluation_Utils.trials import Part, Plan
 from Utils.processes import ALONE, Processes
-from Utils.threads import LoneThreads, lone_threads
 
 CPU = torch.device("cpu")
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}

@@ -13,10 +13,6 @@ are summed; pairs are compared by the squared distance of the normalised feature
 0, 0.01, ... 3.99; the *first* best one is taken, and a distance equal to it means "not the same".
 
 All arithmetic is float64 and in the order written above, so that ties fall as they do there.
-
-As a program, this judges a checkpoint on any verification set:
-
-    python -m Utils.Evaluation_Utils.verification --checkpoint PATH --data calfw.bin
 """
 
 from __future__ import annotations
@@ -25,8 +21,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from Utils.Evaluation_Utils.pair_scores import CenteredCosines, pair_scores
-from Utils.Evaluation_Utils.protocols import PROTOCOLS, Protocol, find_protocol
+from Utils.Evaluation_Utils.pair_scores import (
+    PROTOCOLS,
+    CenteredCosines,
+    Protocol,
+    find_protocol,
+    pair_scores,
+)
 from Utils.Evaluation_Utils.roc import (
     OperatingPoint,
     Roc,
@@ -254,22 +255,3 @@ def _point_dict(point: OperatingPoint) -> dict:
         "tar": point.tar,
         "threshold": point.threshold if np.isfinite(point.threshold) else None,
     }
-
-
-def main() -> None:
-    """Read the settings, judge `data`, print the table."""
-    # Here, not above: whoever wants the arithmetic alone needs none of this.
-    from Config import read_config
-    from Utils.Evaluation_Utils.report import SETTINGS, evaluate_set
-    from Utils.memory import keep_freed_memory
-
-    keep_freed_memory()
-    about = "Judge a checkpoint on any verification set: .bin, .blp, or images with pairs."
-    report = evaluate_set(read_config(about, only={*SETTINGS, "data", "pairs"}))
-    print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")
-
-
-if __name__ == "__main__":
-    from Utils.errors import run_script
-
-    run_script(main)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from Utils.cpu import LoneThreads, lone_threads
 from Utils.Evaluation_Utils.block_scan import Bins, BlockScan
 from Utils.Evaluation_Utils.exact_scores import (
     SCORE_DTYPES,
@@ -31,7 +32,6 @@ from Utils.Evaluation_Utils.negatives import Negatives
 from Utils.Evaluation_Utils.roc import OperatingPoint
 from Utils.Evaluation_Utils.scoring import ScoringSettings, scoring_bar
 from Utils.Evaluation_Utils.trials import Plan
-from Utils.threads import LoneThreads, lone_threads
 
 _BIN_ROUNDING = 2.0**-22  # of a product, its bin's edge and the bin's number, all in float32
 _COUNTABLE = 1 << 22  # so many pairs are counted one by one rather than narrowed down again

@@ -17,10 +17,15 @@ from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
 from Utils.errors import CheckpointError, run_script
 from Utils.Pretrained_Utils.files import SAFETENSORS, Description, write_backbone
-from Utils.Pretrained_Utils.flags import reading_flags, writable_target
-from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage, find_lineage
+from Utils.Pretrained_Utils.lineages import (
+    LINEAGES,
+    Lineage,
+    find_lineage,
+    reading_flags,
+    writable_target,
+)
+from Utils.Pretrained_Utils.lineages.recognise import examine
 from Utils.Pretrained_Utils.load import build, describe, read_weights
-from Utils.Pretrained_Utils.recognise import examine
 from Utils.Pretrained_Utils.rename import Counts, Layout, State, to_theirs
 
 TARGETS = ("quasarlight", "insightface", "face_evolve")

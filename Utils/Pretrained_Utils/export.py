@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from Backbone import describe_backbone
 from Utils.errors import RunError, run_script
 from Utils.files import atomic_path, writing
-from Utils.Pretrained_Utils.flags import reading_flags, writable_target
+from Utils.Pretrained_Utils.lineages import reading_flags, writable_target
 from Utils.Pretrained_Utils.load import describe, load_backbone
 
 SUFFIXES = (".onnx", ".pt2")

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from Utils.errors import CheckpointError
-from Utils.Pretrained_Utils.contents import PREFIXES, open_head
-from Utils.Pretrained_Utils.files import read_file
+from Utils.Pretrained_Utils.files import PREFIXES, open_head, read_file
 from Utils.Pretrained_Utils.rename import State, is_plain
 
 # The network's file -> that of its head; with * for several, each with some of the classes.

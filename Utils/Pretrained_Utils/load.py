@@ -12,15 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from Backbone import BACKBONES, rebuild_backbone
+from Config.errors import shortened
 from Utils.errors import CheckpointError
-from Utils.names import shortened
-from Utils.Pretrained_Utils.contents import Contents, open_contents
-from Utils.Pretrained_Utils.files import BACKBONE_FORMAT, Description, find_weights, read_file
+from Utils.Pretrained_Utils.files import (
+    BACKBONE_FORMAT,
+    Contents,
+    Description,
+    find_weights,
+    open_contents,
+    read_file,
+)
 from Utils.Pretrained_Utils.heads import class_weights
 from Utils.Pretrained_Utils.lineages import LINEAGES, OWN, Lineage, find_lineage
-from Utils.Pretrained_Utils.model_yaml import color_space
-from Utils.Pretrained_Utils.own_format import check_own
-from Utils.Pretrained_Utils.recognise import (
+from Utils.Pretrained_Utils.lineages.descriptions import check_own, color_space
+from Utils.Pretrained_Utils.lineages.recognise import (
     COUNTER,
     Match,
     compare,

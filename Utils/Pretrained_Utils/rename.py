@@ -26,7 +26,7 @@ class Layout:
     unit: their modules inside a unit -> ours; a network need not have all of them.
     units: from the counts, (their name, our name) of every unit in order.
     counts: what their code can build, smaller networks first.
-    attentions: of `Backbone.attention.ATTENTIONS`, those they have; empty: no matter.
+    attentions: of `Backbone.layers.ATTENTIONS`, those they have; empty: no matter.
     variant: the family's settings that their networks share, besides attention and
         normalisation; None: any.
     matrices: our 1×1 convolutions whose weights they keep as matrices, without the last two axes.

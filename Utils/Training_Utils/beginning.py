@@ -10,11 +10,11 @@ from Config import Config
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import CheckpointError
 from Utils.processes import Processes
+from Utils.run_folder import RunFolder, create_run, find_checkpoint, run_to_continue
 from Utils.Training_Utils import checkpoint as checkpoints
+from Utils.Training_Utils.checkpoints.writer import remove_unfinished
 from Utils.Training_Utils.finished_runs import is_finished
 from Utils.Training_Utils.restarts import note_run, restarted_from
-from Utils.Training_Utils.run_folder import RunFolder, create_run, find_checkpoint, run_to_continue
-from Utils.Training_Utils.saving import remove_unfinished
 from Utils.Training_Utils.state import TrainingState, build_state
 
 

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from Config import Config
 from Utils.errors import CheckpointError, first_line
 from Utils.files import atomic_path, link_or_copy, writing
-from Utils.Training_Utils.dcp_folder import COMMON, SUFFIX, is_folder
-from Utils.Training_Utils.run_folder import BEST, LAST, RunFolder
+from Utils.run_folder import BEST, LAST, RunFolder
+from Utils.Training_Utils.checkpoints.sharded import COMMON, SUFFIX, is_folder
 
 FORMAT = "face-training-checkpoint-1"
 SHOWN = 3

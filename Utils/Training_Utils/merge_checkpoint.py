@@ -7,18 +7,26 @@ The first makes of a checkpoint folder the file that the run would have saved as
 evaluation scripts, and to go on from. FOLDER in the second holds insightface's checkpoint_gpu_0.pt,
 checkpoint_gpu_1.pt ...; the file is as insightface saves it on a single GPU, and anything here that
 reads weights reads it. Nothing in a checkpoint is ever run.
+
+Insightface's checkpoints of several GPUs, joined.
+
+Its train_v2.py writes checkpoint_gpu_<rank>.pt on each: epoch, global_step, state_dict_backbone
+(the same in all), state_dict_softmax_fc (`weight`, the rows of this rank's classes only, in the
+order of the ranks), state_optimizer (whose last weight is that table), state_lr_scheduler.
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from Utils.errors import CheckpointError, run_script
-from Utils.Pretrained_Utils.flags import writable_target
-from Utils.Pretrained_Utils.insightface_shards import find_shards, join_shards
-from Utils.Training_Utils.checkpoint import read_run, write
-from Utils.Training_Utils.class_tables import put_back
-from Utils.Training_Utils.dcp_folder import is_folder, read_tables
+from Utils.Pretrained_Utils.lineages import writable_target
+from Utils.Training_Utils.checkpoint import read, read_run, write
+from Utils.Training_Utils.checkpoints.sharded import is_folder, put_back, read_tables
 
 
 def main() -> None:
@@ -59,3 +67,82 @@ def merge_folder(folder: Path) -> tuple[dict[str, Any], str]:
 
 if __name__ == "__main__":
     run_script(main)
+
+
+HEAD, OPTIMIZER = "state_dict_softmax_fc", "state_optimizer"
+_NAME = re.compile(r"checkpoint_gpu_(\d+)\.pt")
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """The shards of a folder, by rank. Raises CheckpointError where one between them is missing."""
+    found = {int(m[1]): p for p in Path(folder).glob("*.pt") if (m := _NAME.fullmatch(p.name))}
+    missing = sorted(set(range(max(found, default=-1) + 1)) - set(found))
+    if missing:
+        raise CheckpointError(
+            f"{folder} has {len(found)} shards up to number {max(found)}, but no "
+            f"checkpoint_gpu_{missing[0]}.pt; copy all of them there."
+        )
+    return [found[rank] for rank in sorted(found)]
+
+
+def join_shards(paths: list[Path]) -> tuple[dict[str, Any], str]:
+    """What one GPU would have saved, and a line about it.
+
+    Raises CheckpointError where a shard can't be read or is not of the same step and network.
+    """
+    shards = [_read_shard(path) for path in paths]
+    first = shards[0]
+    for path, shard in zip(paths, shards, strict=True):
+        _check_same(path, shard, paths[0], first)
+    table = torch.cat([shard[HEAD]["weight"] for shard in shards])
+    joined = {**first, HEAD: {**first[HEAD], "weight": table}}
+    note = f"{len(paths)} shards, {len(table):,} classes, step {first.get('global_step')}"
+    if OPTIMIZER in first:
+        joined[OPTIMIZER] = _join_optimizers(shards)
+        if joined[OPTIMIZER] is None:
+            del joined[OPTIMIZER]
+            note += "; without the optimiser, whose state is that of a sample of the classes"
+    return joined, note
+
+
+def _read_shard(path: Path) -> dict[str, Any]:
+    shard = read(path, lazily=True)
+    head = shard.get(HEAD) if isinstance(shard, dict) else None
+    weight = head.get("weight") if isinstance(head, dict) else None
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise CheckpointError(
+            f"{path} has no {HEAD} with the class weights of a rank, C×D, as insightface saves it."
+        )
+    return shard
+
+
+def _check_same(path: Path, shard: dict[str, Any], other: Path, first: dict[str, Any]) -> None:
+    for name in ("epoch", "global_step"):
+        if shard.get(name) != first.get(name):
+            raise CheckpointError(
+                f"{path} is of {name} {shard.get(name)}, {other.name} of {first.get(name)}; "
+                f"take shards that were saved together."
+            )
+    ours, theirs = (s[HEAD]["weight"].shape[1] for s in (shard, first))
+    if ours != theirs:
+        raise CheckpointError(
+            f"{path} has class weights of {ours} values, {other.name} of {theirs}; they are not of "
+            f"one network."
+        )
+
+
+def _join_optimizers(shards: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The optimiser's state with the rows of all shards; None where it has others than they do."""
+    first = shards[0][OPTIMIZER]
+    last = max(number for group in first["param_groups"] for number in group["params"])
+    states = [shard[OPTIMIZER]["state"].get(last, {}) for shard in shards]
+    joined = dict(states[0])
+    for name, value in states[0].items():
+        if not isinstance(value, Tensor) or value.ndim != 2:
+            continue
+        tables = [state[name] for state in states]
+        rows = [shard[HEAD]["weight"].shape for shard in shards]
+        if [table.shape for table in tables] != rows:
+            return None
+        joined[name] = torch.cat(tables)
+    return {**first, "state": {**first["state"], last: joined}}

@@ -6,10 +6,15 @@ there whole as well, with its gradients averaged, or has a part of the classes i
 A backbone's running statistics are those of each process's own images, unless `sync_batchnorm` has
 them counted over all. The first process's are the run's: the others take them over before the test
 sets are judged, and they are what a checkpoint holds.
+
+Compiling a network with torch.compile, and saying early where that can't be done.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,8 +31,8 @@ from torch.nn.parallel import DistributedDataParallel
 from Config import Config
 from Head.classifier import HeadLoss, MarginHead
 from Utils.devices import spread_over_gpus
+from Utils.errors import RunError
 from Utils.processes import Processes
-from Utils.Training_Utils.compilation import compiled
 
 # From here on the class weights are more than a MobileFaceNet ten times over, and half a ResNet50:
 # averaging their gradient costs more than everything else that a step sends, while a split head
@@ -140,3 +145,28 @@ class _Loss(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         result = self.head.loss(embeddings, labels)
         return result.loss, result.correct
+
+
+_CPP_COMPILERS = ("g++", "clang++")
+
+
+def compiled(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network as one that is compiled when it is first called; it shares its weights.
+
+    Raises RunError where the machine lacks what compiled code is made with.
+    """
+    if device.type == "cpu":
+        named = os.environ.get("CXX")
+        names = (named,) if named else _CPP_COMPILERS
+        if not any(map(shutil.which, names)):
+            raise RunError(
+                f"compile is on, but there is no C++ compiler ({' or '.join(names)}); install one, "
+                f"or leave --compile out."
+            )
+    elif importlib.util.find_spec("triton") is None:
+        raise RunError(
+            "compile is on, but the package triton, which PyTorch's builds for CUDA on Linux come "
+            "with, is not installed; install it, or leave --compile out."
+        )
+    # All batches of a run have one size: code for any size would be slower.
+    return torch.compile(network, dynamic=False)

@@ -8,14 +8,14 @@ import numpy as np
 
 from Config import Config, training_paths
 from Utils.Datasets_Utils import open_training_set
-from Utils.Datasets_Utils.demo_sets import ensure_demo_sets
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import RunError
 from Utils.processes import ALONE, Processes
+from Utils.run_folder import find_checkpoint
 from Utils.Training_Utils.augmentation import Augmentation
 from Utils.Training_Utils.checkpoint import read_run
 from Utils.Training_Utils.restarts import resumed_before
-from Utils.Training_Utils.run_folder import find_checkpoint
 
 
 def open_training_data(config: Config) -> TrainingSet:

@@ -1,18 +1,28 @@
-"""The optimiser of a run: one for all weights, or the head's own; clipping; the loss's scale."""
+"""The optimiser of a run: one for all weights, or the head's own; clipping; the loss's scale.
+
+Two optimisers, of the backbone and of the head, that are one to the rest of the program.
+
+The learning rate over a run, as a pure function of the position in it.
+
+Nothing is carried from one iteration to the next, so a resumed run has the rates of the run left
+alone, and settings changed in between hold at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.optim import Optimizer
 
 from Config import Config
-from Utils.Training_Utils.paired_optimizer import PairedOptimizer
-from Utils.Training_Utils.schedule import scaled_rate
 
 
 def build_optimizer(
@@ -96,3 +106,118 @@ def clip_gradients(
         norm = (replicated.to(squares.device) ** 2 + squares).sqrt()
     nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)
     return norm
+
+
+class PairedOptimizer(Optimizer):
+    """Groups and state of both, saved and loaded as one; a step is a step of each.
+
+    With fp16's scaler each step waits for the device, to know whether it is skipped.
+    """
+
+    def __init__(self, backbone: Optimizer, head: Optimizer) -> None:
+        self._parts = backbone, head
+        super().__init__([*backbone.param_groups, *head.param_groups], {})
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)  # makes new groups and state
+        self._share()
+
+    def _share(self) -> None:
+        first = len(self._parts[0].param_groups)
+        for part, groups in zip(
+            self._parts, (self.param_groups[:first], self.param_groups[first:]), strict=True
+        ):
+            part.param_groups, part.state = groups, self.state
+
+
+LR_FACTOR = 0.1  # at each milestone
+POWER = 2  # of the polynomial decay
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Rates of an optimiser's groups, each from its own `initial_lr`.
+
+    kind: milestones (times `LR_FACTOR` after these finished epochs), polynomial
+    ((1 - t)^`POWER`) or cosine ((1 + cos πt) / 2), where t goes from 0 after the warm-up to 1 at
+    the end of the run. warmup: iterations at the start in which the rate rises linearly; the
+    first one has 1/warmup of it, so that no iteration is idle. batches: iterations an epoch.
+    epochs: of the run.
+    """
+
+    kind: str
+    milestones: tuple[int, ...]
+    warmup: int
+    batches: int
+    epochs: int
+
+    @classmethod
+    def from_config(cls, config: Config, batches: int) -> Schedule:
+        return cls(
+            config.schedule,
+            config.milestones,
+            round(config.warmup_epochs * batches),
+            batches,
+            config.total_epoch,
+        )
+
+    def rate(self, initial: float, epoch: int, batch: int) -> float:
+        """The learning rate of an iteration, after so many finished epochs and batches of the
+        epoch under way, for a group that starts from `initial`."""
+        rate = initial
+        if self.kind == "milestones":
+            # Multiplied one by one, as MultiStepLR does, for the same last digit.
+            for _ in range(sum(milestone <= epoch for milestone in self.milestones)):
+                rate *= LR_FACTOR
+        iteration = epoch * self.batches + batch
+        if iteration < self.warmup:
+            return rate * (iteration + 1) / self.warmup
+        if self.kind == "milestones":
+            return rate
+        t = (iteration - self.warmup) / (self.epochs * self.batches - self.warmup)
+        return rate * ((1 - t) ** POWER if self.kind == "polynomial" else _cosine(t))
+
+    def apply(self, optimizer: torch.optim.Optimizer, epoch: int, batch: int) -> None:
+        """Set the rates for an iteration."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate(group["initial_lr"], epoch, batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint tells of it; to go on, the settings and the position are enough."""
+        return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+
+
+def scaled_rate(rate: float, config: Config) -> float:
+    """A rate of the settings after the rule `lr_scaling`."""
+    if config.lr_scaling == "none":
+        return rate
+    return rate * config.batch_size / config.lr_reference_batch
+
+
+def describe_rates(config: Config) -> str:
+    """A line for the log that says what the learning rate comes from."""
+    text = f"learning rate {scaled_rate(config.initial_lr, config):g}"
+    if config.lr_scaling == "linear":
+        text += (
+            f" = initial_lr {config.initial_lr:g} × batch_size {config.batch_size} / "
+            f"lr_reference_batch {config.lr_reference_batch}"
+        )
+    if config.head_lr is not None:
+        text += f", head {scaled_rate(config.head_lr, config):g}"
+    if config.warmup_epochs:
+        text += f", after {config.warmup_epochs:g} epochs of warm-up"
+    if config.schedule != "milestones":
+        return f"{text}, {config.schedule} decay to the end"
+    epochs = ", ".join(map(str, config.milestones))
+    return f"{text}, ÷ 10 after epoch {epochs}" if epochs else text
+
+
+def _cosine(t: float) -> float:
+    return (1 + math.cos(math.pi * t)) / 2

@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from Utils.files import atomic_path
-from Utils.Training_Utils.loader import Batch
+from Utils.Training_Utils.data import Batch
 
 SHOWN = 10
 _SKIPPED = 2  # the first steps allocate, and choose algorithms

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from Config import Config
 from Utils.files import atomic_path
-from Utils.Training_Utils.run_folder import RunFolder
+from Utils.run_folder import RunFolder
 
 _UNNAMED = "none"  # what torchrun calls each launch that was given no --rdzv_id
 

@@ -1,23 +1,45 @@
-"""Everything that changes while a run trains: built from the settings, saved, and put back."""
+"""Everything that changes while a run trains: built from the settings, saved, and put back.
+
+The random generators that training draws from.
+
+Draws that belong to images, such as mirroring, are made for the whole batch, alike in each process.
+What else is random, such as dropout, comes from each process's own generators.
+
+An exponential moving average of a network's weights, which often judges better than the last
+weights, above all before the learning rate has fallen.
+
+After update n, average ← d·average + (1 - d)·weights with d = min(decay, (1 + n) / (10 + n)), as
+TensorFlow's ExponentialMovingAverage does: so the start, where weights are still random, weighs
+little in a short run too.
+
+BatchNorm's running means and variances are averaged in the same way: the network with averaged
+weights has other activations than the one that trains, whose statistics would not fit it.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from Backbone import describe_backbone
 from Config import Config
 from Head import build_head
 from Utils.processes import ALONE, Processes
 from Utils.Training_Utils.checkpoint import FORMAT
-from Utils.Training_Utils.class_tables import Tables, fit_tables, take_out
+from Utils.Training_Utils.checkpoints.sharded import Tables, fit_tables, take_out
 from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
 from Utils.Training_Utils.networks import splits_classes
-from Utils.Training_Utils.optimization import build_optimizer, build_scaler, restore_optimizer
-from Utils.Training_Utils.random_state import random_states, seed_process, set_random_states
-from Utils.Training_Utils.schedule import Schedule
-from Utils.Training_Utils.weight_average import WeightAverage
+from Utils.Training_Utils.optimization import (
+    Schedule,
+    build_optimizer,
+    build_scaler,
+    restore_optimizer,
+)
 
 
 @dataclass
@@ -163,3 +185,92 @@ def build_state(
         average=WeightAverage(backbone, config.ema_decay) if config.ema_decay else None,
         start=start,
     )
+
+
+def random_states(generator: torch.Generator, processes: Processes) -> dict[str, Any]:
+    """The states of all generators; called by all processes together. The first one's are whole.
+
+    generator: on the device, the one for images.
+    """
+    alone = processes.count == 1
+    device = generator.device
+    cuda = []
+    if torch.cuda.is_available() and (alone or device.type == "cuda"):
+        cuda = torch.cuda.get_rng_state_all() if alone else [torch.cuda.get_rng_state(device)]
+    own = {"cpu": torch.get_rng_state(), "cuda": cuda}
+    return {"flip": generator.get_state(), **own, "others": processes.collect(own)[1:]}
+
+
+def set_random_states(
+    state: dict[str, Any],
+    generator: torch.Generator,
+    processes: Processes,
+    seed: int,
+    iteration: int,
+) -> None:
+    """The inverse of `random_states`, as far as this machine has the same devices; a process that
+    was not there then begins with generators of its own."""
+    if state["flip"].shape == generator.get_state().shape:  # else: another kind of device
+        generator.set_state(state["flip"])
+    own = [state, *state.get("others", [])][processes.rank :][:1]
+    if not own:
+        seed_process(processes, seed, iteration)
+        return
+    torch.set_rng_state(own[0]["cpu"])
+    cuda = own[0]["cuda"]
+    if len(cuda) == 1 and generator.device.type == "cuda":
+        torch.cuda.set_rng_state(cuda[0], generator.device)
+    elif cuda and len(cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_process(processes: Processes, seed: int, iteration: int = 0) -> None:
+    """Let the global generators of this process differ from those of the others; the first one's
+    stay as they are, as they are without others."""
+    if not processes.first:
+        words = np.random.SeedSequence((seed, iteration, processes.rank)).generate_state(2)
+        torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+
+class WeightAverage:
+    """The average of a backbone's weights, on its device. `backbone` has them, in evaluation mode.
+
+    decay: 0 < decay < 1; the average looks back on about 1 / (1 - decay) iterations.
+    """
+
+    def __init__(self, backbone: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._model = AveragedModel(backbone, multi_avg_fn=self._average, use_buffers=True)
+        self._model.requires_grad_(False).eval()
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self._model.module
+
+    @torch.no_grad()
+    def update(self, backbone: nn.Module) -> None:
+        """Take in the weights after an iteration; waits for nothing on the device."""
+        self._model.update_parameters(backbone)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights and the number of updates, for a checkpoint."""
+        return {"backbone": self.backbone.state_dict(), "updates": int(self._model.n_averaged)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.backbone.load_state_dict(state["backbone"])
+        self._model.n_averaged.fill_(state["updates"])
+
+    def start_from(self, backbone: nn.Module) -> None:
+        """Begin with a backbone's weights as they are, where a run goes on that had no average."""
+        self.backbone.load_state_dict(backbone.state_dict())
+        self._model.n_averaged.fill_(0)
+
+    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
+        # AveragedModel keeps its counter on the CPU, so to read it does not wait for the device.
+        updates = int(self._model.n_averaged)
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        if averaged[0].is_floating_point():
+            get_ema_multi_avg_fn(decay)(averaged, current, _)
+        else:  # BatchNorm's counter of batches
+            torch._foreach_copy_(averaged, current)

@@ -8,7 +8,7 @@ from torch import Tensor
 from Head.classifier import HeadLoss
 from Utils.processes import Processes
 from Utils.Training_Utils.augmentation import Augmentation, generator_of
-from Utils.Training_Utils.loader import Batch
+from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.optimization import clip_gradients
 from Utils.Training_Utils.state import TrainingState

@@ -8,33 +8,28 @@ import torch
 from torch import Tensor
 
 from Config import Config, validate
+from Utils.cpu import describe_memory
 from Utils.devices import choose_amp_dtype, choose_device
-from Utils.errors import RunError
-from Utils.memory import describe_memory
+from Utils.errors import RunError, UserError
 from Utils.processes import ALONE, LOST, Processes, is_lost_connection
+from Utils.run_folder import check_writable, run_name
 from Utils.Training_Utils.beginning import begin_state, checkpoint_to_resume, open_run
-from Utils.Training_Utils.curves import draw_curves
+from Utils.Training_Utils.checkpoints.writer import CheckpointWriter, saves_folders
+from Utils.Training_Utils.data import Batch, TrainingLoader, UnreadableImages
 from Utils.Training_Utils.description import describe_run
+from Utils.Training_Utils.evaluation import MegaFaceTest, TestSets
 from Utils.Training_Utils.fine_tuning import set_frozen
-from Utils.Training_Utils.loader import Batch, TrainingLoader
-from Utils.Training_Utils.log import close_log, open_log
-from Utils.Training_Utils.loss_meter import LossMeter
-from Utils.Training_Utils.megaface_test import MegaFaceTest
-from Utils.Training_Utils.metrics import Metrics
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.opening import build_augmentation, fingerprint, open_training_data
 from Utils.Training_Utils.profiling import StepProfile
-from Utils.Training_Utils.progress import Progress
+from Utils.Training_Utils.reports.curves import VisdomCurves, draw_curves
+from Utils.Training_Utils.reports.metrics import Metrics
+from Utils.Training_Utils.reports.progress import LossMeter, Progress, close_log, open_log
+from Utils.Training_Utils.reports.results import MEAN, TrainingResult, mean_accuracy, write_results
 from Utils.Training_Utils.restarts import forget_run
-from Utils.Training_Utils.results import MEAN, TrainingResult, mean_accuracy, write_results
-from Utils.Training_Utils.run_folder import check_writable, run_name
-from Utils.Training_Utils.saving import CheckpointWriter, saves_folders
 from Utils.Training_Utils.state import Best
 from Utils.Training_Utils.step import TrainingStep
 from Utils.Training_Utils.stopping import StopRequest
-from Utils.Training_Utils.test_sets import TestSets
-from Utils.Training_Utils.unreadable import UnreadableImages
-from Utils.Training_Utils.visdom_curves import VisdomCurves
 
 
 class Trainer:
@@ -204,7 +199,7 @@ class Trainer:
         self.networks.take_statistics(state.averaged)
         try:
             accuracies = self.test_sets.judge_both(state.backbone, state.averaged)
-        except ValueError as error:  # a photo that can't be read is no reason to end a long run
+        except UserError as error:  # a photo that can't be read is no reason to end a long run
             self.log.info(f"iteration {state.iteration}  test sets not judged: {error}")
             return {}
         if not accuracies:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from Backbone import build_backbone
-from Backbone.prelu import PReLU
+from Backbone.layers import PReLU
 from benchmarks.baselines.head import PlainArcFace
 
 

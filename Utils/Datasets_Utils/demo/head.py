@@ -1,0 +1,155 @@
+"""The geometry of a demo face: outlines on a head that is turned, projected and aligned.
+
+Outlines are in *face coordinates*: pixels of a 112×112 crop, the origin between the eyes, x to the
+viewer's right, y down. They lie on a head whose horizontal slices are half-ellipses; it is turned,
+projected, and aligned by its five landmarks to the ArcFace template with a least-squares
+similarity, the way real photographs are cropped.
+"""
+
+import cv2
+import numpy as np
+
+from Utils.Datasets_Utils.demo.people import Identity, Photo
+
+TEMPLATE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+CHEEK = 8.0  # y of the widest slice of the head
+
+
+class Shape:
+    """A filled outline, or with a `width` an open line, of one colour; points N×2 or N×3."""
+
+    __slots__ = ("colour", "points", "width")
+
+    def __init__(self, points: np.ndarray, colour: np.ndarray, width: float = 0.0):
+        self.points, self.colour, self.width = points, colour, width
+
+    def draw(self, canvas: np.ndarray, unit: float) -> None:
+        points = [np.rint(self.points * 16).astype(np.int32)]
+        colour = [float(value) for value in self.colour]
+        if self.width:
+            width = max(1, round(self.width * unit))
+            cv2.polylines(canvas, points, False, colour, width, cv2.LINE_AA, 4)
+        else:
+            cv2.fillPoly(canvas, points, colour, cv2.LINE_AA, 4)
+
+
+class Head:
+    """The turned head: takes face coordinates to pixels of the canvas."""
+
+    def __init__(self, person: Identity, photo: Photo, size: int):
+        self.person = person
+        self.yaw, pitch = np.deg2rad([photo.yaw, photo.pitch])
+        self.sin, self.cos = np.sin(self.yaw), np.cos(self.yaw)
+        self.pitch_sin, self.pitch_cos = np.sin(pitch), np.cos(pitch)
+        self.unit = size / 112
+        self.rotation, self.offset = 1 + 0j, 0j
+        self._align(photo)
+        middle = self.place(np.array([[0.0, CHEEK - 4]]))[0] / self.unit
+        self.centre = middle
+
+    def half_width(self, y: np.ndarray) -> np.ndarray:
+        top, chin = -58.0, self.person.chin
+        above = np.clip((CHEEK - y) / (CHEEK - top), 0, 1)
+        below = np.clip((y - CHEEK) / (chin - CHEEK), 0, 1)
+        shape = np.where(y < CHEEK, above**2.4, below**self.person.jaw)
+        return self.person.face_width * np.sqrt(1.0001 - shape)
+
+    def depth(self, y: np.ndarray) -> np.ndarray:
+        below = np.clip((y - CHEEK) / (self.person.chin + 1 - CHEEK), 0, 1)
+        above = np.clip((CHEEK - y) / 70, 0, 1)
+        return 34.0 * np.sqrt(1.0001 - above**2.5 - below**7)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Points of the surface N×3 (x, y, height above it) to the plane of the picture, N×2."""
+        x, y, bulge = points.T
+        width, depth = self.half_width(y), self.depth(y)
+        angle = np.arcsin(np.clip(x / width, -1, 1))
+        # What has turned out of sight collapses onto the silhouette, so it hides itself.
+        limit = np.arctan2(width * self.cos, depth * abs(self.sin))
+        angle = np.minimum(angle, limit) if self.yaw > 0 else np.maximum(angle, -limit)
+        side, front = width * np.sin(angle), depth * np.cos(angle) + bulge
+        return np.stack([side * self.cos + front * self.sin, self._tilt(y, side, front)], axis=1)
+
+    def _tilt(self, y: np.ndarray, side: np.ndarray, front: np.ndarray) -> np.ndarray:
+        away = front * self.cos - side * self.sin - 30.0
+        return y * self.pitch_cos - away * self.pitch_sin
+
+    def _align(self, photo: Photo) -> None:
+        """Least-squares similarity of the five landmarks to the template, then the photo's."""
+        p = self.person
+        marks = np.array(
+            [
+                [-p.eye_gap, 0, 0],
+                [p.eye_gap, 0, 0],
+                [0, p.nose_length, p.nose_depth],
+                [-p.mouth_width, p.mouth_height, 0],
+                [p.mouth_width, p.mouth_height, 0],
+            ]
+        )
+        source = self.project(marks) @ [1, 1j]
+        target = TEMPLATE @ [1, 1j]
+        centred = source - source.mean()
+        similarity = np.vdot(centred, target - target.mean()) / np.vdot(centred, centred)
+        error = photo.zoom * np.exp(1j * np.deg2rad(photo.roll))
+        self.rotation = similarity * error
+        self.offset = target.mean() + photo.shift_x + 1j * photo.shift_y
+        self.offset -= self.rotation * source.mean()
+
+    def place(self, plane: np.ndarray) -> np.ndarray:
+        """Points of the picture's plane N×2 to canvas pixels N×2."""
+        placed = (plane[:, 0] + 1j * plane[:, 1]) * self.rotation + self.offset
+        return np.stack([placed.real, placed.imag], axis=1) * self.unit
+
+    def project_all(self, shapes: list[Shape]) -> list[Shape]:
+        """Project many outlines in one go: one call costs as much as one outline."""
+        placed = self.place(self.project(np.concatenate([shape.points for shape in shapes])))
+        ends = np.cumsum([len(shape.points) for shape in shapes])[:-1]
+        parts = np.split(placed, ends)
+        return [Shape(part, s.colour, s.width) for part, s in zip(parts, shapes, strict=True)]
+
+    def silhouette(self, y: np.ndarray, grow: float) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right x, in the picture's plane, of the head's slices at y, `grow` wider."""
+        width, depth = self.half_width(y) + grow, self.depth(y) + grow
+        back = 44.0 * np.sqrt(np.clip(1 - ((y + 15) / 46) ** 2, 0.02, 1)) + grow
+        front = np.hypot(width * self.cos, depth * self.sin)
+        rear = np.hypot(width * self.cos, back * self.sin)
+        return (-rear, front) if self.yaw > 0 else (-front, rear)
+
+
+class Colours:
+    """The colours of one photo of a person, as RGB arrays."""
+
+    def __init__(self, person: Identity, photo: Photo, rng: np.random.Generator):
+        self.skin = np.array(person.skin_colour)
+        self.hair = np.array(person.hair_colour)
+        self.lips = np.array(person.lip_colour)
+        self.iris = np.array(person.eye_colour)
+        self.clothes = rng.uniform(20, 240, 3)
+        self.thing = rng.uniform(20, 230, 3)
+
+    def shade(self, factor: float) -> np.ndarray:
+        """Skin, darker and redder below 1, lighter above."""
+        return np.clip(self.skin * factor ** np.array([0.85, 1.05, 1.05]), 0, 255)
+
+
+def surface(x, y, bulge=0.0) -> np.ndarray:
+    """N×3 surface points from numbers or arrays."""
+    return np.stack(np.broadcast_arrays(x, y, bulge), axis=1).astype(float)
+
+
+def oval(x: float, y: float, width: float, height: float, bulge: float = 0.0, n: int = 12):
+    turn = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    return surface(x + width * np.cos(turn), y + height * np.sin(turn), bulge)
+
+
+def closed(left: np.ndarray, right: np.ndarray, y: np.ndarray, colour: np.ndarray) -> Shape:
+    x = np.concatenate([left, right[::-1]])
+    return Shape(np.stack([x, np.concatenate([y, y[::-1]])], axis=1), colour)

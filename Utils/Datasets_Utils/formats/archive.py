@@ -1,0 +1,254 @@
+"""Archives of a folder tree, read in place: a .zip, or a .tar that is not compressed.
+
+zip: PKWARE's APPNOTE, members stored or deflated. tar: POSIX ustar and pax, and GNU's.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from Utils.Datasets_Utils.formats.storage import MappedFile, PathTable
+from Utils.Datasets_Utils.images import ImageError, is_image_name
+from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.errors import DataError
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member; lengths of its name and extra field
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x1
+
+
+class Archive(ImageStore):
+    """The files in an archive, sorted as a folder tree is gone through.
+
+    names: their paths in the archive. offsets, packed, sizes: int64; of a zip member, where its
+    local header begins; of a tar member, its bytes. deflated: bools. checksums: uint32, CRC-32;
+    None for a tar, which has none.
+    """
+
+    def __init__(
+        self,
+        file: MappedFile,
+        names: Sequence[str],
+        offsets: np.ndarray,
+        packed: np.ndarray,
+        sizes: np.ndarray,
+        deflated: np.ndarray,
+        checksums: np.ndarray | None,
+    ) -> None:
+        order = np.array(sorted(range(len(names)), key=lambda i: _tree_order(names[i])), np.int64)
+        self.file = file
+        self.source = file.path
+        self.names = PathTable(names[i] for i in order.tolist())
+        self.offsets, self.packed, self.sizes = offsets[order], packed[order], sizes[order]
+        self.deflated = deflated[order]
+        self.checksums = None if checksums is None else checksums[order]
+        self.top = _common_folder(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, row: int) -> str:
+        return self.names[row]
+
+    def place(self, row: int) -> str:
+        return f"{self.source}, byte {self.offsets[row]} ({self.names[row]})"
+
+    def encoded(self, row: int) -> bytes | np.ndarray:
+        """The bytes of a file. Raises ImageError, naming archive, byte and file, if damaged."""
+        offset, packed = int(self.offsets[row]), int(self.packed[row])
+        if self.checksums is None:
+            return self.file.read(offset, packed)
+        magic, name, extra = _LOCAL_HEADER.unpack(self.file.read(offset, _LOCAL_HEADER.size))
+        if magic != b"PK\3\4":
+            raise ImageError(f"{self.place(row)}: no zip member begins there; the file is damaged")
+        content = self.file.read(offset + _LOCAL_HEADER.size + name + extra, packed)
+        if self.deflated[row]:
+            content = self._inflate(row, content)
+        if zlib.crc32(content) != self.checksums[row]:
+            raise ImageError(f"{self.place(row)}: its check sum is wrong; the file is damaged")
+        return content
+
+    def rows(self, names: Sequence[str], file_list: Path) -> np.ndarray:
+        """As of `ImageStore`; names may leave out a folder that holds everything."""
+        if self.top and len(names) and not names[0].startswith(self.top):
+            names = [self.top + name for name in names]
+        return super().rows(names, file_list)
+
+    def find(self, name: str) -> int | None:
+        """The row of a file, with or without the folder that holds everything."""
+        known = {self.names[row]: row for row in range(len(self))}
+        return known.get(name, known.get(self.top + name))
+
+    def _inflate(self, row: int, content: np.ndarray) -> bytes:
+        size = int(self.sizes[row])
+        try:
+            # No more than the directory promises: a small member can swell to gigabytes.
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+        except zlib.error as error:
+            raise ImageError(f"{self.place(row)}: can't be inflated ({error})") from None
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or an uncompressed tar, by its contents."""
+    return path.is_file() and (_is_tar(path) or zipfile.is_zipfile(path) or _begins_as_zip(path))
+
+
+def open_archive(path: Path) -> Archive:
+    """List the files of an archive. Nothing is unpacked.
+
+    Raises DataError, naming archive, byte and member, for a name that leads out of it, a member
+    that is encrypted or packed in another way, and an archive cut short.
+    """
+    try:
+        return _open_tar(path) if _is_tar(path) else _open_zip(path)
+    except (tarfile.TarError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} can't be read as an archive: {error}.") from None
+
+
+def tree_images(archive: Archive) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, labels) of the images of a class-per-folder tree, as `image_list.scan_tree` numbers
+    them: a folder that holds images is a class, images under the root are in none. The root is the
+    folder that holds everything, if there is one with folders of images in it."""
+    rows, folders = _images_below(archive, archive.top)
+    if not rows:
+        rows, folders = _images_below(archive, "")
+    changes = [folder != before for folder, before in zip(folders, [None, *folders], strict=False)]
+    return np.array(rows, np.int64), np.cumsum(changes, dtype=np.int64) - 1
+
+
+def _images_below(archive: Archive, root: str) -> tuple[list[int], list[str]]:
+    """(rows, folders) of the images that lie in a folder below root."""
+    rows, folders = [], []
+    for row in range(len(archive)):
+        folder, _, file = archive.name(row).removeprefix(root).rpartition("/")
+        if folder and is_image_name(file):
+            rows.append(row)
+            folders.append(folder)
+    return rows, folders
+
+
+def check_inside(archive: Path, offset: int, name: str) -> None:
+    """Raise DataError for a member whose name leads out of the archive's own folder."""
+    if (
+        name.startswith(("/", "\\"))
+        or re.match("[A-Za-z]:", name)
+        or ".." in re.split(r"[/\\]", name)
+    ):
+        raise DataError(
+            f"{archive}, byte {offset}: member {name!r} lies outside the archive's own folder; "
+            f"such an archive is refused."
+        )
+
+
+def _open_zip(path: Path) -> Archive:
+    with zipfile.ZipFile(path) as archive:
+        members = [m for m in archive.infolist() if not m.is_dir() and not _is_litter(m.filename)]
+    for member in members:
+        check_inside(path, member.header_offset, member.filename)
+        if member.flag_bits & _ENCRYPTED or member.compress_type not in _METHODS:
+            raise DataError(
+                f"{path}, byte {member.header_offset}: member {member.filename!r} is encrypted or "
+                f"packed by method {member.compress_type}; expected stored or deflated ones."
+            )
+    return Archive(
+        MappedFile(path),
+        [m.filename.removeprefix("./") for m in members],
+        np.array([m.header_offset for m in members], np.int64),
+        np.array([m.compress_size for m in members], np.int64),
+        np.array([m.file_size for m in members], np.int64),
+        np.array([m.compress_type == zipfile.ZIP_DEFLATED for m in members], bool),
+        np.array([m.CRC for m in members], np.uint32),
+    )
+
+
+def _open_tar(path: Path) -> Archive:
+    members = [m for m in tar_members(path) if not _is_litter(m.name)]
+    sizes = np.array([m.size for m in members], np.int64)
+    return Archive(
+        MappedFile(path),
+        [m.name for m in members],
+        np.array([m.offset_data for m in members], np.int64),
+        sizes,
+        sizes,
+        np.zeros(len(members), bool),
+        None,
+    )
+
+
+def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """The regular files of an uncompressed tar, in its order, names without a leading ./ .
+
+    Raises DataError, naming the byte, for a tar cut short or damaged, or a name that leads out of
+    it, or a hard link.
+    """
+    size = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # it would hold on to every one
+                if member.islnk():
+                    raise DataError(
+                        f"{path}, byte {member.offset}: {member.name!r} is a hard link, whose "
+                        f"content is elsewhere; pack the files with tar --hard-dereference."
+                    )
+                if not member.isreg():
+                    continue
+                check_inside(path, member.offset, member.name)
+                if member.offset_data + member.size > size:
+                    raise DataError(
+                        f"{path}, byte {member.offset}: member {member.name!r} should end at byte "
+                        f"{member.offset_data + member.size}, but the file is cut short at {size}."
+                    )
+                member.name = member.name.removeprefix("./")
+                yield member
+            _check_end(path, archive)
+    except tarfile.TarError as error:
+        raise DataError(f"{path} can't be read as a tar file: {error}.") from None
+
+
+def _check_end(path: Path, archive: tarfile.TarFile) -> None:
+    """Raise DataError unless the archive ends where tarfile found no further member: it takes a
+    damaged header for the end."""
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if block and block != bytes(tarfile.BLOCKSIZE):
+        raise DataError(
+            f"{path}, byte {archive.offset}: neither a member nor the archive's end is there; the "
+            f"file is damaged or cut short."
+        )
+
+
+def _is_tar(path: Path) -> bool:
+    with open(path, "rb") as f:
+        return f.read(512)[257:262] == b"ustar"
+
+
+def _begins_as_zip(path: Path) -> bool:
+    """Of one cut short, only the begin tells: its directory stands at the end."""
+    with open(path, "rb") as f:
+        return f.read(4) == b"PK\3\4"
+
+
+def _is_litter(name: str) -> bool:
+    """What macOS puts into archives: a shadow of each file, with its suffix, that is no image."""
+    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith("._")
+
+
+def _tree_order(name: str) -> tuple[list[str], str]:
+    folder, _, file = name.rpartition("/")
+    return folder.split("/") if folder else [], file
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """The folder, with its slash, in which all files lie; empty if there is none."""
+    tops = {name.partition("/")[0] if "/" in name else "" for name in names}
+    top = tops.pop() if len(tops) == 1 else ""
+    return f"{top}/" if top else ""

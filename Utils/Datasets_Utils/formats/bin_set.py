@@ -1,0 +1,286 @@
+"""Verification sets in a .bin file (lfw.bin, agedb_30.bin, ...), as insightface distributes them.
+
+A pickle of (images, issame): 2P encoded images, two for each pair, and P bools. It was written by
+Python 2 or 3, with images as bytes or as uint8 arrays of them. A pickle can run any code when it is
+read, so the reader here builds what such a file needs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from Utils.Datasets_Utils.images import image_size
+from Utils.Datasets_Utils.pairs import consecutive_folds
+from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.errors import DataError
+from Utils.files import atomic_path
+
+_PROTOCOL = 4  # the highest that every Python 3 in use reads
+
+_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_NUMERIC_MODULES = ("numpy.core.numeric", "numpy._core.numeric")
+_TYPES = frozenset({"u1", "b1", "i1", "i4", "i8", "u4", "u8", "|u1", "|b1"})
+
+
+class BinImages(ImageStore, Sequence[np.ndarray]):
+    """Encoded images in memory: one block of bytes. images[i] is uint8 H×W×3 RGB.
+
+    source: the file they came from.
+    """
+
+    def __init__(self, source: Path, encoded: Iterable[bytes]) -> None:
+        self.source = source
+        encoded = list(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return self.decode(index)
+
+    def encoded(self, row: int) -> np.ndarray:
+        return self._bytes[self._ends[row] : self._ends[row + 1]]
+
+    def name(self, row: int) -> str:
+        return f"image {row}"
+
+
+def is_bin(path: Path) -> bool:
+    """Whether a file is a .bin set, by its name and first bytes (of a pickle)."""
+    if path.suffix != ".bin" or not path.is_file():
+        return False
+    with open(path, "rb") as f:
+        return f.read(1) in (b"\x80", b"(", b"]", b"")
+
+
+def open_bin(path: Path) -> VerificationSet:
+    """Open a .bin set. Images that are byte for byte the same become one.
+
+    Ten consecutive folds. Raises DataError, naming the file and the byte or image, for a pickle
+    that asks for anything but bytes and arrays (which is refused before it is run), that is
+    damaged, or whose images and pairs do not fit together.
+    """
+    encoded, same = read_bin(path)
+    rows: dict[bytes, int] = {}
+    places = np.array([rows.setdefault(image, len(rows)) for image in encoded], np.int64)
+    images = BinImages(path, rows)
+    return VerificationSet(
+        images=images,
+        names=[f"{path.stem} {encoded_at}" for encoded_at in _first_places(places)],
+        left=places[::2],
+        right=places[1::2],
+        same=same,
+        folds=consecutive_folds(len(same)),
+        sizes=_sizes(images),
+    )
+
+
+def read_bin(path: Path) -> tuple[list[bytes], np.ndarray]:
+    """(2P encoded images, P bools) of a .bin file. Raises DataError as `open_bin` does."""
+    content = _unpickle(path)
+    if not (isinstance(content, tuple | list) and len(content) == 2):
+        raise DataError(f"{path} does not hold (images, issame), as a .bin set does.")
+    images, same = content
+    if not isinstance(images, list | tuple) or not isinstance(same, list | tuple | np.ndarray):
+        raise DataError(f"{path} does not hold two lists, of images and of issame.")
+    flags = _as_flags(path, same)
+    if len(images) % 2 or len(images) != 2 * len(flags):
+        raise DataError(
+            f"{path} holds {len(images)} images for {len(flags)} pairs; expected two for each, so "
+            f"{2 * len(flags)}."
+        )
+    encoded = [_as_bytes(path, number, image) for number, image in enumerate(images)]
+    return encoded, flags
+
+
+def write_bin(path: Path, encoded: Sequence[bytes], same: Sequence[bool]) -> None:
+    """Write a .bin set of 2P encoded images and P bools."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        pickle.dump(([bytes(e) for e in encoded], [bool(s) for s in same]), f, _PROTOCOL)
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}.") from None
+    try:
+        _check_memo(path, data)
+        return _Unpickler(io.BytesIO(data), path, data).load()
+    except DataError:
+        raise
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise DataError(
+            f"{path}, byte {_broken_at(data)}: the pickle of {len(data)} bytes is damaged or cut "
+            f"short there ({error})."
+        ) from None
+
+
+def _check_memo(path: Path, data: bytes) -> None:
+    """Raise DataError for a place in the memo that no pickle of this length can need: Python makes
+    room for all places up to it, 4 bytes of pickle can ask for gigabytes."""
+    for opcode, argument, position in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            raise DataError(
+                f"{path}, byte {position}: the pickle of {len(data)} bytes counts {argument} "
+                f"objects; refused."
+            )
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the few names in _BUILDERS, and refuses all others by name."""
+
+    def __init__(self, file: io.BytesIO, path: Path, data: bytes) -> None:
+        # Python 2's strings, which is what its images are, come as bytes.
+        super().__init__(file, encoding="bytes")
+        self._path = path
+        self._data = data
+
+    def find_class(self, module: str, name: str) -> Callable:
+        found = _BUILDERS.get((module, name))
+        if found is None:
+            raise DataError(
+                f"{self._path}, byte {_named_at(self._data, module, name)}: the pickle asks for "
+                f"{module}.{name}, which no verification set needs. It was refused, and nothing "
+                f"was run: do not trust this file."
+            )
+        return found
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise DataError(f"{self._path}: the pickle refers to objects outside itself; refused.")
+
+
+class _NdarrayName:
+    """Stands for numpy.ndarray where a pickle names it; can't be called or changed."""
+
+    __slots__ = ()
+
+
+class _Builder:
+    """A function that a pickle may call. Unlike a bare one, whose attributes and defaults a pickle
+    could set for all that are read after it, this can't be changed."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name} can't be set")
+
+
+def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    """What a pickled array begins as; its state, with type and bytes, is set afterwards."""
+    return np.ndarray((0,), "b")
+
+
+def _array_type(code: Any, *_: Any) -> np.dtype:
+    code = code.decode("ascii") if isinstance(code, bytes) else code
+    if code not in _TYPES:
+        raise pickle.UnpicklingError(f"an array of type {code!r}; expected one of plain numbers")
+    return np.dtype(code)
+
+
+def _scalar(kind: np.dtype, value: bytes) -> Any:
+    return np.frombuffer(value, kind)[0]
+
+
+def _array_of_bytes(buffer: Any, kind: np.dtype, shape: Any, *_: Any) -> np.ndarray:
+    """Arrays of pickle protocol 5."""
+    return np.frombuffer(buffer, kind).reshape(shape)
+
+
+def _encode(text: str, encoding: Any) -> bytes:
+    """How Python 3 writes bytes in protocol 2. Other encodings could blow a small text up."""
+    if encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError(f"text in the encoding {encoding!r}; expected latin1")
+    return text.encode("latin1")
+
+
+def _bytes(*_: Any) -> bytes:
+    """How Python 3 writes no bytes at all in protocol 2."""
+    return b""
+
+
+_BUILDERS: dict[tuple[str, str], Any] = {
+    **{(module, "_reconstruct"): _Builder(_empty_array) for module in _ARRAY_MODULES},
+    **{(module, "scalar"): _Builder(_scalar) for module in _ARRAY_MODULES},
+    **{(module, "_frombuffer"): _Builder(_array_of_bytes) for module in _NUMERIC_MODULES},
+    ("numpy", "ndarray"): _NdarrayName(),
+    ("numpy", "dtype"): _Builder(_array_type),
+    ("_codecs", "encode"): _Builder(_encode),
+    ("builtins", "bytes"): _Builder(_bytes),
+    ("__builtin__", "bytes"): _Builder(_bytes),
+}
+
+
+def _as_flags(path: Path, same: Any) -> np.ndarray:
+    """bools of issame."""
+    try:
+        flags = np.asarray(same)
+    except ValueError:  # lists of unlike lengths
+        flags = np.empty(0)
+    if flags.ndim != 1 or not len(flags) or flags.dtype.kind not in "biu":
+        raise DataError(f"{path}: issame is no list of bools, one for each pair.")
+    if not np.isin(flags, (0, 1)).all():
+        raise DataError(f"{path}: issame holds numbers other than 0 and 1.")
+    return flags.astype(bool)
+
+
+def _as_bytes(path: Path, number: int, image: Any) -> bytes:
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        return image.tobytes()
+    if isinstance(image, bytes):
+        return image
+    raise DataError(
+        f"{path}: image {number} is a {type(image).__name__}; expected bytes or a uint8 array."
+    )
+
+
+def _first_places(places: np.ndarray) -> list[int]:
+    return np.unique(places, return_index=True)[1].tolist()
+
+
+def _sizes(images: BinImages) -> dict[tuple[int, int] | None, int]:
+    return dict(Counter(image_size(images.encoded(row)) for row in range(len(images))))
+
+
+def _named_at(data: bytes, module: str, name: str) -> int:
+    """The byte at which a pickle names something, for the error."""
+    named = {f"{module} {name}", f"__builtin__ {name}"}
+    last = 0
+    for opcode, argument, position in pickletools.genops(data):
+        if opcode.name in ("GLOBAL", "INST") and argument in named:
+            return position
+        if opcode.name == "STACK_GLOBAL":
+            return last
+        if argument in (module, name):
+            last = position
+    return last
+
+
+def _broken_at(data: bytes) -> int:
+    """The byte of the last whole instruction of a damaged pickle."""
+    last = 0
+    try:
+        for _, _, last in pickletools.genops(data):  # noqa: B007
+            pass
+    except Exception:
+        return last
+    return last

@@ -1,0 +1,227 @@
+"""Verification sets of face.evoLVe: a bcolz array on disk, with `<name>_list.npy` beside it.
+
+bcolz is no longer kept. Its format (bcolz, `carray_ext.pyx`): `meta/sizes` and `meta/storage` are
+JSON, and `data/__N.blp` holds a chunk of `chunklen` rows, in a bloscpack frame of 16 bytes (`blpk`,
+version 1) around one Blosc buffer. The array is 2P×3×H×W, values (x/255 - 0.5)/0.5; in the sets in
+circulation channels are in the order BGR. The list is P bools.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from Utils.Datasets_Utils.formats.storage import cached_arrays
+from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.pairs import consecutive_folds
+from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.errors import DataError
+
+CHANNEL_ORDERS = ("BGR", "RGB")
+
+_FRAME = 16  # bytes of the bloscpack frame before the Blosc buffer
+_BLOSC = struct.Struct("<BBBBIII")  # version, codec version, flags, type size, and three sizes
+_BEYOND = 1.01  # values further out than this were not made from pixels
+
+
+class BlpArray:
+    """2P images of a bcolz array; the chunk they lie in is decompressed when they are asked for.
+
+    folder: the array's. array[i] is uint8 H×W×3 RGB. It can be pickled; each process decompresses
+    for itself, and keeps one chunk.
+
+    Raises DataError, naming the file, when it is made, for metadata that can't be read, and for a
+    chunk that is missing or whose frame does not say what it should.
+    """
+
+    def __init__(self, folder: Path, channel_order: str = "BGR") -> None:
+        self.folder = folder
+        self.reverse = channel_order == "BGR"
+        sizes, storage = _read_json(folder / "meta/sizes"), _read_json(folder / "meta/storage")
+        try:
+            self.shape = tuple(int(side) for side in sizes["shape"])
+            self.dtype = np.dtype(storage["dtype"])
+            self.rows_per_chunk = int(storage["chunklen"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{folder / 'meta'} does not describe an array ({error!r}).") from None
+        if len(self.shape) != 4 or self.shape[1] != 3 or self.dtype.kind != "f":
+            raise DataError(
+                f"{folder / 'meta/sizes'} says shape {list(self.shape)} of {self.dtype}; expected "
+                f"floats of shape [images, 3, height, width]."
+            )
+        if self.rows_per_chunk < 1 or min(self.shape) < 1:
+            raise DataError(f"{folder / 'meta'}: no rows, or chunks of {self.rows_per_chunk} rows.")
+        self._kept: tuple[int, np.ndarray] | None = None
+        for number in range(-(-len(self) // self.rows_per_chunk)):
+            self._check_chunk(number)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kept": None}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """uint8 H×W×3 RGB. Raises ImageError, naming the chunk, where it is damaged."""
+        values = self.values(index)
+        if not np.all(np.abs(values) <= _BEYOND):  # NaN too
+            raise ImageError(
+                f"{self._chunk_path(index // self.rows_per_chunk)}, row {index}: values outside "
+                f"-1..1, which are no pixels"
+            )
+        pixels = np.rint((values.astype(np.float64) * 0.5 + 0.5) * 255).clip(0, 255)
+        pixels = pixels.astype(np.uint8).transpose(1, 2, 0)  # 3×H×W -> H×W×3
+        return np.ascontiguousarray(pixels[..., ::-1] if self.reverse else pixels)
+
+    def values(self, index: int) -> np.ndarray:
+        """The stored 3×H×W."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        number, row = divmod(index, self.rows_per_chunk)
+        if self._kept is None or self._kept[0] != number:
+            self._kept = number, self._decompress(number)
+        return self._kept[1][row]
+
+    def _decompress(self, number: int) -> np.ndarray:
+        import blosc2  # here, as it brings much along that other formats do not need
+
+        path = self._chunk_path(number)
+        try:
+            # One thread: loader processes are the parallelism, and threads do not survive a fork.
+            content = blosc2.decompress2(path.read_bytes()[_FRAME:], nthreads=1)
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            raise ImageError(f"{path}, byte {_FRAME}: can't be decompressed ({error})") from None
+        return np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
+
+    def _check_chunk(self, number: int) -> None:
+        """Compare the frame of a chunk with the metadata and the file's size."""
+        path = self._chunk_path(number)
+        try:
+            with open(path, "rb") as f:
+                head = f.read(_FRAME + _BLOSC.size)
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise DataError(
+                f"{path} is missing: chunk {number} of the {len(self)} images that "
+                f"{self.folder / 'meta/sizes'} promises."
+            ) from None
+        if head[:4] != b"blpk" or len(head) < _FRAME + _BLOSC.size:
+            raise DataError(f"{path}, byte 0: a chunk must begin with 'blpk', not {head[:4]!r}.")
+        *_, unpacked, _, packed = _BLOSC.unpack_from(head, _FRAME)
+        rows = min(self.rows_per_chunk, len(self) - number * self.rows_per_chunk)
+        row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        if unpacked not in (rows * row_bytes, self.rows_per_chunk * row_bytes):
+            raise DataError(
+                f"{path}, byte {_FRAME + 4}: it holds {unpacked} bytes unpacked; expected "
+                f"{rows * row_bytes}, for {rows} images."
+            )
+        if packed != size - _FRAME:
+            raise DataError(
+                f"{path}, byte {_FRAME + 12}: it should be {packed + _FRAME} bytes long, but has "
+                f"{size}; the chunk is cut short or damaged."
+            )
+
+    def _chunk_path(self, number: int) -> Path:
+        return self.folder / "data" / f"__{number}.blp"
+
+
+class BlpImages(Sequence[np.ndarray]):
+    """The different images of an array, in the order in which they first occur.
+
+    rows: the row of each in the array.
+    """
+
+    def __init__(self, array: BlpArray, rows: np.ndarray) -> None:
+        self.array = array
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return self.array[int(self.rows[index])]
+
+
+def is_blp(path: Path) -> bool:
+    """Whether a folder holds an array of bcolz."""
+    return (path / "meta" / "storage").is_file() and (path / "data").is_dir()
+
+
+def open_blp(
+    path: Path, file_list: Path | None = None, channel_order: str = "BGR"
+) -> VerificationSet:
+    """Open the .blp set in a folder. Images that are the same in every value become one.
+
+    file_list: its issame list; None: `<folder>_list.npy` beside it. channel_order: of the values,
+    BGR or RGB. Ten consecutive folds. Raises DataError, naming the file, for a list that is missing
+    or does not fit, and as `BlpArray` does.
+    """
+    if channel_order not in CHANNEL_ORDERS:
+        raise ValueError(f"channel_order is {channel_order!r}; expected BGR or RGB")
+    array = BlpArray(path, channel_order)
+    same = _read_issame(file_list or path.with_name(f"{path.name}_list.npy"), len(array))
+    first = _first_occurrences(array)
+    rows, places = np.unique(first, return_inverse=True)
+    return VerificationSet(
+        images=BlpImages(array, rows),
+        names=[f"{path.name} {row}" for row in rows.tolist()],
+        left=places[::2],
+        right=places[1::2],
+        same=same,
+        folds=consecutive_folds(len(same)),
+        sizes={array.shape[2:]: len(rows)},
+    )
+
+
+def _first_occurrences(array: BlpArray) -> np.ndarray:
+    """For each row, the first row of the same values (int64). Goes through the array once."""
+
+    def build() -> dict[str, np.ndarray]:
+        seen: dict[bytes, int] = {}
+        rows = tqdm(range(len(array)), desc=f"Indexing {array.folder.name}", delay=1, unit="image")
+        try:
+            first = [seen.setdefault(_digest(array.values(row)), row) for row in rows]
+        except ImageError as error:
+            raise DataError(str(error)) from None
+        return {"first": np.array(first, np.int64)}
+
+    sources = [array.folder / "meta/sizes", *sorted((array.folder / "data").glob("*.blp"))]
+    name = f"{array.folder.name}_unique.npz"
+    return cached_arrays(array.folder.with_name(name), sources, build)["first"]
+
+
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(values), digest_size=16).digest()
+
+
+def _read_issame(path: Path, images: int) -> np.ndarray:
+    try:
+        same = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}, which says which pairs are the same, is missing.") from None
+    except Exception as error:  # numpy raises many kinds for a damaged file
+        raise DataError(f"{path} can't be read as an array: {error}") from None
+    if same.ndim != 1 or 2 * len(same) != images or same.dtype.kind not in "biu":
+        raise DataError(
+            f"{path} holds {same.dtype} of shape {list(same.shape)}, but the array beside it "
+            f"{images} images; expected bools, one for two images, so {images / 2:g}."
+        )
+    return same.astype(bool)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read: {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}; expected a table of settings.")
+    return content

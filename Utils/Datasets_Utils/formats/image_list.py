@@ -1,0 +1,203 @@
+"""Training sets of single image files: a list of them, or one folder for each class.
+
+A list has a line per image, `path  label` with two blanks as the lineage writes it (any white
+space before the last word will do, so that paths may contain blanks, though not begin with one).
+It is UTF-8, with or without a byte order mark. Paths are absolute or relative to the data set's
+folder.
+"""
+
+import io
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from Utils.Datasets_Utils.formats.storage import PathTable
+from Utils.Datasets_Utils.images import is_image_name, read_encoded
+from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, TrainingSet
+from Utils.errors import DataError
+
+_LABEL_DIGITS = 18  # a number of so many digits fits into an int64
+
+
+class FileImages(ImageStore):
+    """Single image files.
+
+    root: the data set's folder. paths: the images, relative to it or absolute.
+    source: what they are named by, for messages.
+
+    Raises DataError, when it is made, for missing files.
+    """
+
+    def __init__(self, root: Path, paths: PathTable, source: Path) -> None:
+        self.root = Path(root)
+        self.paths = paths
+        self.source = source
+        _check_files(self.root, paths, source)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def encoded(self, row: int) -> np.ndarray:
+        return read_encoded(self.root / self.paths[row])
+
+    def name(self, row: int) -> str:
+        return self.paths[row]
+
+    def place(self, row: int) -> str:
+        return str(self.root / self.paths[row])
+
+
+def read_image_list(root: str | Path, file_list: str | Path) -> TrainingSet:
+    """Open the images that a list names. Raises DataError as `TrainingSet` does, for missing
+    files, and for a line that is not `path  label`."""
+    root, file_list = Path(root), Path(file_list)
+    if not root.is_dir():
+        raise DataError(f"the data set's folder {root} does not exist or is no folder.")
+    paths, labels = parse_list(file_list)
+    return TrainingSet(FileImages(root, paths, file_list), labels, file_list)
+
+
+def parse_list(file_list: str | Path) -> tuple[PathTable, np.ndarray]:
+    """The names and labels (int64) of an image list.
+
+    Raises DataError for a list that can't be read, and for a line that is not `path  label`.
+    """
+    try:
+        with open(file_list, "rb") as file:
+            return _parse_bytes(file, Path(file_list))
+    except OSError as error:
+        raise DataError(f"the image list {file_list} can't be read: {error.strerror}.") from None
+
+
+def parse_list_text(content: bytes, file_list: Path) -> tuple[PathTable, np.ndarray]:
+    """The names and labels of an image list's bytes; file_list is where they come from."""
+    return _parse_bytes(io.BytesIO(content), file_list)
+
+
+def read_class_folders(root: str | Path) -> TrainingSet:
+    """Open a tree in which each folder with images is a class, numbered in sorted order."""
+    tree = scan_tree(root)
+    labels = np.array([label for _, label in tree.images], np.int64)
+    images = FileImages(Path(root), PathTable(p for p, _ in tree.images), Path(root))
+    return TrainingSet(images, labels, Path(root))
+
+
+class Tree:
+    """What `scan_tree` finds: images as (path relative to root, label), class names by label,
+    folders without images, and files that are no images."""
+
+    def __init__(self) -> None:
+        self.images: list[tuple[str, int]] = []
+        self.classes: list[str] = []
+        self.empty_folders: list[str] = []
+        self.other_files: list[str] = []
+
+
+def scan_tree(root: str | Path) -> Tree:
+    """Find the images of a class-per-folder tree, sorted, with contiguous labels.
+
+    A class is a folder that holds images itself; folders of folders may stand above it. Links are
+    followed as by `walk_folders`. Raises DataError where root is no folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"the data set's folder {root} does not exist or is no folder.")
+    tree = Tree()
+    for folder, subfolders, files in walk_folders(root):
+        name = os.path.relpath(folder, root)
+        images = sorted(f for f in files if is_image_name(f))
+        others = sorted(set(files) - set(images))
+        tree.other_files += [os.path.normpath(os.path.join(name, f)) for f in others]
+        if name == ".":
+            # Images that lie directly under the root are in no class.
+            tree.other_files += images
+        elif images:
+            tree.images += [(os.path.join(name, f), len(tree.classes)) for f in images]
+            tree.classes.append(name)
+        elif not subfolders:
+            tree.empty_folders.append(name)
+    return tree
+
+
+def walk_folders(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(folder, names of its folders, names of its files) of a tree from root down, folders sorted.
+
+    Links to folders are followed, but not into a folder that they themselves lie in: such a link
+    would give every image again for each turn.
+    """
+    root = os.fspath(root)
+    ways = {root: frozenset({_identity(root)})}  # of folders still to come, and what they lie in
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        way = ways.pop(folder)
+        found = {name: _identity(os.path.join(folder, name)) for name in sorted(subfolders)}
+        subfolders[:] = [name for name, identity in found.items() if identity not in way]
+        ways.update((os.path.join(folder, name), way | {found[name]}) for name in subfolders)
+        yield folder, subfolders, files
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _parse_bytes(content: BinaryIO, file_list: Path) -> tuple[PathTable, np.ndarray]:
+    labels = array("q")
+    lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape")
+    return PathTable(_parse(lines, file_list, labels)), np.frombuffer(labels, np.int64)
+
+
+def _parse(lines: Iterable[str], file_list: Path, labels: array) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        words = line.rsplit(None, 1)
+        if not words:
+            continue
+        if len(words) != 2 or not words[1].isdecimal() or len(words[1]) > _LABEL_DIGITS:
+            raise DataError(
+                f"{file_list}, line {number}: {line.strip()[:80]!r} is not 'path  label' with a "
+                f"whole number of at most {_LABEL_DIGITS} digits as the label."
+            )
+        labels.append(int(words[1]))
+        yield words[0].lstrip()
+
+
+def _check_files(root: Path, paths: PathTable, source: Path) -> None:
+    """Raise DataError unless every file is there, reading each folder once, not each file."""
+    missing, count = [], 0
+    folder, names, seen = None, frozenset(), set()
+    for path in paths:
+        cut = path.rfind("/") + 1  # the slash stays with the folder: it may be the root's
+        parent, name = path[:cut], path[cut:]
+        if parent != folder and parent not in seen:
+            folder, names = parent, _names(root / parent)
+            seen.add(parent)
+        # A list in no order would read a folder again for each line: there, ask for the file.
+        found = name in names if parent == folder else os.path.isfile(root / path)
+        if not found:
+            count += 1
+            missing += [path] if len(missing) < SHOWN else []
+    if count:
+        raise DataError(
+            f"{source}: {count} of {len(paths)} files are missing under {root}, "
+            f"the first: {', '.join(missing)}."
+        )
+
+
+def _names(folder: Path) -> frozenset[str]:
+    """The files in a folder: no folders, and no links that lead nowhere."""
+    try:
+        with os.scandir(folder) as entries:
+            # Asked of the system for links only; of other entries the folder says what they are.
+            return frozenset(entry.name for entry in entries if _is_file(entry))
+    except OSError:
+        return frozenset()
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False

@@ -1,0 +1,204 @@
+"""Training sets in tar shards, as the webdataset library lays them out.
+
+`00000.tar`, `00001.tar`, ... hold for each sample two files that follow each other: `<key>.jpg`,
+the image, and `<key>.cls`, its class number as text.
+
+The shards are indexed once, and images are then read by their place, so that an epoch has a known
+number of batches, can be entered at any of them, and comes in an order that only a seed decides,
+whatever the number of workers; a stream split over workers can promise none of these. What makes
+shards fast is kept: an epoch goes through the shards one after the other, in random order, shuffled
+within a buffer that moves through them from begin to end, and the system is told to read each block
+of a shard ahead as a whole. So the disk sees long reads in sequence, and the buffer is the system's
+own cache, which all workers share.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from Utils.Datasets_Utils.formats.archive import is_image_name, tar_members
+from Utils.Datasets_Utils.formats.storage import (
+    Arrays,
+    MappedFile,
+    PathTable,
+    cached_arrays,
+    store_arrays,
+)
+from Utils.Datasets_Utils.images import IMAGE_SUFFIXES
+from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.errors import DataError
+
+BUFFER = 16384  # images that are shuffled together
+INDEX = "shards_index.npz"
+LABEL_SUFFIX = ".cls"
+
+_BLOCK = 1 << 24  # bytes read ahead together
+_BLOCKS_KEPT = 64
+_MAPS_KEPT = 64  # shards mapped at a time: each map holds a file descriptor
+_LOOKED_AT = 64  # members of a single tar, to see whether it is a shard or a folder tree
+
+
+class ShardImages(ImageStore):
+    """The images of a set of shards, in the order in which they stand there.
+
+    shards: the tar files. names: `<shard>/<member>`. shard: int32, offsets: int64, sizes: int32 of
+    each image. buffer: images that are shuffled together.
+    """
+
+    def __init__(self, source: Path, shards: list[Path], index: Arrays, buffer: int) -> None:
+        self.source = source
+        self.files = [MappedFile(shard) for shard in shards]
+        self.names = PathTable.from_arrays(index["names"], index["name_ends"])
+        self.shard, self.offsets, self.sizes = index["shard"], index["offsets"], index["sizes"]
+        self.buffer = buffer
+        self._read_ahead: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._mapped: OrderedDict[int, None] = OrderedDict()  # the shard used last at the end
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, row: int) -> str:
+        return self.names[row]
+
+    def place(self, row: int) -> str:
+        file = self.files[self.shard[row]]
+        return f"{file.path}, byte {self.offsets[row]} ({self.names[row]})"
+
+    def encoded(self, row: int) -> np.ndarray:
+        shard, offset = int(self.shard[row]), int(self.offsets[row])
+        self._announce(shard, offset // _BLOCK)
+        self._keep_mapped(shard)
+        return self.files[shard].read(offset, int(self.sizes[row]))
+
+    def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Shards in random order; within them, buffer by buffer, images in random order.
+
+        What fits in one buffer is shuffled freely, as any other set: the same seed then gives the
+        same order as it gives a list of these images.
+        """
+        if len(rows) <= self.buffer:
+            return generator.permutation(len(rows))
+        turn = generator.permutation(len(self.files))  # of each shard
+        order = np.lexsort((rows, turn[self.shard[rows]]))
+        for start in range(0, len(order), self.buffer):
+            generator.shuffle(order[start : start + self.buffer])
+        return order
+
+    def _keep_mapped(self, shard: int) -> None:
+        """Let go of the map that was used longest ago, where this shard's is one too many."""
+        self._mapped[shard] = None
+        self._mapped.move_to_end(shard)
+        if len(self._mapped) > _MAPS_KEPT:
+            self.files[self._mapped.popitem(last=False)[0]].release()
+
+    def _announce(self, shard: int, block: int) -> None:
+        """Have the system read the block of a shard that an image lies in, once, as a whole."""
+        if (shard, block) in self._read_ahead or not hasattr(os, "posix_fadvise"):
+            return
+        self._read_ahead[shard, block] = None
+        if len(self._read_ahead) > _BLOCKS_KEPT:
+            self._read_ahead.popitem(last=False)
+        with open(self.files[shard].path, "rb") as f:
+            os.posix_fadvise(f.fileno(), block * _BLOCK, _BLOCK, os.POSIX_FADV_WILLNEED)
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The tar files of a folder of shards, or a single one; empty where there are none."""
+    if path.is_dir():
+        # Names with a dot in front are shards that are still being written.
+        shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
+        # Folders or images may still have the archive that they were unpacked from beside them.
+        others = any(p.is_dir() or is_image_name(p.name) for p in path.iterdir())
+        tree = shards and others and not _has_labels(shards[0])
+        return [] if tree else shards
+    return [path] if path.suffix == ".tar" and path.is_file() and _has_labels(path) else []
+
+
+def open_shards(path: Path, buffer: int = BUFFER) -> tuple[ShardImages, np.ndarray]:
+    """The images of a folder of shards, or of one shard, and their labels (int64).
+
+    The index is read from beside the shards, or made by one scan and kept. Raises DataError, naming
+    shard, byte and member, for an image without label, a label that is no number, or a shard cut
+    short.
+    """
+    shards = find_shards(path)
+    index = cached_arrays(index_path(path), shards, lambda: _index(shards))
+    if len(index["labels"]) == 0:
+        raise DataError(f"{path}: no image with its {LABEL_SUFFIX} is in the {len(shards)} shards.")
+    return ShardImages(path, shards, index, buffer), index["labels"].astype(np.int64)
+
+
+def write_shard_index(folder: Path) -> None:
+    """Index the shards of a folder now, and write the index beside them."""
+    shards = find_shards(folder)
+    store_arrays(index_path(folder), shards, _index(shards))
+
+
+def index_path(path: Path) -> Path:
+    """Where the index of a folder of shards, or of one shard, belongs."""
+    return path / INDEX if path.is_dir() else path.with_suffix(".index.npz")
+
+
+def _index(shards: list[Path]) -> Arrays:
+    columns: dict[str, list[np.ndarray]] = {"shard": [], "offsets": [], "sizes": [], "labels": []}
+    names: list[str] = []
+    for number, shard in enumerate(tqdm(shards, desc="Indexing shards", unit="shard", delay=1)):
+        members, labels = _samples(shard)
+        names += [f"{shard.name}/{member.name}" for member in members]
+        columns["shard"].append(np.full(len(members), number, np.int32))
+        columns["offsets"].append(np.array([m.offset_data for m in members], np.int64))
+        columns["sizes"].append(np.array([m.size for m in members], np.int32))
+        columns["labels"].append(np.array(labels, np.int32))
+    text, ends = PathTable(names).arrays()
+    return {
+        **{name: np.concatenate(blocks) for name, blocks in columns.items()},
+        "names": text,
+        "name_ends": ends,
+    }
+
+
+def _samples(shard: Path) -> tuple[list, list[int]]:
+    """(image members, labels) of a shard, in its order."""
+    file, images, labels = MappedFile(shard), {}, {}
+    for member in tar_members(shard):
+        key, suffix = _split_key(member.name)
+        if suffix == LABEL_SUFFIX:
+            text = file.read(member.offset_data, member.size).tobytes().strip()
+            if not (text.isdigit() and len(text) < 10):
+                raise DataError(
+                    f"{shard}, byte {member.offset_data}: {member.name} holds {text[:20]!r}; "
+                    f"expected a class number."
+                )
+            labels[key] = int(text)
+        elif suffix in IMAGE_SUFFIXES:  # not `.mask.png`, which is no photo
+            if key in images:
+                raise DataError(
+                    f"{shard}, byte {member.offset}: {member.name} is a second image of its key, "
+                    f"beside {images[key].name}; expected one image for each key."
+                )
+            images[key] = member
+    missing = [member for key, member in images.items() if key not in labels]
+    if missing:
+        raise DataError(
+            f"{shard}, byte {missing[0].offset}: {missing[0].name} has no {LABEL_SUFFIX} with its "
+            f"class; {len(missing)} of {len(images)} images have none."
+        )
+    return list(images.values()), [labels[key] for key in images]
+
+
+def _split_key(name: str) -> tuple[str, str]:
+    """webdataset's rule: the suffix begins at the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    key, dot, suffix = file.partition(".")
+    return folder + slash + key, dot + suffix.lower()
+
+
+def _has_labels(path: Path) -> bool:
+    first = islice(tar_members(path), _LOOKED_AT)
+    return any(_split_key(member.name)[1] == LABEL_SUFFIX for member in first)

@@ -1,0 +1,229 @@
+"""MegaFace's probes and distractors as the settings name them: photos, or features instead."""
+
+import dataclasses
+import glob
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from Config import Config
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
+from Utils.Datasets_Utils.photos import (
+    DistractorSets,
+    PhotoList,
+    Photos,
+    has_files,
+    join_lists,
+    noisy_distractors,
+    noisy_probes,
+    open_folder,
+    open_listed,
+    read_noise_list,
+    read_photo_list,
+)
+from Utils.errors import DataError
+from Utils.Evaluation_Utils.features import FeatureFolder, Features
+from Utils.Evaluation_Utils.mates import has_pairs
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One table of features before it is there. name: probes or distractors. listed: its photos.
+
+    Of these at most one: ready: the table itself. devkit: the folder of the devkit's files. With
+    neither, the photos are embedded. photos: None where only features are there.
+    """
+
+    name: str
+    listed: PhotoList
+    photos: Photos | None
+    ready: Features | None = None
+    devkit: Path | None = None
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether photos have to be embedded."""
+        return self.ready is None and self.devkit is None
+
+    @cached_property
+    def photo_of(self) -> dict[str, int]:
+        """The place of each photo by name: those beside a ready table may be others."""
+        return {name: row for row, name in enumerate(self.photos.listed.names)}
+
+
+@dataclass(frozen=True, eq=False)
+class MegaFaceData:
+    """Everything that is to be judged, found but not read.
+
+    sets: int64 rows of the distractors by label. noisy_probes, noisy_distractors: bool, one for
+    each; None where no noise list is given.
+    """
+
+    probes: Source
+    distractors: Source
+    sets: dict[str, np.ndarray]
+    noisy_probes: np.ndarray | None
+    noisy_distractors: np.ndarray | None
+
+
+def open_megaface(config: Config) -> MegaFaceData:
+    """Find the data that the settings name; the demo's where they name none.
+
+    Raises DataError or FileNotFoundError for what is missing, or does not fit.
+    """
+    if not names_megaface(config):
+        config = _with_demo(config)
+    probes = _open_probes(config)
+    distractors, sets = _open_distractors(config)
+    return MegaFaceData(
+        probes,
+        distractors,
+        sets,
+        _noisy(config.probe_noise, probes.listed, noisy_probes),
+        _noisy(config.distractor_noise, distractors.listed, noisy_distractors),
+    )
+
+
+_PLACES = (
+    "facescrub_dataset_path",
+    "facescrub_file_list",
+    "megaface_dataset_path",
+    "megaface_file_list",
+    "probe_features",
+    "distractor_features",
+)
+
+
+def names_megaface(config: Config) -> bool:
+    """Whether the settings name any probes or distractors of their own."""
+    return any(getattr(config, name) for name in _PLACES)
+
+
+def _with_demo(config: Config) -> Config:
+    demo = ensure_demo_sets(Path(config.demo_dataset_path))
+    return dataclasses.replace(
+        config,
+        facescrub_dataset_path=str(demo.facescrub_images),
+        facescrub_file_list=str(demo.facescrub_list),
+        megaface_dataset_path=str(demo.distractor_images),
+        megaface_file_list=",".join(map(str, demo.distractor_lists)),
+    )
+
+
+def _open_probes(config: Config) -> Source:
+    folder, file_list = config.facescrub_dataset_path, config.facescrub_file_list
+    listed = read_photo_list(file_list, with_ids=True) if file_list else None
+    source = _open("probes", "facescrub", folder, listed, config.probe_features, with_ids=True)
+    if source.listed.ids is None:
+        raise DataError(
+            f"the probes in {config.probe_features} have no identities in list.json; give "
+            f"facescrub_file_list."
+        )
+    if not has_pairs(np.array(source.listed.ids)):
+        raise DataError(
+            f"{source.listed.source} has no identity with two probes, so there is no mate to look "
+            f"for; check its identities."
+        )
+    return source
+
+
+def _open_distractors(config: Config) -> tuple[Source, dict[str, np.ndarray]]:
+    files = _expand(config.megaface_file_list)
+    if files:
+        lists = [read_photo_list(file, with_ids=False) for file in files]
+        sets = join_lists(lists, config.distractor_sizes)
+        photos: PhotoList | None = sets.photos
+    else:
+        sets, photos = None, None
+    folder, features = config.megaface_dataset_path, config.distractor_features
+    source = _open("distractors", "megaface", folder, photos, features, with_ids=False)
+    if sets is None:
+        sets = join_lists([source.listed], config.distractor_sizes)
+    return source, _rows_of(sets, source)
+
+
+def _open(
+    name: str, prefix: str, folder: str, listed: PhotoList | None, features: str, with_ids: bool
+) -> Source:
+    if features and FeatureFolder(Path(features)).is_there():
+        return _open_ready(name, folder, listed, features)
+    photos = None
+    if folder:
+        photos = open_listed(folder, listed) if listed else open_folder(folder, with_ids)
+        listed = photos.listed
+    if features:
+        if listed is None:
+            raise DataError(
+                f"{features} has no features.npy, so it holds the devkit's files; the list of the "
+                f"{name} is needed to find them: give {prefix}_file_list."
+            )
+        return Source(name, listed, photos, devkit=Path(features))
+    if photos is None:
+        raise DataError(
+            f"there are no {name}: give {prefix}_dataset_path, the folder of their photos, and, "
+            f"if there is one, {prefix}_file_list."
+        )
+    return Source(name, photos.listed, photos)
+
+
+def _open_ready(name: str, folder: str, listed: PhotoList | None, features: str) -> Source:
+    """A table of ours in place of photos. A list chooses the probes and says who they are; the
+    sets of distractors are chosen in the table itself. The photos are for pictures alone."""
+    ready = FeatureFolder(Path(features)).open()
+    if listed and name == "probes":
+        ready = ready.of(listed)
+    photos = None
+    if folder:
+        shown = listed or ready.photos
+        photos = open_listed(folder, shown) if has_files(folder) else open_folder(folder, False)
+    return Source(name, ready.photos, photos, ready=ready)
+
+
+def _rows_of(sets: DistractorSets, source: Source) -> dict[str, np.ndarray]:
+    """The sets' rows in the source's own order: a ready table may hold more, in another order."""
+    if source.ready is None:
+        return sets.rows
+    row_of = {name: row for row, name in enumerate(source.listed.names)}
+    missing = [name for name in sets.photos.names if name not in row_of]
+    if missing:
+        raise DataError(
+            f"{sets.photos.source} lists {len(missing)} distractors without features, the first: "
+            f"{missing[0]}."
+        )
+    rows = np.array([row_of[name] for name in sets.photos.names])
+    return {label: np.sort(rows[chosen]) for label, chosen in sets.rows.items()}
+
+
+def _expand(patterns: str) -> list[str]:
+    """The files that names and patterns with commas between mean, each once."""
+    files: dict[str, None] = {}
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+        if not found:
+            raise DataError(f"megaface_file_list names {pattern}, but there is no such file.")
+        files.update(dict.fromkeys(found))
+    return list(files)
+
+
+def _noisy(
+    path: str, listed: PhotoList, find: Callable[[PhotoList, frozenset[str]], np.ndarray]
+) -> np.ndarray | None:
+    return find(listed, read_noise_list(path)) if path else None
+
+
+def files_digest(folder: Path, listed: PhotoList, suffix: str) -> str:
+    """A fingerprint of the devkit's files: their sizes and times. Raises DataError for a missing
+    one."""
+    found = hashlib.sha256()
+    for name in listed.names:
+        path = folder / f"{name}{suffix}"
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"the feature file {path} can't be read: {error.strerror}.") from None
+        found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()

@@ -1,0 +1,187 @@
+"""The lineages whose weights are known: whose layouts they use, and what their code feeds.
+
+A row a repository. Where two of them name and shape their tensors alike, what else is in the file
+decides (`prefixes`, `containers`), then `usual`: which networks of that kind a repository has
+published.
+
+The flags that say how a weights file is to be read; for the commands of this folder.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from Config.checks import CHANNEL_ORDERS, WEIGHTS
+from Utils.Pretrained_Utils.lineages import layouts
+from Utils.Pretrained_Utils.rename import Layout
+
+OWN = "this project"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """key: short name, for `--lineage` and `--to`. title: as messages show it.
+
+    layouts: of its networks. channel_order, mean, scale: see `Backbone.Preprocessing`.
+    prefixes: before the network's tensors; "" for none. containers: keys under which its files
+    keep the tensors; "" where they lie at the top.
+    normalise: whether its networks give embeddings of length 1.
+    head_by_columns: whether its heads keep class weights as D×C under the name `weight` too.
+    usual: whether an architecture (`Backbone.describe_backbone`'s values) is one it has published.
+    """
+
+    key: str
+    title: str
+    layouts: tuple[Layout, ...]
+    channel_order: str = "RGB"
+    mean: float = 127.5
+    scale: float = 127.5
+    prefixes: tuple[str, ...] = ("",)
+    containers: tuple[str, ...] = ("",)
+    normalise: bool = False
+    head_by_columns: bool = False
+    usual: Callable[[dict[str, Any]], bool] = lambda architecture: True
+
+    def preprocessing(self) -> dict[str, Any]:
+        """As `Backbone.describe_backbone` has it."""
+        return {"channel_order": self.channel_order, "mean": self.mean, "scale": self.scale}
+
+
+def _cropped(architecture: dict[str, Any]) -> bool:
+    return architecture["input_size"][0] != architecture["input_size"][1]
+
+
+def _is_se(architecture: dict[str, Any]) -> bool:
+    return architecture["name"].startswith("SE")
+
+
+LINEAGES = (
+    Lineage(
+        "insightface",
+        "deepinsight insightface arcface_torch",
+        (layouts.IRESNET, layouts.MBF, layouts.MBF_LARGE),
+        containers=("", "state_dict_backbone"),
+    ),
+    Lineage(
+        "quasarlight",
+        "QuasarLight Pytorch_Face_Recognition",
+        (layouts.CBAMRESNET, layouts.CBAMRESNET_CBAM, layouts.QUASARLIGHT_MOBILE),
+        channel_order="BGR",
+    ),
+    Lineage(
+        "wujiyang",
+        "wujiyang Face_Pytorch",
+        (
+            layouts.CBAMRESNET,
+            layouts.CBAMRESNET_CBAM,
+            layouts.SERESNET_IR,
+            layouts.WUJIYANG_MOBILE,
+        ),
+        channel_order="BGR",
+        containers=("net_state_dict",),
+        usual=lambda architecture: not _cropped(architecture),
+    ),
+    Lineage(
+        "xiaoccer",
+        "Xiaoccer MobileFaceNet_Pytorch",
+        (layouts.WUJIYANG_MOBILE,),
+        scale=128.0,
+        containers=("net_state_dict",),
+        usual=_cropped,
+    ),
+    Lineage(
+        "treb1en",
+        "TreB1eN InsightFace_Pytorch",
+        (layouts.IRSE, layouts.TREB1EN_MOBILE),
+        channel_order="BGR",
+        normalise=True,
+        # Published: MobileFaceNet and IR-SE50.
+        usual=lambda architecture: _is_se(architecture) or architecture["name"] == "MobileFaceNet",
+    ),
+    Lineage(
+        "face_evolve",
+        "ZhaoJ9014 face.evoLVe",
+        (layouts.IRSE, layouts.EVOLVE_RESNET),
+        # Published: IR-50 and IR-152.
+        usual=lambda architecture: not _is_se(architecture),
+    ),
+    Lineage(
+        "facex_zoo",
+        "JDAI-CV FaceX-Zoo",
+        (layouts.IRSE, layouts.TREB1EN_MOBILE),
+        channel_order="BGR",
+        scale=128.0,
+        head_by_columns=True,
+        prefixes=("backbone.",),
+        containers=("state_dict",),
+    ),
+    Lineage(
+        "adaface",
+        "mk-minchul AdaFace",
+        (layouts.ADAFACE, layouts.ADAFACE_BOTTLENECK),
+        channel_order="BGR",
+        prefixes=("model.", ""),
+        containers=("state_dict", ""),
+    ),
+    Lineage(
+        "cvlface",
+        "mk-minchul CVLface",
+        (layouts.ADAFACE, layouts.ADAFACE_BOTTLENECK, layouts.IRESNET),
+        prefixes=("net.", "model.net."),
+    ),
+    Lineage(
+        "own",
+        OWN,
+        (layouts.OWN_MOBILEFACENET, layouts.OWN_RESNET_IR, layouts.OWN_RESNET),
+    ),
+)
+
+
+def find_lineage(key: str) -> Lineage | None:
+    """The lineage of that key."""
+    return next((lineage for lineage in LINEAGES if lineage.key == key), None)
+
+
+def reading_flags(description: str) -> argparse.ArgumentParser:
+    """A parser with SOURCE and what `load_backbone` can be told besides."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="weights of any known lineage: a file or name in Pretrained")
+    parser.add_argument(
+        "--lineage",
+        choices=[lineage.key for lineage in LINEAGES],
+        help="whose weights these are, where two lineages look alike",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default=WEIGHTS[0],
+        help="which, of a checkpoint of a run with ema_decay",
+    )
+    parser.add_argument(
+        "--channel_order",
+        default="",
+        choices=[order for order in CHANNEL_ORDERS if order],
+        help="instead of the lineage's",
+    )
+    parser.add_argument(
+        "--input_mean", type=float, help="in pixel values 0..255, instead of the lineage's"
+    )
+    parser.add_argument(
+        "--input_scale", type=float, help="in pixel values 0..255, instead of the lineage's"
+    )
+    return parser
+
+
+def writable_target(path: Path, suffixes: tuple[str, ...]) -> Path:
+    """The path, checked. Raises ValueError for another suffix, OSError for a folder or in none."""
+    if path.suffix not in suffixes:
+        raise ValueError(f"{path} must end in {' or '.join(suffixes)}, which says its format.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file to write.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} is not there; make it first.")
+    return path

@@ -1,0 +1,273 @@
+"""Whose weights these are, from the names and shapes of the tensors alone."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from Backbone import build_backbone
+from Backbone.resnet import UNITS as RESNET_UNITS
+from Backbone.resnet_ir import BOTTLENECK_UNITS, CHANNELS, EXPANSION, UNITS
+from Config.errors import shortened
+from Utils.Pretrained_Utils.files import Contents
+from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage
+from Utils.Pretrained_Utils.rename import (
+    Counts,
+    Layout,
+    State,
+    module_names,
+    module_of,
+    to_ours,
+)
+
+# BatchNorm counts its batches here; files from before PyTorch 0.4.1 do not have it.
+COUNTER = "num_batches_tracked"
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Match:
+    """How well a layout with these counts fits. `state` has this project's names.
+
+    differences: what does not fit, in words; empty for a match. known: tensors it has names for.
+    """
+
+    layout: Layout
+    counts: Counts
+    architecture: dict[str, Any]
+    state: State
+    known: int
+    differences: list[str] = field(default_factory=list)
+
+
+def matches(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> list[tuple[Lineage, Match]]:
+    """Every lineage, with its match, whose network this is."""
+    found = []
+    known: dict[int, Match | None] = {}  # layouts are shared between lineages
+    for lineage in lineages:
+        for layout in lineage.layouts:
+            if id(layout) not in known:
+                known[id(layout)] = find_match(state, layout)
+            match = known[id(layout)]
+            if match and not match.differences:
+                found.append((lineage, match))
+    return found
+
+
+def most_likely(found: list[tuple[Lineage, Match]], contents: Contents) -> tuple[Lineage, Match]:
+    """Of several lineages with the same tensors, the one that the rest of the file speaks for."""
+
+    def rank(row: tuple[Lineage, Match]) -> tuple[bool, bool, bool]:
+        lineage, match = row
+        return (
+            contents.prefix in lineage.prefixes,
+            contents.container in lineage.containers,
+            lineage.usual(match.architecture),
+        )
+
+    return max(found, key=rank)  # the first of the best
+
+
+def nearest(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> tuple[Lineage, Match] | None:
+    """The lineage and network with names for most of the tensors; None where none has any."""
+    candidates = [
+        (lineage, examine(state, layout, counts))
+        for lineage in lineages
+        for layout in lineage.layouts
+        for counts in layout.counts
+    ]
+    best = max(candidates, key=lambda row: (row[1].known, -len(row[1].differences)))
+    return best if best[1].known else None
+
+
+def find_match(state: State, layout: Layout) -> Match | None:
+    """The match of the smallest network of a layout that fits; or, where none does, that at least
+    has a name for every tensor."""
+    modules = {module_of(key) for key in state}
+    covering = None
+    for counts in layout.counts:
+        if modules <= module_names(layout, counts).keys():
+            match = examine(state, layout, counts)
+            if not match.differences:
+                return match
+            covering = covering or match
+    return covering
+
+
+def examine(state: State, layout: Layout, counts: Counts) -> Match:
+    """Compare tensors with the network that a layout and counts make of them."""
+    names = module_names(layout, counts)
+    unknown = [key for key in state if module_of(key) not in names]
+    ours = to_ours(state, layout, counts)
+    differences = [f"it has no {_listed(unknown)}"] if unknown else []
+    try:
+        architecture = READERS[layout.family](ours, counts)
+        expected = _expected(architecture)
+    except (KeyError, ValueError, RuntimeError) as error:  # torch: a size past all bounds
+        what = f"there is no {error.args[0]} (by this project's names)"
+        reason = what if isinstance(error, KeyError) else str(error)
+        return Match(layout, counts, {}, ours, len(ours), [*differences, reason])
+    differences += compare(ours, expected)
+    differences += _check_settings(layout, architecture)
+    return Match(layout, counts, architecture, ours, len(ours), differences)
+
+
+def _check_settings(layout: Layout, architecture: dict[str, Any]) -> list[str]:
+    variant = dict(architecture["variant"])
+    attention = variant.pop("attention", "se" if architecture["name"].startswith("SE") else "none")
+    wrong = []
+    if layout.attentions and attention not in layout.attentions:
+        wrong.append(f"its attention is {' or '.join(layout.attentions)}, this is {attention}")
+    if layout.variant is not None and variant != layout.variant:
+        wrong.append(f"its settings are {dict(layout.variant)}, these are {variant}")
+    return wrong
+
+
+def _expected(architecture: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        backbone = build_backbone(
+            architecture["name"],
+            architecture["feature_dim"],
+            tuple(architecture["input_size"]),
+            **architecture["variant"],
+        )
+    return shapes_of(backbone)
+
+
+def shapes_of(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a network."""
+    return {key: tuple(tensor.shape) for key, tensor in backbone.state_dict().items()}
+
+
+def compare(ours: State, expected: dict[str, tuple[int, ...]]) -> list[str]:
+    """What keeps tensors from being a network's, in words; the counters of BatchNorm may lack."""
+    missing = [k for k in expected if k not in ours and not k.endswith(COUNTER)]
+    extra = [k for k in ours if k not in expected]
+    shapes = [
+        f"{key} is {_shape(tensor.shape)} and not {_shape(expected[key])}"
+        for key, tensor in ours.items()
+        if key in expected and tuple(tensor.shape) != expected[key]
+    ]
+    types = [
+        f"{key} is {str(tensor.dtype).removeprefix('torch.')}, not floating point"
+        for key, tensor in ours.items()
+        if not (tensor.is_floating_point() or key.endswith(COUNTER) or key in extra)
+    ]
+    differences = []
+    if missing:
+        differences.append(f"the file lacks {_listed(missing)} (by this project's names)")
+    if extra:
+        differences.append(f"it has no {_listed(extra)} (by this project's names)")
+    return differences + shapes[:SHOWN] + types[:SHOWN]
+
+
+def _read_resnet_ir(ours: State, counts: Counts) -> dict[str, Any]:
+    bottleneck = "layer1.0.conv3.weight" in ours
+    table = BOTTLENECK_UNITS if bottleneck else UNITS
+    depth = _depth(table, counts)
+    attention = _attention(ours)
+    variant: dict[str, Any] = {}
+    if attention not in ("none", "se"):
+        variant["attention"] = attention
+    if "layer1.0.downsample.0.weight" not in ours:
+        variant["shortcut"] = "pool"
+    if not bottleneck and "layer1.0.bn2.weight" not in ours:
+        variant["middle_norm"] = False
+    if bottleneck:
+        variant["bottleneck"] = True
+    if "features.weight" not in ours:
+        variant["output_affine"] = False
+    channels = CHANNELS[-1] * (EXPANSION if bottleneck else 1)
+    feature_dim, inputs = _shape_of(ours, "fc.weight", 2)
+    return {
+        "name": f"{'SE' if attention == 'se' else ''}ResNet{depth}_IR",
+        "feature_dim": feature_dim,
+        "input_size": [16 * side for side in _sides(inputs, channels)],
+        "variant": variant,
+    }
+
+
+def _read_mobilefacenet(ours: State, counts: Counts) -> dict[str, Any]:
+    variant: dict[str, Any] = {}
+    stem = _shape_of(ours, "conv1.conv.weight", 4)[0]
+    width = stem // 64
+    if width < 1:
+        raise ValueError(f"conv1.conv has {stem} channels; expected 64, or a multiple of that")
+    if width != 1:
+        variant["width"] = width
+    if counts[0] != 1:
+        variant["repeats"] = list(counts)
+    return {
+        "name": "MobileFaceNet",
+        "feature_dim": _shape_of(ours, "linear1.conv.weight", 4)[0],
+        "input_size": [16 * side for side in _shape_of(ours, "linear7.conv.weight", 4)[2:]],
+        "variant": variant,
+    }
+
+
+def _read_resnet(ours: State, counts: Counts) -> dict[str, Any]:
+    feature_dim, inputs = _shape_of(ours, "fc.weight", 2)
+    height, width = _sides(inputs, CHANNELS[-1] * EXPANSION)
+    # A map of 4×4 is what 112×112 leaves, rounded up at each halving.
+    size = [112, 112] if (height, width) == (4, 4) else [32 * height, 32 * width]
+    return {
+        "name": f"ResNet{_depth(RESNET_UNITS, counts)}",
+        "feature_dim": feature_dim,
+        "input_size": size,
+        "variant": {},
+    }
+
+
+READERS = {
+    "ResNetIR": _read_resnet_ir,
+    "MobileFaceNet": _read_mobilefacenet,
+    "ResNet": _read_resnet,
+}
+
+
+def _depth(table: dict[int, Counts], counts: Counts) -> int:
+    for depth, units in table.items():
+        if units == counts:
+            return depth
+    raise ValueError(f"no network has {counts} such units in its stages")
+
+
+def _attention(ours: State) -> str:
+    channel = next(
+        (n for n, k in (("se", "fc1"), ("cam", "mlp.0")) if f"layer1.0.se.{k}.weight" in ours), ""
+    )
+    if "layer1.0.sam.conv.weight" not in ours:
+        return channel or "none"
+    return {"": "sam", "cam": "cbam"}.get(channel, "se and sam")
+
+
+def _shape_of(ours: State, key: str, axes: int) -> tuple[int, ...]:
+    shape = tuple(ours[key].shape)
+    if len(shape) != axes:
+        raise ValueError(f"{key} is {_shape(shape)} and has not {axes} axes (this project's names)")
+    return shape
+
+
+def _sides(inputs: int, channels: int) -> tuple[int, int]:
+    """Height and width of the last map, from the inputs of the layer after it."""
+    positions, rest = divmod(inputs, channels)
+    side = math.isqrt(positions)
+    if rest == 0 and side * side == positions:
+        return side, side
+    if rest == 0 and positions == 7 * 6:  # the crop of the SphereFace alignment, 112×96
+        return 7, 6
+    raise ValueError(
+        f"fc has {inputs} inputs; expected {channels} times height times width of the last map, "
+        f"a square one or 7×6: from another one the size of the images does not follow"
+    )
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(map(shortened, keys[:SHOWN])) + more
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a single number"

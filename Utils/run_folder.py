@@ -1,0 +1,137 @@
+"""The folder of a run: its name, its files, and where to find the last one.
+
+<save_dir>/<run>/settings.json  train.log  metrics.csv  curves.png  results.json
+<save_dir>/<run>/checkpoints/iteration_00000100.pt ... last.pt  best.pt
+
+A checkpoint may also be a folder: iteration_00000100.dcp ... last.dcp  best.dcp
+"""
+
+import itertools
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+from Config import Config
+from Utils.errors import RunError
+from Utils.files import save_json
+from Utils.Training_Utils.checkpoints.sharded import SUFFIX, is_folder
+
+CHECKPOINTS = "checkpoints"
+LAST = "last.pt"
+BEST = "best.pt"
+
+
+class RunFolder:
+    """Paths inside one run's folder. Making the object writes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.name = self.path.name
+        self.checkpoints = self.path / CHECKPOINTS
+        self.log = self.path / "train.log"
+        self.metrics = self.path / "metrics.csv"
+        self.curves = self.path / "curves.png"
+        self.results = self.path / "results.json"
+        self.settings = self.path / "settings.json"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint, if there is any: a file or a folder."""
+        return self._file_or_folder(LAST)
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best test, if there is any: a file or a folder."""
+        return self._file_or_folder(BEST)
+
+    def create(self, config: Config) -> None:
+        """Make the folders and save the settings. Raises RunError where that can't be done."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            save_json(self.settings, config.to_dict())
+        except OSError as error:
+            raise RunError(_not_writable(self.path, error)) from None
+
+    def _file_or_folder(self, name: str) -> Path:
+        folder = (self.checkpoints / name).with_suffix(SUFFIX)
+        return folder if folder.exists() else self.checkpoints / name
+
+
+def run_name(config: Config) -> str:
+    """Backbone, head, data set and time, without blanks or colons."""
+    words = (
+        config.backbone,
+        config.margin,
+        config.train_dataset,
+        f"{datetime.now():%Y%m%d-%H%M%S}",
+    )
+    return re.sub(r"[^\w.-]+", "-", "_".join(words))
+
+
+def create_run(config: Config) -> RunFolder:
+    """Make a new run's folder. Raises RunError where that can't be done."""
+    name = run_name(config)
+    for number in itertools.count(1):
+        path = Path(config.save_dir) / (name if number == 1 else f"{name}_{number}")
+        try:
+            path.mkdir(parents=True)  # fails where another run of this second was first
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(_not_writable(path, error)) from None
+        run = RunFolder(path)
+        run.create(config)
+        return run
+    raise AssertionError("count never ends")
+
+
+def run_of(checkpoint: Path) -> RunFolder | None:
+    """The run whose folder a checkpoint lies in; None where it lies elsewhere."""
+    folder = Path(checkpoint).resolve().parent
+    is_run = folder.name == CHECKPOINTS and (folder.parent / "settings.json").exists()
+    return RunFolder(folder.parent) if is_run else None
+
+
+def run_to_continue(checkpoint: Path) -> RunFolder | None:
+    """The run that goes on from a checkpoint: its own where it is the newest of that run.
+
+    None for any other: to go on from an older one is another history, in a folder of its own.
+    """
+    run = run_of(checkpoint)
+    newest = run is not None and run.last.exists() and os.path.samefile(checkpoint, run.last)
+    return run if newest else None
+
+
+def find_checkpoint(resume: str, save_dir: str) -> Path:
+    """The path that the `resume` setting means; `last` is the newest run's last.
+
+    Raises RunError where there is none.
+    """
+    if resume != "last":
+        path = Path(resume)
+        if not (path.is_file() or is_folder(path)):
+            raise RunError(f"resume names {path}, which is not a file nor a checkpoint folder.")
+        return path
+    last = Path(LAST).stem
+    found = [p for p in Path(save_dir).glob(f"*/{CHECKPOINTS}/{last}.*") if p.exists()]
+    if not found:
+        raise RunError(
+            f"resume is 'last', but no run in {save_dir} has a checkpoint; "
+            f"name a checkpoint or another save_dir."
+        )
+    return max(found, key=os.path.getmtime)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise RunError unless a folder could be made there; makes nothing itself."""
+    path = Path(folder).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        raise RunError(f"{path} can't be a folder: {existing} is a file. Give another save_dir.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"{existing} is not writable, so {path} can't be made there.")
+
+
+def _not_writable(path: Path, error: OSError) -> str:
+    return f"the run's folder {path} can't be written ({error.strerror}); give another save_dir."

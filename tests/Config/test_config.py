@@ -1,0 +1,252 @@
+"""Settings: defaults, recipes, flags, and errors that name the setting."""
+
+import dataclasses
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from Config import RECIPES, Config, ConfigError, read_config, validate
+from Head import build_head
+from tests.conftest import ROOT
+from Train import JUDGING_ONLY
+from Utils.devices import choose_device, find_device
+from Utils.Evaluation_Utils.pair_scores import PROTOCOLS
+from Utils.Evaluation_Utils.report import settings_of
+from Utils.Training_Utils.optimization import scaled_rate
+
+
+def read(*argv, **kwargs):
+    return read_config("test", argv=argv, **kwargs)
+
+
+def test_defaults_are_the_demo():
+    assert Config() == dataclasses.replace(Config(), **RECIPES["demo"])
+    validate(Config())
+
+
+def test_published_recipes_hold_the_published_settings():
+    casia = dataclasses.replace(Config(), **RECIPES["casia_webface"])
+    assert (casia.batch_size, casia.initial_lr, casia.total_epoch) == (256, 0.05, 36)
+    assert (casia.milestones, casia.scale_size, casia.margin_size) == ((22, 31), 32.0, 0.5)
+    ms1m = dataclasses.replace(Config(), **RECIPES["ms_celeb_1m"])
+    assert (ms1m.batch_size, ms1m.initial_lr, ms1m.total_epoch) == (256, 0.05, 25)
+    assert (ms1m.milestones, ms1m.scale_size) == ((13, 21), 32.0)
+    insightface = dataclasses.replace(Config(), **RECIPES["insightface_ms1mv3"])
+    assert scaled_rate(insightface.initial_lr, insightface) == 0.1 * insightface.batch_size / 512
+    assert (insightface.schedule, insightface.total_epoch) == ("polynomial", 20)
+    assert insightface.clip_norm == 5
+    adaface = dataclasses.replace(Config(), **RECIPES["adaface_ms1mv2"])
+    assert (adaface.batch_size, adaface.initial_lr, adaface.total_epoch) == (512, 0.1, 26)
+    assert (adaface.margin, adaface.milestones) == ("AdaFace", (12, 20, 24))
+    assert (adaface.crop_prob, adaface.low_res_prob, adaface.jitter_prob) == (0.2, 0.2, 0.2)
+    for recipe in (insightface, adaface):
+        assert (recipe.weight_decay, recipe.feature_dim) == (5e-4, 512)
+        head = build_head(recipe.margin, 2, 2, recipe.scale_size, recipe.margin_size)
+        assert head.scale == 64
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_need_nothing_but_paths(recipe):
+    paths = {"webface_dataset_path": "somewhere", "ms1m_dataset_path": "somewhere"}
+    if recipe == "fine_tuning":
+        paths = {"pretrained": "weights", "train_dataset_path": "somewhere"}
+    validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths))
+    validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths), cuda_devices=2)
+
+
+def test_every_setting_is_a_flag_of_its_own_name():
+    config = read(
+        *("--backbone", "ResNet18_IR", "--batch_size", "64", "--initial_lr", "0.01"),
+        *("--milestones", "1,2", "--gpus", "1,0", "--use_amp", "--no-use_visdom"),
+        *("--margin_size", "0.4"),
+    )
+    assert (config.backbone, config.batch_size, config.initial_lr) == ("ResNet18_IR", 64, 0.01)
+    assert (config.milestones, config.gpus, config.margin_size) == ((1, 2), (1, 0), 0.4)
+    assert config.use_amp is True
+    assert config.use_visdom is False
+    assert read("--milestones", "", "--margin_size", "none").milestones == ()
+    config = read("--combined_margin", "1,0.2,0.1", "--scale_size", "none")
+    assert (config.combined_margin, config.scale_size) == ((1.0, 0.2, 0.1), None)
+
+
+def test_explicit_flags_win_over_the_recipe_even_at_default_values():
+    default = Config().batch_size
+    assert RECIPES["casia_webface"]["batch_size"] != default
+    config = read("--recipe", "casia_webface", "--batch_size", str(default))
+    assert config.batch_size == default
+    assert config.total_epoch == 36
+
+
+def test_resume_starts_from_the_run_and_flags_win():
+    changes = {"backbone": "ResNet18_IR", "total_epoch": 9, "resume": "run/last.pt"}
+    saved = dataclasses.replace(Config(), **changes).to_dict()
+    config = read(
+        "--resume", "last", "--total_epoch", "12", saved_settings=lambda resume, save_dir: saved
+    )
+    assert (config.backbone, config.total_epoch, config.resume) == (
+        "ResNet18_IR",
+        12,
+        "run/last.pt",
+    )
+
+
+def test_settings_survive_their_trip_through_plain_values():
+    config = dataclasses.replace(Config(), gpus=(0, 1), margin_size=0.2)
+    assert Config.from_dict({**config.to_dict(), "a_setting_of_tomorrow": 1}) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"backbone": "mobilefacenets"}, "'MobileFaceNet'"),
+        ({"margin": "ArcFce"}, "'ArcFace'"),
+        ({"milestones": (2, 4)}, "total_epoch is 4"),
+        ({"milestones": (3, 2)}, "increasing"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"initial_lr": 0.0}, "above 0"),
+        ({"initial_lr": float("nan")}, "finite"),
+        ({"input_size": (112, 100)}, "multiple of 16"),
+        ({"use_amp": True, "amp_dtype": "fp16"}, "bf16 or auto"),
+        ({"device": "cuda:1"}, "0 CUDA devices"),
+        ({"device": "gpu"}, "auto, cpu, cuda"),
+        ({"gpus": (0, 0)}, "different"),
+        ({"train_dataset": "MyFaces"}, "train_dataset_path"),
+        ({"train_dataset": "CASIA_WebFace"}, "webface_dataset_path"),
+        ({"margin_size": 3.5}, "below π"),
+        ({"margin": "MagFace", "margin_size": 2.0}, "MagFace's is an angle below 1.767"),
+        ({"margin": "SphereFace", "margin_size": 0.3}, "from 1 on; none takes the published 4"),
+        ({"combined_margin": (1.0, 0.5)}, "m1,m2,m3"),
+        ({"combined_margin": (1.0, 3.2, 0.0)}, "angle below π"),
+        ({"combined_margin": (float("inf"), 0.3, 0.2)}, "factor above 0"),
+        ({"combined_margin": (1.0, 0.3, float("inf"))}, "at least 0"),
+        ({"sub_centers": 0}, "at least 1"),
+        ({"label_smoothing": 0.1, "focal_gamma": 2.0}, "set one of them to 0"),
+        ({"momentum": 1.0}, "below 1"),
+        ({"seed": 2**63}, "at most 9223372036854775807"),
+        ({"feature_dim": 999_999_999_999}, "at most 65536"),
+        ({"visdom_port": 65536}, "at most 65535"),
+        ({"protocol": "Cosin"}, "'cosine'? Allowed: cosine, insightface, both"),
+        ({"channel_order": "GBR"}, "Allowed: RGB, BGR"),
+        ({"margin": "?!"}, "is '?!': allowed: ArcFace, CosFace, Softmax"),
+        ({"train_dataset_path": "faces"}, "give your set a name with --train_dataset"),
+        (
+            {"train_dataset": "MS_Celeb_1M", "ms1m_dataset_path": "m", "train_dataset_path": "f"},
+            "ms1m_dataset_path",
+        ),
+        ({"lfw_file_list": "pairs.txt"}, "lfw_dataset_path, where its images are, is empty"),
+        ({"cfp_file_list": "pairs.txt"}, "cfp_dataset_path"),
+        ({"webface_file_list": "list.txt"}, "webface_dataset_path"),
+        ({"train_file_list": "list.txt", "train_dataset": "MyFaces"}, "train_dataset_path"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_is_allowed(changes, named):
+    with pytest.raises(ConfigError) as error:
+        validate(dataclasses.replace(Config(), **changes), cuda_devices=0)
+    # The last name is the setting at fault; the ones before it make it one.
+    assert f"setting {list(changes)[-1]} is" in str(error.value)
+    assert named in str(error.value)
+
+
+def test_a_list_of_your_own_images_needs_a_name_for_the_set():
+    config = Config(train_file_list="list.txt")
+    with pytest.raises(ConfigError, match=r"setting train_file_list .* name with --train_dataset"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"gpus": (0, 2), "device": "cuda:1"}, r"gpus .*cuda:1, which is not among them"),
+        ({"gpus": (0, 4)}, r"gpus .*4 CUDA devices"),
+        ({"batch_size": 7}, r"batch_size .*at least 8"),
+        ({"gpus": (0, 2, 3), "batch_size": 5}, r"batch_size .*at least 6"),
+        # Shares are rounded up: 3, 3, 3, 1.
+        ({"batch_size": 10}, r"batch_size .*fewer than the 2 images"),
+    ],
+)
+def test_a_batch_that_cannot_be_split_over_the_gpus_is_refused(changes, named):
+    with pytest.raises(ConfigError, match=f"setting {named}"):
+        validate(Config(use_multi_gpus=True, **changes), cuda_devices=4)
+    # Where the work isn't shared, neither setting matters.
+    single = {k: v for k, v in changes.items() if k != "gpus"}
+    validate(Config(**single), cuda_devices=4)
+
+
+@pytest.mark.parametrize("gpus", range(2, 9))
+def test_a_batch_is_allowed_where_each_share_has_two_images(gpus):
+    for batch_size in range(2, 40):
+        config = Config(use_multi_gpus=True, batch_size=batch_size)
+        shares = [len(share) for share in torch.empty(batch_size).chunk(gpus)]
+        if min(shares) < 2 or batch_size < 2 * gpus:
+            with pytest.raises(ConfigError, match="batch_size"):
+                validate(config, cuda_devices=gpus)
+        else:
+            validate(config, cuda_devices=gpus)
+
+
+def test_judging_takes_its_own_device_whatever_the_gpus_of_training():
+    config = Config(device="cuda", use_multi_gpus=True, gpus=(3, 1))
+    assert choose_device(config) == torch.device("cuda:3")
+    assert find_device(config.device) == torch.device("cuda:0")
+    assert find_device("cuda:1") == choose_device(Config(device="cuda:1")) == torch.device("cuda:1")
+    assert find_device("cpu") == torch.device("cpu")
+
+
+def test_judging_does_not_check_what_only_training_uses():
+    training = {"train_dataset": "CASIA_WebFace", "milestones": (9,), "batch_size": 1}
+    training |= {"margin": "?", "use_multi_gpus": True, "gpus": (7,), "cfp_file_list": "pairs"}
+    validate(Config(**training), cuda_devices=1, only=settings_of("lfw"))
+    for changes in ({"protocol": "?"}, {"device": "?"}, {"lfw_file_list": "pairs"}):
+        with pytest.raises(ConfigError, match=f"setting {next(iter(changes))} is"):
+            validate(Config(**training, **changes), only=settings_of("lfw"))
+
+
+def test_recipes_are_for_training_only(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        read("--recipe", "casia_webface", only=settings_of("lfw"))
+    assert exit_.value.code == 2
+    assert "--recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "both"])
+def test_every_protocol_of_the_library_is_a_setting(protocol):
+    validate(Config(protocol=protocol))
+
+
+def test_make_train_goes_on_with_a_run():
+    command = ["make", "-n", "train", "ARGS=--resume last"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    line = next(line for line in run.stdout.splitlines() if "Train.py" in line)
+    argv = shlex.split(line.partition("Train.py")[2])
+    config = read(*argv, saved_settings=lambda *_: {"total_epoch": 9, "resume": "last.pt"})
+    assert (config.resume, config.total_epoch) == ("last.pt", 9)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--batchsize", "3"], "--batch_size"),
+        (["--use_amp", "False"], "--no-use_amp"),
+        (["--milestones", "2,x"], "22,31"),
+        (["--recipe", "casia"], "casia_webface"),
+    ],
+)
+def test_a_flag_that_cannot_be_read_says_what_would_be(argv, said, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        read(*argv)
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_of_the_script_shows_each_setting_with_its_text():
+    run = subprocess.run(
+        [sys.executable, "Train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    words = " ".join(run.stdout.split())
+    for field in dataclasses.fields(Config):
+        if field.name not in JUDGING_ONLY:
+            assert f"--{field.name}" in words
+            assert " ".join(field.metadata["help"].split()) in words

@@ -1,0 +1,212 @@
+"""The built-in demo data: determinism, the real sets' layouts, caching and recovery."""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from Utils.Datasets_Utils.demo import faces as face_drawing
+from Utils.Datasets_Utils.demo import sets as demo_sets
+from Utils.Datasets_Utils.demo.faces import DemoSizes, draw_face
+from Utils.Datasets_Utils.demo.people import random_identity, random_photo
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
+
+TINY = DemoSizes(
+    train_people=3,
+    train_photos=4,
+    folds=2,
+    lfw_pairs=6,
+    agedb_pairs=4,
+    cfp_pairs=8,
+    people_per_fold=3,
+    probe_people=2,
+    probe_photos=3,
+    distractors=12,
+)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo") / "sets"
+    return ensure_demo_sets(root, seed=1, sizes=TINY, workers=1, progress=False)
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_workers_draw_the_same_bytes_as_one(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_sets, "CHUNK", 8)
+    again = ensure_demo_sets(tmp_path / "again", seed=1, sizes=TINY, workers=2, progress=False)
+    assert digests(again.root) == digests(sets.root)
+
+
+def test_another_seed_draws_other_faces(sets, tmp_path):
+    other = ensure_demo_sets(tmp_path / "other", seed=2, sizes=TINY, workers=1, progress=False)
+    first, second = digests(sets.train_images), digests(other.train_images)
+    assert first.keys() == second.keys()
+    assert not set(first.values()) & set(second.values())
+
+
+def test_every_image_is_a_different_112_colour_picture(sets):
+    images = [p for p in sets.root.rglob("*") if p.suffix in (".jpg", ".png")]
+    assert len(images) == 3 * 4 + 3 * (2 * 3 * 4) + 2 * 3 + 12
+    assert all(cv2.imread(str(path)).shape == (112, 112, 3) for path in images)
+    assert len({path.read_bytes() for path in images}) == len(images)
+
+
+def test_training_list_has_two_spaces_and_contiguous_labels(sets):
+    rows = [line.split("  ") for line in lines(sets.train_list)]
+    assert {path for path, _ in rows} == files_below(sets.train_images)
+    assert sorted({int(label) for _, label in rows}) == [0, 1, 2]
+    assert all(int(Path(path).parent.name) == int(label) for path, label in rows)
+
+
+def test_lfw_pairs_have_the_format_of_the_original(sets):
+    header, *rows = lines(sets.lfw_pairs)
+    assert header == "2\t3"
+    assert [len(row.split("\t")) for row in rows] == [3, 3, 3, 4, 4, 4] * 2
+    used = set()
+    for row in rows:
+        fields = row.split("\t")
+        if len(fields) == 3:
+            name, i, j = fields
+            assert i != j
+            sides = [(name, i), (name, j)]
+        else:
+            sides = [(fields[0], fields[1]), (fields[2], fields[3])]
+            assert fields[0] != fields[2]
+        used |= {f"{name}/{name}_{int(number):04d}.jpg" for name, number in sides}
+    assert used <= files_below(sets.lfw_images)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "pairs"), [("agedb", ("young", "old"), 4), ("cfp", ("frontal", "profile"), 8)]
+)
+def test_crossed_pairs_are_balanced_and_folds_share_no_people(sets, name, kinds, pairs):
+    rows = [line.split(" ") for line in lines(getattr(sets, f"{name}_pairs"))]
+    half = pairs // 2
+    assert [label for _, _, label in rows] == (["1"] * half + ["-1"] * half) * 2
+    assert len({(left, right) for left, right, _ in rows}) == len(rows)
+    people = []
+    for start in (0, pairs):
+        fold = rows[start : start + pairs]
+        for left, right, label in fold:
+            (one, first, _), (two, second, _) = left.split("_"), right.split("_")
+            assert (first, second) == kinds
+            assert (one == two) == (label == "1")
+        people.append({side.split("_")[0] for row in fold for side in row[:2]})
+    assert not people[0] & people[1]
+    assert {side for row in rows for side in row[:2]} <= files_below(
+        getattr(sets, f"{name}_images")
+    )
+
+
+def test_megaface_lists_are_contiguous_and_nested(sets):
+    probes = json.loads(sets.facescrub_list.read_text())
+    assert set(probes["path"]) == files_below(sets.facescrub_images)
+    assert [path.split("/")[0] for path in probes["path"]] == probes["id"]
+    assert len(list(itertools.groupby(probes["id"]))) == len(set(probes["id"])) == 2
+    assert [path.name for path in sets.distractor_lists] == ["megaface_features_list.json_10_1"]
+    listed = json.loads(sets.distractor_lists[0].read_text())["path"]
+    assert len(listed) == 10
+    assert set(listed) <= files_below(sets.distractor_images)
+
+
+def test_default_distractor_lists_are_the_three_nested_sizes(tmp_path):
+    sets = demo_sets._paths(tmp_path, DemoSizes())
+    assert [path.name.split("_")[-2] for path in sets.distractor_lists] == ["10", "100", "1000"]
+
+
+def test_no_person_is_in_two_sets():
+    jobs = face_drawing.plan_jobs(TINY, seed=1)
+    numbers = {(job.set_name, job.person) for job in jobs}
+    people = {face_drawing.demo_person(1, *number) for number in numbers}
+    assert {job.set_name for job in jobs} == set(face_drawing.SETS)
+    assert len(people) == len(numbers)
+
+
+def test_lfw_and_facescrub_names_differ():
+    jobs = face_drawing.plan_jobs(DemoSizes(), seed=1)
+    names = {
+        wanted: {Path(job.path).parent.name for job in jobs if job.set_name == wanted}
+        for wanted in ("lfw", "facescrub")
+    }
+    assert len(names["lfw"]) == 120
+    assert len(names["facescrub"]) == 20
+    assert not names["lfw"] & names["facescrub"]
+
+
+def test_a_second_call_draws_nothing(sets, monkeypatch):
+    monkeypatch.setattr(demo_sets, "_draw_all", lambda *_: pytest.fail("drawn again"))
+    assert ensure_demo_sets(sets.root, seed=1, sizes=TINY) == sets
+
+
+def test_an_interrupted_build_is_done_again(tmp_path, monkeypatch):
+    root = tmp_path / "sets"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sets, "_write_lists", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    assert ensure_demo_sets(root, sizes=TINY, workers=1, progress=False).train_list.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["sets"]
+
+
+def test_another_stamp_draws_again(tmp_path, monkeypatch):
+    root = tmp_path / "sets"
+    sets = ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
+    sets.train_list.write_text("spoilt")
+    ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
+    assert sets.train_list.read_text() == "spoilt"
+    monkeypatch.setattr(demo_sets, "GENERATOR_VERSION", sets.GENERATOR_VERSION + 1)
+    ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
+    assert len(lines(sets.train_list)) == 12
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="other than demo faces"):
+        ensure_demo_sets(tmp_path, sizes=TINY, workers=1, progress=False)
+    assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
+
+
+def test_too_few_people_for_the_pairs_is_said():
+    sizes = DemoSizes(folds=1, people_per_fold=2, lfw_pairs=60)
+    with pytest.raises(ValueError, match="2 people per fold"):
+        list(face_drawing.lfw_lines(sizes, 0, ["A_B", "C_D"]))
+
+
+def test_a_photo_is_a_function_of_identity_and_conditions():
+    rng = np.random.default_rng(3)
+    person, photo = random_identity(rng), random_photo(rng, yaw=(-70, -60))
+    first = draw_face(person, photo)
+    assert first.dtype == np.uint8
+    assert first.shape == (112, 112, 3)
+    assert np.array_equal(first, draw_face(person, photo))
+    assert -70 <= photo.yaw <= -60
+
+
+def test_an_unknown_range_is_refused():
+    with pytest.raises(ValueError, match="yawn"):
+        random_photo(np.random.default_rng(0), yawn=(0, 1))

@@ -1,0 +1,136 @@
+"""Which run a launch goes on with that torchrun has restarted, and what a kill leaves behind."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from Config import Config
+from Config.command_line import read_config
+from tests.processes import in_processes
+from Utils.errors import RunError
+from Utils.files import atomic_path
+from Utils.processes import ALONE, Processes
+from Utils.run_folder import RunFolder
+from Utils.Training_Utils.beginning import checkpoint_to_resume
+from Utils.Training_Utils.checkpoint import FORMAT, write
+from Utils.Training_Utils.checkpoints import writer as writing
+from Utils.Training_Utils.checkpoints.writer import CheckpointWriter, remove_unfinished
+from Utils.Training_Utils.opening import saved_settings
+from Utils.Training_Utils.restarts import note_run
+
+PARTS = ("architecture", "backbone", "head", "optimizer", "position", "random")
+
+
+def make_run(save_dir: Path, name: str, seed: int) -> RunFolder:
+    """A run with a checkpoint, newer than all before it."""
+    config = dataclasses.replace(Config(), save_dir=str(save_dir), seed=seed)
+    run = RunFolder(save_dir / name)
+    run.create(config)
+    state = {part: {} for part in PARTS} | {"format": FORMAT, "settings": config.to_dict()}
+    write(run.last, state)
+    os.utime(run.last, (seed, seed))
+    return run
+
+
+def begin(save_dir: Path) -> tuple[Config, Path]:
+    """The settings and the checkpoint with which `--resume last` goes on."""
+    argv = ["--save_dir", str(save_dir), "--resume", "last"]
+    config = read_config("x", argv=argv, saved_settings=saved_settings)
+    return config, checkpoint_to_resume(config, ALONE)
+
+
+@pytest.mark.parametrize("launch", ["jobA", "none"])
+def test_a_restart_goes_on_with_its_own_run_though_another_job_has_a_newer(
+    tmp_path, monkeypatch, launch
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", launch)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    ours = make_run(tmp_path, "ours", seed=1)
+    config, checkpoint = begin(tmp_path)
+    assert checkpoint == ours.last
+    note_run(config, ours)
+    theirs = make_run(tmp_path, "theirs", seed=2)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    config, checkpoint = begin(tmp_path)
+    assert (checkpoint, config.seed) == (ours.last, 1)
+
+    # A later launch of the same number, restarted before it had a run, is not that one.
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    begin(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    config, checkpoint = begin(tmp_path)
+    assert (checkpoint, config.seed) == (theirs.last, 2)
+
+
+def settings_found(group, save_dirs):
+    """What `last` means to a process that sees its own save_dir, and to all that see none."""
+    rank = group.rank()
+    processes = Processes(rank, group.size(), group, group)
+    found = saved_settings("last", save_dirs[rank], processes)
+    config = dataclasses.replace(Config(), save_dir=save_dirs[rank], resume="last")
+    resumed = checkpoint_to_resume(config, processes)
+    try:
+        saved_settings("last", "nowhere", processes)
+    except RunError as error:
+        return found["resume"], found["seed"], str(resumed), str(error)
+    raise AssertionError("there is no such folder")
+
+
+def test_processes_that_see_different_runs_as_the_last_take_the_first_ones(tmp_path):
+    runs = [make_run(tmp_path / str(rank), "run", seed=rank + 1) for rank in range(2)]
+    save_dirs = [str(run.path.parent) for run in runs]
+    (tmp_path / "meeting").mkdir()
+    found = in_processes(2, tmp_path / "meeting", settings_found, save_dirs)
+    assert found[0] == found[1]
+    assert found[0][:3] == (str(runs[0].last), 1, str(runs[0].last))
+    assert "no run in nowhere has a checkpoint" in found[0][3]
+
+
+def test_a_kill_between_two_renames_loses_no_checkpoint(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    run.create(Config())
+    writer = CheckpointWriter(run, True, ALONE)
+    rename = os.rename
+
+    def save(value: int) -> None:
+        writer.save({"value": value}, {"weight": torch.ones(4, 2)}, 120, best=True)
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".partial":
+            raise OSError("killed")
+        rename(source, target)
+
+    save(1)
+    writer.close()
+    writer = CheckpointWriter(run, True, ALONE)
+    monkeypatch.setattr(writing.os, "rename", killed)
+    save(2)
+    with pytest.raises(RunError, match="killed"):
+        writer.close()
+    assert not run.best.exists()
+    monkeypatch.undo()
+    remove_unfinished(run)
+    assert torch.load(run.best / "common.pt") == {"value": 1}
+    names = {path.name for path in run.checkpoints.iterdir()}
+    assert names == {"iteration_00000120.dcp", "best.dcp"}
+
+
+def test_files_that_a_killed_process_was_writing_are_removed_and_no_others(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.create(Config())
+    folder = run.checkpoints / "iteration_00000002.dcp"
+    folder.mkdir()
+    places = [run.checkpoints / "iteration_00000004.pt", run.best, folder / "common.pt"]
+    writers = [atomic_path(place) for place in places]
+    temporaries = [writer.__enter__() for writer in writers]
+    kept = [*places, folder / ".metadata", run.checkpoints / ".best.pt.mine.pt"]
+    for path in kept:
+        path.write_text("kept")
+    assert all(path.exists() for path in temporaries)
+    remove_unfinished(run)
+    assert not any(path.exists() for path in temporaries)
+    assert all(path.exists() for path in kept)

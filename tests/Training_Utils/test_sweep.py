@@ -1,0 +1,305 @@
+"""Sweeps: what they accept, and what they train, skip, go on with and write."""
+
+import csv
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from Config import Config, ConfigError, Sweep, read_training
+from tests.conftest import ROOT, assert_one_paragraph, run_script
+from tests.scripts.test_training import assert_same_weights, only_run
+from Train import JUDGING_ONLY
+from Utils.errors import DataError, RunError
+from Utils.run_folder import RunFolder
+from Utils.Training_Utils.finished_runs import find_finished
+from Utils.Training_Utils.sweep.results import SweepRun, groups_of, sweep_table
+from Utils.Training_Utils.sweep.runs import run_sweep, sweep_name
+from Utils.Training_Utils.trainer import Trainer
+
+
+def read(*argv):
+    return read_training("test", exclude=JUDGING_ONLY, argv=argv)
+
+
+@pytest.fixture
+def tiny_config(tiny_faces, tmp_path):
+    return read(*tiny_faces.flags, "--save_dir", str(tmp_path / "runs"))
+
+
+def test_a_sweep_is_the_product_of_its_values_with_the_flags_around_them():
+    sweep = read(
+        *("--sweep", "margin=ArcFace, CosFace", "--sweep", "margin_size=none,0.2"),
+        *("--sweep", "use_amp=on,off", "--recipe", "casia_webface", "--batch_size", "64"),
+    )
+    assert len(sweep.runs) == 8
+    found = [(c.margin, c.margin_size, c.use_amp) for _, c in sweep.runs]
+    assert found[:3] == [("ArcFace", None, True), ("ArcFace", None, False), ("ArcFace", 0.2, True)]
+    assert len(set(found)) == 8
+    assert {(c.batch_size, c.total_epoch) for _, c in sweep.runs} == {(64, 36)}
+    assert [v["margin_size"] for v, _ in sweep.runs][:3] == [None, None, 0.2]
+
+
+def test_settings_of_several_numbers_have_semicolons_between_their_values():
+    sweep = read("--sweep", "milestones=1,2;3;", "--sweep", "input_size=112,96")
+    assert [c.milestones for _, c in sweep.runs] == [(1, 2), (3,), ()]
+    assert {c.input_size for _, c in sweep.runs} == {(112, 96)}
+
+
+def test_without_a_sweep_the_settings_are_one_run():
+    assert read("--batch_size", "64") == dataclasses.replace(Config(), batch_size=64)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--sweep", "margn=ArcFace"], "did you mean 'margin'"),
+        (["--sweep", "margin"], "name=A,B"),
+        (["--sweep", "batch_size=8,x"], "batch_size is 'x'"),
+        (["--sweep", "milestones=2;2,y"], "22,31"),
+        (["--sweep", "margin_size=0.1,much"], "margin_size is 'much'"),
+        (["--sweep", "use_amp=1,0"], "on and off"),
+        (["--sweep", "seed=1,2,1"], "twice"),
+        (["--sweep", "seed=1", "--sweep", "seed=2"], "twice"),
+        (["--sweep", "save_dir=a,b"], "does not change"),
+        (["--sweep", "checkpoint=a,b"], "no setting 'checkpoint'"),
+        (["--sweep", "seed=1,2", "--seed", "3"], "leave out one"),
+        (["--sweep", "seed=1,2", "--resume", "last"], "without --resume"),
+    ],
+)
+def test_what_cannot_be_swept_is_said(argv, said):
+    with pytest.raises(ConfigError, match=said):
+        read(*argv)
+
+
+def test_a_combination_that_cannot_be_ends_the_sweep_before_anything_is_made(tiny_config):
+    runs = [
+        ({"total_epoch": n}, dataclasses.replace(tiny_config, total_epoch=n, milestones=(3,)))
+        for n in (5, 3)
+    ]
+    with pytest.raises(RunError, match=r"total_epoch 3 can't be.*not before the last epoch"):
+        run_sweep(Sweep({"total_epoch": (5, 3)}, runs))
+    assert not Path(tiny_config.save_dir).exists()
+
+
+@pytest.fixture(scope="module")
+def swept(tiny_faces, tmp_path_factory):
+    """Two seeds with a rate that trains and with one that can't."""
+    save_dir = tmp_path_factory.mktemp("sweep")
+    out = run_script(
+        *("Train.py", *tiny_faces.flags, "--save_dir", save_dir, "--no-para_adj_mode"),
+        *("--sweep", "initial_lr=0.05,1e30", "--sweep", "seed=1,2"),
+    )
+    (folder,) = save_dir.glob("sweep_initial_lr_seed_*")
+    return save_dir, folder, out
+
+
+def test_the_table_has_mean_and_sample_deviation_over_the_seeds(swept):
+    _, folder, out = swept
+    record = json.loads((folder / "sweep.json").read_text())
+    good = [run for run in record["runs"] if run["state"] == "done"]
+    assert [run["variation"] for run in good] == [
+        {"initial_lr": 0.05, "seed": seed} for seed in (1, 2)
+    ]
+    results = [json.loads((Path(run["folder"]) / "results.json").read_text()) for run in good]
+    losses = [result["loss"] for result in results]
+    lfw = [100 * result["last"]["LFW"] for result in results]
+    assert losses[0] != losses[1]
+    (line,) = (line for line in out.stdout.splitlines() if line.startswith("0.05 "))
+    assert f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}" in line
+    assert f"{np.mean(lfw):.2f} ± {np.std(lfw, ddof=1):.2f}" in line
+    with open(folder / "sweep.csv") as file:
+        row = next(csv.DictReader(file))
+    assert float(row["loss std"]) == pytest.approx(np.std(losses, ddof=1))
+    assert float(row["last LFW mean"]) == pytest.approx(np.mean(lfw) / 100)
+    picture = cv2.imread(str(folder / "curves.png"))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_failed_run_ends_neither_the_sweep_nor_unseen(swept):
+    _, folder, out = swept
+    assert_one_paragraph(out, "2 of 4 runs failed")
+    runs = json.loads((folder / "sweep.json").read_text())["runs"]
+    assert [run["state"] for run in runs] == ["done", "done", "failed", "failed"]
+    assert "not finite" in runs[2]["reason"] or "loss is" in runs[2]["reason"]
+    assert f"failed: initial_lr 1e+30, seed 1: {runs[2]['reason']}" in out.stdout
+    assert "0 of 2" in out.stdout
+
+
+def test_a_run_of_a_sweep_is_the_run_that_the_same_flags_give(swept, tiny_config):
+    _, folder, _ = swept
+    run = json.loads((folder / "sweep.json").read_text())["runs"][1]
+    Trainer(dataclasses.replace(tiny_config, initial_lr=0.05, seed=2)).run()
+    alone = only_run(tiny_config.save_dir)
+    assert_same_weights(alone / "checkpoints/last.pt", Path(run["folder"]) / "checkpoints/last.pt")
+
+
+def test_what_is_done_is_not_done_again_by_another_sweep(swept, tiny_config, capsys):
+    save_dir, folder, _ = swept
+    before = sorted(save_dir.iterdir())
+    config = dataclasses.replace(
+        tiny_config, save_dir=str(save_dir), initial_lr=0.05, num_workers=3, save_freq=1
+    )
+    runs = [({"seed": s}, dataclasses.replace(config, seed=s)) for s in (2, 1)]
+    done = run_sweep(Sweep({"seed": (2, 1)}, runs))
+    assert capsys.readouterr().out.count("done before") == 2
+    record = json.loads((folder / "sweep.json").read_text())["runs"]
+    assert [run.folder for run in done] == [record[1]["folder"], record[0]["folder"]]
+    assert [run.last for run in done] == [record[1]["last"], record[0]["last"]]
+    assert len(sorted(save_dir.iterdir())) == len(before) + 1  # its own table
+
+
+def test_a_run_that_was_trained_on_with_other_settings_is_another_run(tiny_config):
+    Trainer(tiny_config).run()
+    save_dir = Path(tiny_config.save_dir)
+    assert find_finished(tiny_config, save_dir).path == only_run(save_dir)
+    assert find_finished(dataclasses.replace(tiny_config, seed=7), save_dir) is None
+    longer = dataclasses.replace(tiny_config, total_epoch=4)
+    Trainer(dataclasses.replace(longer, resume="last", initial_lr=0.01)).run()
+    assert find_finished(tiny_config, save_dir) is None
+    assert find_finished(longer, save_dir) is None
+
+
+def test_a_run_with_other_labels_is_another_run(tiny_config, tmp_path):
+    lines = Path(tiny_config.train_file_list).read_text().splitlines()
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(lines))
+    config = dataclasses.replace(tiny_config, train_file_list=str(listed))
+    Trainer(config).run()
+    assert find_finished(config, Path(config.save_dir)) is not None
+    name, last = lines[-1].rsplit(maxsplit=1)
+    listed.write_text("\n".join([*lines[:-1], f"{name}  {int(last) - 1}"]))
+    assert find_finished(config, Path(config.save_dir)) is None
+
+
+def test_a_run_that_is_begun_again_is_not_finished(tiny_config):
+    Trainer(tiny_config).run()
+    save_dir = Path(tiny_config.save_dir)
+    run = RunFolder(only_run(save_dir))
+    os.utime(run.settings)  # a copy has other times, and is finished all the same
+    assert find_finished(tiny_config, save_dir).path == run.path
+    Trainer(dataclasses.replace(tiny_config, total_epoch=4, resume="last"))
+    assert find_finished(tiny_config, save_dir) is None
+
+
+def test_a_run_killed_before_its_results_is_only_judged_again(tiny_config):
+    Trainer(tiny_config).run()
+    run = RunFolder(only_run(tiny_config.save_dir))
+    expected, trained = json.loads(run.results.read_text()), run.log.read_text().count("  loss ")
+    iterations = sorted(run.checkpoints.glob("iteration_*"))
+    run.results.write_text('{"loss": 1')  # by another program's hand; ours writes all or nothing
+    (done,) = run_sweep(Sweep({"seed": (tiny_config.seed,)}, [({}, tiny_config)]))
+    assert done.folder != str(run.path), "a sweep goes on with its own runs alone"
+    RunFolder(Path(done.folder)).results.unlink()
+    (done,) = run_sweep(Sweep({"seed": (tiny_config.seed,)}, [({}, tiny_config)]))
+    log = RunFolder(Path(done.folder)).log.read_text()
+    assert (log.count("  settings {"), log.count("  loss ")) == (2, trained)
+    Trainer(dataclasses.replace(tiny_config, resume=str(run.last))).run()  # by hand
+    found = json.loads(run.results.read_text())
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    assert (found["last"], found["best"]) == (expected["last"], expected["best"])
+    assert sorted(run.checkpoints.glob("iteration_*")) == iterations
+
+
+def test_a_run_whose_last_test_failed_is_judged_again(tiny_config):
+    sweep = Sweep({"seed": (tiny_config.seed,)}, [({}, tiny_config)])
+    (done,) = run_sweep(sweep)
+    run = RunFolder(Path(done.folder))
+    trained = run.log.read_text().count("  loss ")
+    run.results.write_text(json.dumps({**json.loads(run.results.read_text()), "last": {}}))
+    with pytest.raises(DataError, match="test sets were not judged"):
+        SweepRun({}).finish(run.path)
+    (again,) = run_sweep(sweep)
+    assert (again.folder, again.last) == (done.folder, done.last)
+    assert run.log.read_text().count("  loss ") == trained
+
+
+def begin_sweep(flags, save_dir):
+    """A sweep's process when its first run has a checkpoint of iteration 4."""
+    process = subprocess.Popen(
+        [sys.executable, *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    deadline = time.monotonic() + 120
+    while not list(save_dir.glob("*/checkpoints/iteration_00000004.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return process
+
+
+@pytest.mark.parametrize("tell", [os.kill, os.killpg])
+def test_a_sweep_that_is_told_to_stop_saves_its_run_and_goes_on_later(tiny_faces, tmp_path, tell):
+    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(tmp_path), "--total_epoch", "40"]
+    process = begin_sweep([*flags, "--sweep", "seed=5,6"], tmp_path)
+    tell(process.pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "The same command goes on" in out
+    assert "[2/2]" not in out
+    (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
+    assert "asked to stop after" in (run / "train.log").read_text()
+    (record,) = tmp_path.glob("sweep_*/sweep.json")
+    assert [r["state"] for r in json.loads(record.read_text())["runs"]] == ["waiting"] * 2
+
+
+def test_an_interrupt_of_the_sweep_alone_ends_its_run_too(tiny_faces, tmp_path):
+    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(tmp_path), "--total_epoch", "4000"]
+    process = begin_sweep([*flags, "--sweep", "seed=5", "--save_freq", "4"], tmp_path)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
+    assert "stopped at iteration" in (run / "train.log").read_text()
+
+
+def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):
+    save_dir = tmp_path / "killed"
+    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(save_dir), "--sweep", "seed=5"]
+    process = begin_sweep(flags, save_dir)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    time.sleep(2)  # the run's own process sees it and ends
+    (run,) = (path.parent for path in save_dir.glob("*/settings.json"))
+    assert not (run / "results.json").exists(), "it was over before it was killed, or went on"
+    run_script(*flags, check=True)
+    assert [path.parent for path in save_dir.glob("*/settings.json")] == [run]
+    assert (run / "train.log").read_text().count("  settings {") == 2
+    Trainer(dataclasses.replace(tiny_config, seed=5)).run()
+    alone = only_run(tiny_config.save_dir)
+    assert_same_weights(alone / "checkpoints/last.pt", run / "checkpoints/last.pt")
+
+
+def test_one_sweep_is_not_run_twice_at_a_time(tiny_config):
+    sweep = Sweep({"seed": (1,)}, [({"seed": 1}, dataclasses.replace(tiny_config, seed=1))])
+    folder = Path(tiny_config.save_dir) / sweep_name(sweep)
+    folder.mkdir(parents=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process"):
+            run_sweep(sweep)
+
+
+def test_seeds_are_put_together_whatever_their_place_among_the_settings():
+    runs = [
+        SweepRun({"seed": seed, "milestones": milestones}, "done", loss=seed + len(milestones))
+        for seed in (1, 2, 4)
+        for milestones in ((), (2, 3))
+    ]
+    first, second = groups_of(runs)
+    assert first.variation == {"milestones": ()}
+    values = torch.tensor([3.0, 4, 6], dtype=torch.float64)
+    expected = (values.mean().item(), values.std(correction=1).item())
+    assert second.spread("loss") == pytest.approx(expected)
+    lines = sweep_table(runs).splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["milestones", "none", "2,3"]

@@ -1,0 +1,182 @@
+"""Train.py as torchrun starts it: what is written, who talks, and what happens when one dies."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, run_script
+from Utils.devices import find_device
+from Utils.Pretrained_Utils import load_backbone
+from Utils.processes import ALONE
+from Utils.Training_Utils.checkpoint import read_run
+from Utils.Training_Utils.evaluation import TestSets
+from Utils.Training_Utils.merge_checkpoint import merge_folder
+
+ITERATIONS = 9  # 24 images in batches of 8, 3 epochs
+
+
+def torchrun(*arguments: object, launch: tuple = ()) -> subprocess.Popen:
+    """Train.py in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.Popen(
+        [*command, *launch, "Train.py", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def only_run(save_dir: Path) -> Path:
+    (run,) = (path for path in save_dir.iterdir() if path.is_dir())
+    return run
+
+
+def wait_for(save_dir: Path, pattern: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not list(save_dir.glob(f"*/checkpoints/{pattern}")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def workers(process: subprocess.Popen) -> list[int]:
+    """The processes that torchrun started, by rank."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {}
+    for child in map(int, children):
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks |= {int(v[5:]): child for v in environment if v.startswith(b"RANK=")}
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+def said_by_workers(err: str) -> str:
+    """The first paragraphs; the only traceback after them is torchrun's own."""
+    said, torchrun_says = err.split("Traceback", 1)
+    assert "Traceback" not in torchrun_says
+    assert "ChildFailedError" in torchrun_says
+    return " ".join(said.split())
+
+
+def losses(run: Path) -> dict[int, float]:
+    with open(run / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["loss"]]
+    assert len(rows) == len({row["iteration"] for row in rows}), "an iteration is there twice"
+    return {int(row["iteration"]): float(row["loss"]) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_faces, tmp_path_factory):
+    """A run of two processes with the classes split, left alone."""
+    save_dir = tmp_path_factory.mktemp("whole")
+    process = torchrun(
+        *tiny_faces.flags, "--save_dir", save_dir, "--head_parallel", "sharded", "--log_freq", 1
+    )
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return only_run(save_dir), out
+
+
+def test_one_process_writes_and_talks(whole_run):
+    run, out = whole_run
+    log = (run / "train.log").read_text()
+    assert log.count(f"iteration {ITERATIONS}/{ITERATIONS}") == 1
+    assert out.count(f"iteration {ITERATIONS}/{ITERATIONS}") == 1
+    assert out.count(f"Trained {ITERATIONS} iterations") == 1
+    assert list(losses(run)) == list(range(1, ITERATIONS + 1))
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert names == {f"iteration_{i:08d}.dcp" for i in (2, 3, 4, 6, 8, 9)} | {
+        "last.dcp",
+        "best.dcp",
+    }
+    assert not list(run.parent.glob(".torchrun_*"))
+
+
+def test_the_accuracy_is_that_of_one_process_to_the_last_digit(whole_run, tiny_faces, tmp_path):
+    from Config import Config
+
+    run, _ = whole_run
+    saved = read_run(run / "checkpoints" / "best.dcp")
+    sets = TestSets(Config.from_dict(saved["settings"]), find_device("cpu"), ALONE)
+    backbone = load_backbone(run / "checkpoints" / "best.dcp")
+    assert sets.judge(backbone)["LFW"] == saved["best"]["LFW"]["accuracy"]
+    merged = tmp_path / "whole.pt"
+    command = ("-m", "Utils.Training_Utils.merge_checkpoint", run / "checkpoints" / "best.dcp")
+    run_script(*command, merged, check=True)
+    for name, weights in load_backbone(merged).state_dict().items():
+        assert torch.equal(weights, backbone.state_dict()[name])
+
+
+def test_a_killed_worker_ends_the_job_with_one_message_and_whole_checkpoints(tiny_faces, tmp_path):
+    flags = ["--total_epoch", "500", "--milestones=", "--head_parallel", "sharded"]
+    process = torchrun(*tiny_faces.flags, *flags, "--save_dir", tmp_path)
+    wait_for(tmp_path, "last.dcp", process)
+    os.kill(workers(process)[1], signal.SIGKILL)
+    start = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 30
+    assert process.returncode != 0
+    said = said_by_workers(err)
+    assert said.count("Error:") == 1
+    assert "another process of this job has ended" in said
+    assert "The last checkpoint is" in said
+    merged, _ = merge_folder(only_run(tmp_path) / "checkpoints" / "last.dcp")
+    assert merged["head"]["weight"].shape == (6, 16)
+
+
+def test_restarted_by_torchrun_the_run_goes_on_as_if_nothing_had_been(
+    whole_run, tiny_faces, tmp_path
+):
+    flags = ["--save_dir", tmp_path, "--head_parallel", "sharded", "--log_freq", 1]
+    process = torchrun(*tiny_faces.flags, *flags, launch=("--max_restarts=1",))
+    wait_for(tmp_path, "iteration_00000004.dcp", process)
+    os.kill(workers(process)[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "continuing after iteration" in out
+    assert losses(only_run(tmp_path)) == losses(whole_run[0])
+
+
+def test_sigterm_saves_and_the_run_can_go_on_in_one_process(tiny_faces, tmp_path):
+    flags = ["--total_epoch", "500", "--milestones=", "--save_freq", "1000", "--test_freq", "1000"]
+    process = torchrun(*tiny_faces.flags, *flags, "--save_dir", tmp_path)
+    wait_for(tmp_path, "last.pt", process)  # the end of the first epoch
+    os.kill(workers(process)[1], signal.SIGTERM)  # one of them is enough
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "asked to stop after iteration" in out
+    assert out.count("Stopped after") == 1
+    done = read_run(only_run(tmp_path) / "checkpoints" / "last.pt")["position"]
+    assert f"Stopped after {done['iteration']} iterations" in out
+    flags = ["--total_epoch", str(done["epoch"] + 1)]
+    resumed = run_script("Train.py", "--resume", "last", "--save_dir", tmp_path, *flags)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"continuing after iteration {done['iteration']}" in resumed.stdout
+
+
+def test_sigterm_stops_a_single_process_too(tiny_faces, tmp_path):
+    flags = [*tiny_faces.flags, "--total_epoch", "500", "--milestones=", "--save_dir", tmp_path]
+    process = subprocess.Popen(
+        [sys.executable, "Train.py", *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path, "last.pt", process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    done = read_run(only_run(tmp_path) / "checkpoints" / "last.pt")["position"]["iteration"]
+    assert f"asked to stop after iteration {done}" in out
+
+
+def test_a_mistake_is_said_once(tiny_faces, tmp_path):
+    process = torchrun(*tiny_faces.flags, "--batch_size", 9, "--save_dir", tmp_path)
+    _, err = process.communicate(timeout=100)
+    said = said_by_workers(err)
+    assert said.count("Error:") == 1
+    assert "setting batch_size is 9: it is split over 2 processes" in said

@@ -50,7 +50,7 @@ def main() -> None:
             run_sweep(config, processes)
             return
         result = Trainer(config, processes).run()
-        if processes.first:
+        if processes.is_main:
             print(training_table(result))
 
 

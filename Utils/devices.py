@@ -13,7 +13,7 @@ def choose_device(config: Config, processes: Processes = ALONE) -> torch.device:
 
     Raises ConfigError where there are more processes than devices.
     """
-    if processes.count > 1:
+    if processes.world_size > 1:
         device, found = find_device(config.device), torch.cuda.device_count()
         if device.type == "cuda" and processes.local_rank >= found:
             raise ConfigError(

@@ -1,18 +1,30 @@
-"""Files that are either whole or not there."""
+"""Writing files that are either whole or not there; reading tensors without running any code."""
 
 import json
 import os
+import pickle
 import re
 import shutil
+import struct
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
-from Utils.errors import RunError, first_line
+from Utils.errors import CheckpointError, RunError, first_line
+
+_SHOWN = 3  # names of what a file asks for, in an error
+
+# What `torch.load` raises for files that are cut short or something else altogether.
+READ_ERRORS = (
+    *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
+    *(zipfile.BadZipFile, struct.error, AssertionError, SafetensorError),
+)
 
 # What `atomic_path` calls its files: .NAME.SUFFIX.XXXXXXXX.SUFFIX, the X's by mkstemp.
 _TEMPORARY = re.compile(r"\..*(\.[^.]+)\.[a-z0-9_]{8}\1")
@@ -88,3 +100,55 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_tensors(path: str | Path, lazily: bool = False) -> dict[str, Any]:
+    """Read any file of tensors and plain values on the CPU.
+
+    lazily: leave tensors on the disk until they are used, for one who uses few or parts of them.
+    Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} is not a file.")
+    try:
+        mapped = lazily and zipfile.is_zipfile(path)  # others can't be left there
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"checkpoint {path} can't be read: {_refusal(path, error)}") from None
+    except READ_ERRORS as error:
+        raise CheckpointError(f"checkpoint {path} can't be read: {_damage(error)}") from None
+
+
+def unsafe_names(path: Path) -> list[str]:
+    """The functions and classes, beyond those of tensors, that a file's pickle names; nothing of it
+    is run. Empty for a file of another format, or a damaged one."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of many kinds, from a file that is damaged: reading it will say so
+        return []
+
+
+def write_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Write a file of tensors and plain values. Raises RunError where that can't be done."""
+    with writing(path), atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+    """Why the unpickler gave up, in words of this program: torch's own go on about its options."""
+    # Files from before PyTorch 1.6 are no archives; the unpickler then names what it met first.
+    names = unsafe_names(path) or re.findall(r"GLOBAL (\S+)", str(error))
+    if not names:
+        return "it is not a checkpoint, or a damaged one; nothing in it was run."
+    shown = ", ".join(name[:80] for name in names[:_SHOWN]) + (", ..." if names[_SHOWN:] else "")
+    return (
+        f"it needs code to be read ({shown}); nothing in it was run. If you trust it, save its "
+        f"state dict alone with the program that wrote it."
+    )
+
+
+def _damage(error: Exception) -> str:
+    if "TorchScript" in str(error):
+        return "it is a TorchScript program, which is not run; save its state dict alone."
+    return f"it is truncated or not a checkpoint. ({first_line(error)})"

@@ -34,20 +34,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """count processes, of which this is number `rank`, and number `local_rank` on its machine.
+    """world_size processes, of which this is number `rank`, and number `local_rank` on its machine.
 
     group: how they exchange short values and what lies in main memory, through gloo; None: alone.
-    tensors: the group for what lies on the devices: NCCL between GPUs, gloo between CPUs.
+    device_group: the group for what lies on the devices: NCCL between GPUs, gloo between CPUs.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     group: dist.ProcessGroup | None = None
-    tensors: dist.ProcessGroup | None = None
+    device_group: dist.ProcessGroup | None = None
     local_rank: int = 0
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes files and talks."""
         return self.rank == 0
 
@@ -55,7 +55,7 @@ class Processes:
         """Everybody's value, by rank; the values are this program's own and may be any object."""
         if self.group is None:
             return [value]
-        values: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self.group)
         return values
 
@@ -63,15 +63,15 @@ class Processes:
         """Everybody's value, by rank, for the first process; nothing for the others."""
         if self.group is None:
             return [value]
-        values: list[Any] = [None] * self.count if self.first else []
+        values: list[Any] = [None] * self.world_size if self.is_main else []
         dist.gather_object(value, values or None, group=self.group)
         return values
 
     def mean(self, value: float) -> float:
         """The mean of everybody's value."""
-        return sum(self.gather(value)) / self.count
+        return sum(self.gather(value)) / self.world_size
 
-    def from_first(self, work: Callable[[], T]) -> T:
+    def from_main(self, work: Callable[[], T]) -> T:
         """What work returns in the first process; the others do not do it.
 
         Where it raises a UserError there, all of them raise one with the same text.
@@ -80,7 +80,7 @@ class Processes:
             return work()
         outcome: list[Any] = [None, None]  # the result, or an error's text
         error: UserError | None = None
-        if self.first:
+        if self.is_main:
             try:
                 outcome[0] = work()
             except UserError as raised:
@@ -96,13 +96,13 @@ class Processes:
     def one_by_one(self, work: Callable[[], T]) -> T:
         """Do what may have to make files: on each machine the first process, then the others."""
         if self.local_rank > 0:
-            self.wait()
+            self.barrier()
         done = work()
         if self.local_rank == 0:
-            self.wait()
+            self.barrier()
         return done
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all have come here."""
         if self.group is not None:
             dist.barrier(group=self.group)
@@ -128,7 +128,7 @@ def started_by_torchrun() -> Iterator[Processes]:
     try:
         yield processes
     except KeyboardInterrupt:
-        if not processes.first:
+        if not processes.is_main:
             sys.exit(130)
         raise
     except Exception as error:

@@ -15,11 +15,19 @@ from pathlib import Path
 from Config import Config
 from Utils.errors import RunError
 from Utils.files import save_json
-from Utils.Training_Utils.checkpoints.sharded import SUFFIX, is_folder
 
+FORMAT = "face-training-checkpoint-1"
+SUFFIX = ".dcp"
+COMMON = "common.pt"
+METADATA = ".metadata"
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"
 BEST = "best.pt"
+
+
+def is_checkpoint_folder(path: Path) -> bool:
+    """Whether a checkpoint folder, whole or not, lies there."""
+    return (path / COMMON).is_file() or (path / METADATA).is_file()
 
 
 class RunFolder:
@@ -110,7 +118,7 @@ def find_checkpoint(resume: str, save_dir: str) -> Path:
     """
     if resume != "last":
         path = Path(resume)
-        if not (path.is_file() or is_folder(path)):
+        if not (path.is_file() or is_checkpoint_folder(path)):
             raise RunError(f"resume names {path}, which is not a file nor a checkpoint folder.")
         return path
     last = Path(LAST).stem

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from Backbone import build_backbone, describe_backbone
-from Utils.Training_Utils.checkpoint import FORMAT
+from Utils.run_folder import FORMAT
 
 ROOT = Path(__file__).resolve().parent.parent
 PEOPLE = ("J.K._Simmons", "Mary Jane", "Otto", "Ada", "Zoe")

@@ -79,7 +79,8 @@ def embed_together(
     Returns it in the first process, and None in the others. Raises ImageError in all of them.
     """
     starts = range(0, len(images), batch_size)
-    first, last = (len(starts) * n // processes.count for n in (processes.rank, processes.rank + 1))
+    rank, world_size = processes.rank, processes.world_size
+    first, last = (len(starts) * n // world_size for n in (rank, rank + 1))
     batches = [range(s, min(s + batch_size, len(images))) for s in starts[first:last]]
     parts, unreadable = [np.empty((2, 0, backbone.feature_dim), np.float32)], None
     try:
@@ -90,7 +91,7 @@ def embed_together(
     if found:
         raise ImageError(found[0])
     collected = processes.collect(np.concatenate(parts, 1))
-    return tuple(np.concatenate(collected, 1)) if processes.first else None
+    return tuple(np.concatenate(collected, 1)) if processes.is_main else None
 
 
 def embed_batches(

@@ -153,13 +153,13 @@ def packed_features(
     files = FeatureFolder(folder)
     if processes.rank == 0:
         _prepare(files, photos, about, say)
-    processes.wait()
+    processes.barrier()
     missing = files.missing()
-    processes.wait()  # all have looked before anybody writes
-    mine = missing[processes.rank :: processes.count]
+    processes.barrier()  # all have looked before anybody writes
+    mine = missing[processes.rank :: processes.world_size]
     if mine:
         _fill(files, mine, produce(mine))
-    processes.wait()
+    processes.barrier()
     return files.open()
 
 

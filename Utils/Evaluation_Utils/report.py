@@ -31,8 +31,7 @@ from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResul
 from Utils.files import save_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
-from Utils.run_folder import run_of
-from Utils.Training_Utils.checkpoints.sharded import COMMON
+from Utils.run_folder import COMMON, run_of
 
 WORST_SHOWN = 10
 

@@ -120,11 +120,11 @@ class _Engine:
         best = BestDistractor(len(self.mates.score), bound, self.exact)
         cells = list(self._cells(segment))
         size, processes = self.how.distractors_at_once, self.how.processes
-        for start in range(processes.rank * size, len(segment.rows), processes.count * size):
+        for start in range(processes.rank * size, len(segment.rows), processes.world_size * size):
             rows = segment.rows[start : start + size]
             self._load(rows)
             self._block(rows, ranks, best, cells)
-            self.bar.update(len(rows) * processes.count)
+            self.bar.update(len(rows) * processes.world_size)
         score, distractor = best.best()
         return SegmentResult(ranks.beats(), score, distractor, [cell.result() for cell in cells])
 

@@ -217,13 +217,13 @@ class _Passes:
                     if member[window.rate.trial]:
                         for part in self._plan.group_rows(window.rate.column):
                             look(number, rows, scores, part)
-                bar.update(len(rows) * self._how.processes.count)
+                bar.update(len(rows) * self._how.processes.world_size)
 
     def _blocks(self, trials: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """This process's blocks of distractors, and which trials each is in."""
         size, processes = self._how.distractors_at_once, self._how.processes
         for segment in self._plan.segments:
             if segment.member[trials].any():
-                step = processes.count * size
+                step = processes.world_size * size
                 for start in range(processes.rank * size, len(segment.rows), step):
                     yield segment.rows[start : start + size], segment.member

@@ -19,10 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from Utils.errors import CheckpointError
-from Utils.files import atomic_path, writing
+from Utils.files import atomic_path, read_tensors, unsafe_names, writing
 from Utils.Pretrained_Utils.rename import State, is_plain
-from Utils.Training_Utils.checkpoint import read, unsafe_names
-from Utils.Training_Utils.checkpoints.sharded import COMMON
+from Utils.run_folder import COMMON
 
 BACKBONE_FORMAT = "face-backbone-1"
 SAFETENSORS = ".safetensors"
@@ -72,7 +71,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if _is_safetensors(path):
         return _read_safetensors(path)
     with torch.serialization.safe_globals(_stand_ins(path)):
-        contents = read(path, lazily=True)
+        contents = read_tensors(path, lazily=True)
     if not isinstance(contents, dict):
         raise CheckpointError(
             f"checkpoint {path} holds a {type(contents).__name__}, not a dictionary of tensors."

@@ -34,7 +34,7 @@ from Utils.Pretrained_Utils.lineages.recognise import (
     nearest,
     shapes_of,
 )
-from Utils.Training_Utils.checkpoint import FORMAT
+from Utils.run_folder import FORMAT
 
 SHOWN_KEYS = 5
 FORMATS = ("face-training-checkpoint-", "face-backbone-")

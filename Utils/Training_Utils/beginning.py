@@ -22,7 +22,7 @@ def checkpoint_to_resume(config: Config, processes: Processes) -> Path | None:
     """The checkpoint to go on from: this launch's own, if it was restarted, or `resume`'s; None
     begins anew. Raises RunError where there is none of that name."""
     # Asked once for all: what is the last one may change meanwhile.
-    return processes.from_first(lambda: _find_checkpoint(config))
+    return processes.from_main(lambda: _find_checkpoint(config))
 
 
 def begin_state(
@@ -37,7 +37,7 @@ def begin_state(
 
     Raises CheckpointError where that can't be read, does not fit, or is the end of a finished run.
     """
-    saved = checkpoints.read_run(resumed, lazily=processes.count > 1) if resumed else None
+    saved = checkpoints.read_run(resumed, lazily=processes.world_size > 1) if resumed else None
     if saved:
         checkpoints.check_fits(saved, resumed, config, data.num_classes, len(data))
         _check_not_over(saved["position"]["epoch"], resumed, config)
@@ -55,7 +55,7 @@ def open_run(config: Config, resumed: Path | None, processes: Processes) -> RunF
     para_adj_mode. Raises RunError where it can't be made."""
     if config.para_adj_mode:
         return None
-    return processes.from_first(lambda: _make_run(config, resumed))
+    return processes.from_main(lambda: _make_run(config, resumed))
 
 
 def _find_checkpoint(config: Config) -> Path | None:

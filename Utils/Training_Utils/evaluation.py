@@ -84,7 +84,7 @@ class TestSets:
             self._processes,
             EVAL_DTYPES[config.eval_dtype],
         )
-        return self._processes.from_first(
+        return self._processes.from_main(
             lambda: evaluate_pairs(data, embeddings, [protocol])[protocol].accuracy
         )
 
@@ -133,9 +133,9 @@ class MegaFaceTest:
         if run is None:
             with ExitStack() as stack:
                 make = tempfile.TemporaryDirectory
-                folder = self._processes.from_first(lambda: stack.enter_context(make()))
+                folder = self._processes.from_main(lambda: stack.enter_context(make()))
                 self._judge(backbone, Path(folder))
-                self._processes.wait()
+                self._processes.barrier()
         else:
             folder = run / "megaface"
             folder.mkdir(exist_ok=True)
@@ -153,7 +153,7 @@ class MegaFaceTest:
             progress=False,
             say=self._log.debug,
         )
-        if not self._processes.first:
+        if not self._processes.is_main:
             return
         name = "the network at the end of training"
         for line in write_report(self._config, judged, name, folder).splitlines():

@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 
 from Utils.errors import CheckpointError, run_script
+from Utils.files import read_tensors, write_tensors
 from Utils.Pretrained_Utils.lineages import writable_target
-from Utils.Training_Utils.checkpoint import read, read_run, write
-from Utils.Training_Utils.checkpoints.sharded import is_folder, put_back, read_tables
+from Utils.run_folder import is_checkpoint_folder
+from Utils.Training_Utils.checkpoint import read_run
+from Utils.Training_Utils.checkpoints.sharded import put_back, read_tables
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="the file to write, ends in .pt")
     flags = parser.parse_args()
     target = writable_target(flags.target, (".pt",))
-    if is_folder(flags.source):
+    if is_checkpoint_folder(flags.source):
         state, note = merge_folder(flags.source)
     elif find_shards(flags.source):
         state, note = join_shards(find_shards(flags.source))
@@ -47,7 +49,7 @@ def main() -> None:
             f"{flags.source} is neither a checkpoint folder of a run (iteration_<n>.dcp, last.dcp) "
             f"nor a folder with checkpoint_gpu_0.pt, checkpoint_gpu_1.pt ..."
         )
-    write(target, state)
+    write_tensors(target, state)
     print(f"read     {flags.source}: {note}")
     print(f"written  {target}")
 
@@ -106,7 +108,7 @@ def join_shards(paths: list[Path]) -> tuple[dict[str, Any], str]:
 
 
 def _read_shard(path: Path) -> dict[str, Any]:
-    shard = read(path, lazily=True)
+    shard = read_tensors(path, lazily=True)
     head = shard.get(HEAD) if isinstance(shard, dict) else None
     weight = head.get("weight") if isinstance(head, dict) else None
     if not isinstance(weight, Tensor) or weight.ndim != 2:

@@ -44,7 +44,7 @@ _COMPRESSION = {"fp16": fp16_compress_hook, "bf16": bf16_compress_hook}
 
 def splits_classes(config: Config, num_classes: int, processes: Processes) -> bool:
     """Whether each process has a part of the classes, as `head_parallel` says."""
-    if processes.count == 1 or config.head_parallel == "replicated":
+    if processes.world_size == 1 or config.head_parallel == "replicated":
         return False
     # A sample of the classes is drawn from what each process has: there are no averages of it.
     wanted = config.head_parallel == "sharded" or config.sample_rate < 1
@@ -68,11 +68,11 @@ class Networks:
     ) -> None:
         head.method.parts = config.accumulate_steps
         self._plain = backbone
-        self._tensors = processes.tensors
+        self._tensors = processes.device_group
         self._together: list[DistributedDataParallel] = []
         self._backbone: nn.Module = backbone
         self._head_loss: nn.Module = _Loss(head)
-        if processes.count == 1:
+        if processes.world_size == 1:
             self._backbone, self.where = spread_over_gpus(backbone, config, device)
         else:
             self._join(config, device, processes)
@@ -84,13 +84,13 @@ class Networks:
         """Wrap what is averaged over the processes."""
         backbone, head = self._plain, self._head_loss.head
         if config.sync_batchnorm:
-            nn.SyncBatchNorm.convert_sync_batchnorm(backbone, processes.tensors)
+            nn.SyncBatchNorm.convert_sync_batchnorm(backbone, processes.device_group)
         self._backbone = self._in_step(backbone, config, device)
         if head.group is None:
-            head.method.group = processes.tensors  # its running statistics are of all images
+            head.method.group = processes.device_group  # its running statistics are of all images
             self._head_loss = self._in_step(self._head_loss, config, device)
         kind = "a copy of the head in each" if head.group is None else "its classes split over them"
-        self.where = f"training in {processes.count} processes, this one on {device}, {kind}"
+        self.where = f"training in {processes.world_size} processes, this one on {device}, {kind}"
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Embeddings N×D of pixels N×3×H×W."""

@@ -86,7 +86,7 @@ def saved_settings(resume: str, save_dir: str, processes: Processes = ALONE) -> 
     RunError where there is none, CheckpointError where it can't be read.
     """
     # Asked once for all: what is the last one may change meanwhile.
-    path = processes.from_first(
+    path = processes.from_main(
         lambda: resumed_before(save_dir) or find_checkpoint(resume, save_dir)
     )
     settings = {**read_run(path, lazily=True)["settings"], "resume": str(path)}

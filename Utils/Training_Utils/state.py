@@ -30,7 +30,7 @@ from Backbone import describe_backbone
 from Config import Config
 from Head import build_head
 from Utils.processes import ALONE, Processes
-from Utils.Training_Utils.checkpoint import FORMAT
+from Utils.run_folder import FORMAT
 from Utils.Training_Utils.checkpoints.sharded import Tables, fit_tables, take_out
 from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
 from Utils.Training_Utils.networks import splits_classes
@@ -165,7 +165,7 @@ def build_state(
         config.easy_margin,
         config.label_smoothing,
         config.focal_gamma,
-        processes.tensors if splits_classes(config, num_classes, processes) else None,
+        processes.device_group if splits_classes(config, num_classes, processes) else None,
         sample_rate=config.sample_rate,
         sample_seed=config.seed,
         combined_margin=config.combined_margin,
@@ -192,7 +192,7 @@ def random_states(generator: torch.Generator, processes: Processes) -> dict[str,
 
     generator: on the device, the one for images.
     """
-    alone = processes.count == 1
+    alone = processes.world_size == 1
     device = generator.device
     cuda = []
     if torch.cuda.is_available() and (alone or device.type == "cuda"):
@@ -227,7 +227,7 @@ def set_random_states(
 def seed_process(processes: Processes, seed: int, iteration: int = 0) -> None:
     """Let the global generators of this process differ from those of the others; the first one's
     stay as they are, as they are without others."""
-    if not processes.first:
+    if not processes.is_main:
         words = np.random.SeedSequence((seed, iteration, processes.rank)).generate_state(2)
         torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
 

@@ -71,7 +71,7 @@ class TrainingStep:
         made for all, so that they do not depend on how many processes there are."""
         state, processes = self._state, self._processes
         count = len(images)
-        total, first = count * processes.count, count * processes.rank
+        total, first = count * processes.world_size, count * processes.rank
         flips = self._augmentation.flips(total, state.flip_generator)[first : first + count]
         generator = generator_of(self._seed, state.iteration)
         return self._augmentation(images, generator, first, total), flips

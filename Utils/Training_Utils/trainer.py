@@ -42,7 +42,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, processes: Processes = ALONE) -> None:
-        validate(config, torch.cuda.device_count(), processes=processes.count)
+        validate(config, torch.cuda.device_count(), processes=processes.world_size)
         self.config = config
         self.processes = processes
         self.device = choose_device(config, processes)
@@ -75,7 +75,7 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             balanced=config.sampler == "balanced",
             rank=processes.rank,
-            processes=processes.count,
+            processes=processes.world_size,
         )
         lines = describe_run(
             *(config, self.data, self.test_sets.descriptions, self.state, networks.where),
@@ -106,7 +106,7 @@ class Trainer:
             total = state.iteration + self._iterations_left()
             self.progress = Progress(
                 *(self.log, self.metrics, curves, total, state.iteration),
-                bar=self.processes.first,
+                bar=self.processes.is_main,
             )
             stack.callback(self.progress.close)
             try:
@@ -229,7 +229,7 @@ class Trainer:
             stopped=self._stopping,
             data=fingerprint(self.data),
         )
-        if self.run_folder and self.processes.first and not self._stopping:
+        if self.run_folder and self.processes.is_main and not self._stopping:
             forget_run(self.config)
             draw_curves(self.metrics, self.run_folder.curves, self.run_folder.name)
             write_results(result, self.run_folder.results)
@@ -275,7 +275,7 @@ class Trainer:
 
     def _open_records(self) -> None:
         """Log, figures and checkpoints; in all processes but the first only the last of these."""
-        config, run, first = self.config, self.run_folder, self.processes.first
+        config, run, first = self.config, self.run_folder, self.processes.is_main
         self.log = open_log(run.log if run and first else None, screen=first)
         names = self.test_sets.columns(averaged=self.state.averaged is not None)
         self.metrics = Metrics(run.metrics if run and first else None, names)
@@ -292,7 +292,7 @@ class Trainer:
 
     def _open_visdom(self) -> VisdomCurves | None:
         config = self.config
-        if not (config.use_visdom and self.processes.first):
+        if not (config.use_visdom and self.processes.is_main):
             return None
         name = self.run_folder.name if self.run_folder else run_name(config)
         return VisdomCurves(config.visdom_server, config.visdom_port, name, self.metrics, self.log)

@@ -15,12 +15,13 @@ from Config import Config
 from tests.lineage_networks import Recorder
 from tests.Pretrained_Utils.test_lineages import facex_zoo, wujiyang_mobile
 from Utils.errors import CheckpointError, RunError
+from Utils.files import read_tensors
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Pretrained_Utils.export import export
 from Utils.Pretrained_Utils.files import write_backbone
 from Utils.Pretrained_Utils.lineages.descriptions import check_own
 from Utils.Pretrained_Utils.load import read_weights
-from Utils.Training_Utils.checkpoint import FORMAT, read
+from Utils.run_folder import FORMAT
 from Utils.Training_Utils.fine_tuning import pretrained_settings, starting_backbone
 
 
@@ -52,7 +53,7 @@ def test_a_file_cut_anywhere_is_refused(zipped, step, tmp_path):
     for length in range(0, len(content), step):
         cut.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=r"cut\.pth can't be read"):
-            read(cut)
+            read_tensors(cut)
 
 
 def test_a_real_file_cut_short_is_refused(shared_data, tmp_path):

@@ -24,7 +24,7 @@ from tests.Pretrained_Utils.test_lineages import (
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Pretrained_Utils.load import read_weights
-from Utils.Training_Utils.checkpoint import FORMAT
+from Utils.run_folder import FORMAT
 
 XIAOCCER = "checkpoints/mobilefacenet_xiaoccer_068.ckpt"
 

@@ -11,11 +11,10 @@ from Config import Config
 from Config.command_line import read_config
 from tests.processes import in_processes
 from Utils.errors import RunError
-from Utils.files import atomic_path
+from Utils.files import atomic_path, write_tensors
 from Utils.processes import ALONE, Processes
-from Utils.run_folder import RunFolder
+from Utils.run_folder import FORMAT, RunFolder
 from Utils.Training_Utils.beginning import checkpoint_to_resume
-from Utils.Training_Utils.checkpoint import FORMAT, write
 from Utils.Training_Utils.checkpoints import writer as writing
 from Utils.Training_Utils.checkpoints.writer import CheckpointWriter, remove_unfinished
 from Utils.Training_Utils.opening import saved_settings
@@ -30,7 +29,7 @@ def make_run(save_dir: Path, name: str, seed: int) -> RunFolder:
     run = RunFolder(save_dir / name)
     run.create(config)
     state = {part: {} for part in PARTS} | {"format": FORMAT, "settings": config.to_dict()}
-    write(run.last, state)
+    write_tensors(run.last, state)
     os.utime(run.last, (seed, seed))
     return run
 

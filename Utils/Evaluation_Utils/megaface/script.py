@@ -51,17 +51,17 @@ def evaluate_megaface(config: Config) -> Report | None:
 
 def _open(config: Config, processes: Processes) -> MegaFaceData:
     if processes.rank > 0:
-        processes.wait()  # the first process may have to draw the demo's faces
+        processes.barrier()  # the first process may have to draw the demo's faces
         return open_megaface(config)
     data = open_megaface(config)
-    processes.wait()
+    processes.barrier()
     return data
 
 
 def _device(config: Config, processes: Processes) -> torch.device:
     device = find_device(config.device)
     found = torch.cuda.device_count()
-    if processes.count > 1 and device.type == "cuda" and ":" not in config.device:
+    if processes.world_size > 1 and device.type == "cuda" and ":" not in config.device:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % found)
     return device
 

@@ -38,10 +38,7 @@ from Head.classifier import MarginHead
 from Head.sharded import ShardedHead
 from Utils.errors import CheckpointError
 from Utils.processes import is_lost_connection
-
-SUFFIX = ".dcp"
-COMMON = "common.pt"
-METADATA = ".metadata"
+from Utils.run_folder import METADATA
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _STORAGE = "torch.distributed.checkpoint.filesystem"
@@ -54,11 +51,6 @@ _ALLOWED = {
     *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64")),
     ("torch.serialization", "_get_layout"),
 }
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a checkpoint folder, whole or not, lies there."""
-    return (path / COMMON).is_file() or (path / METADATA).is_file()
 
 
 def write_tables(

@@ -14,13 +14,11 @@ import torch.distributed.checkpoint as dcp
 
 from Config import Config
 from Utils.errors import RunError
-from Utils.files import not_written, remove_temporaries
+from Utils.files import not_written, remove_temporaries, write_tensors
 from Utils.processes import Processes
-from Utils.run_folder import RunFolder
+from Utils.run_folder import COMMON, SUFFIX, RunFolder
 from Utils.Training_Utils import checkpoint as checkpoints
 from Utils.Training_Utils.checkpoints.sharded import (
-    COMMON,
-    SUFFIX,
     Tables,
     put_back,
     whole,
@@ -63,7 +61,7 @@ class CheckpointWriter:
             self._save_folder(state, tables, iteration, best)
             return
         tables = whole(tables)
-        if self._processes.first:
+        if self._processes.is_main:
             put_back(state, tables)
             if best:
                 checkpoints.save_best(self._run, state)
@@ -94,26 +92,26 @@ class CheckpointWriter:
         folder = self._run.checkpoints / f"iteration_{iteration:08d}{SUFFIX}"
         name = f"{'best' if best else 'last'}{SUFFIX}"
         if folder == self._newest:  # nothing was trained since: the tables are the same
-            if self._processes.first:
-                checkpoints.write(folder / COMMON, state)
+            if self._processes.is_main:
+                write_tensors(folder / COMMON, state)
                 _name(folder, name)
             return
         partial = folder.with_name(f".{folder.name}.partial")
-        if self._processes.first:
+        if self._processes.is_main:
             shutil.rmtree(partial, ignore_errors=True)
             try:
                 partial.mkdir()
             except OSError as error:
                 raise RunError(not_written(folder, error)) from None
-            checkpoints.write(partial / COMMON, state)
-        self._processes.wait()
+            write_tensors(partial / COMMON, state)
+        self._processes.barrier()
         written = write_tables(partial, tables, self._group)
         self._newest = folder
         self._pending = self._thread.submit(self._publish, written, partial, folder, name)
 
     def _publish(self, written: Future[Any], partial: Path, folder: Path, name: str) -> None:
         written.result()
-        if self._processes.first:
+        if self._processes.is_main:
             aside = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(aside, ignore_errors=True)
             with suppress(FileNotFoundError):  # of a history that was cut off before this

@@ -44,7 +44,7 @@ def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
     Raises ConfigError, before anything is trained, for settings that can't be used, and RunError,
     after everything is, where runs failed. SIGTERM ends it early: the run under way is saved.
     """
-    if processes.count > 1:
+    if processes.world_size > 1:
         text = " ".join(sweep.axes)
         raise ConfigError("sweep", text, "its runs have one process each; leave torchrun out.")
     _check(sweep)

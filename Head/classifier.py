@@ -6,7 +6,7 @@ The classification head: it owns the class weights, and applies a margin and the
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -37,13 +37,19 @@ def focal(cross_entropy: Tensor, gamma: float) -> Tensor:
     return other**gamma * cross_entropy
 
 
-@dataclass
-class HeadLoss:
-    """loss: the batch's mean, a scalar. correct: bool N, whether the target's logit, margin and
-    all, is the highest."""
+class HeadLoss(NamedTuple):
+    """The loss of N images, and whether each was classified correctly; ties count as correct.
+
+    loss: the batch's mean, a scalar.
+    correct: bool N, whether the logit of the image's own class, with the margin, is the highest.
+    nearest: bool N, whether its cosine to its own class, without the margin, is the highest: the
+        training accuracy as people read it. Of sub-centers the nearest counts; of a head that is
+        not normalised, the logit.
+    """
 
     loss: Tensor
     correct: Tensor
+    nearest: Tensor
 
 
 class MarginHead(nn.Module):
@@ -140,7 +146,7 @@ class MarginHead(nn.Module):
             penalty = self.method.penalty(norms)
             if penalty is not None:
                 loss = loss + self._counted_once(penalty)
-            return HeadLoss(loss.mean(), scores.target.detach() >= scores.top)
+            return HeadLoss(loss.mean(), scores.correct, scores.nearest)
 
     def _scores(self, directions: Tensor, scales: Tensor, norms: Tensor, labels: Tensor) -> Scores:
         weight, total = self.weight, self.num_classes

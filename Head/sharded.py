@@ -61,7 +61,8 @@ class ShardedHead(MarginHead):
     def loss(self, embeddings: Tensor, labels: Tensor) -> HeadLoss:
         """The loss of the images of all processes: their mean, the same on each.
 
-        embeddings, labels: of this process's images, as is `correct` of the result.
+        embeddings, labels: of this process's images, as are `correct` and `nearest` of the
+        result.
 
         The gradient of the embeddings is W times that of the loss, for W processes, because
         `DistributedDataParallel` divides the backbone's by W. The weight's is the loss's own.
@@ -72,8 +73,8 @@ class ShardedHead(MarginHead):
         of_all = self._of_all(labels)
         embeddings = _Gather.apply(embeddings.to(self.weight.dtype), self.group)
         result = super().loss(embeddings, of_all)
-        first = self.group.rank() * count
-        return HeadLoss(result.loss, result.correct[first : first + count])
+        own = slice(self.group.rank() * count, (self.group.rank() + 1) * count)
+        return HeadLoss(result.loss, result.correct[own], result.nearest[own])
 
     def sample(self, labels: Tensor, step: int) -> None:
         """As `MarginHead.sample`; each process draws among its own classes."""

@@ -154,6 +154,10 @@ class OtherClasses:
         """B×N logits, the targets' among them, from (B·K)×N cosines; a new tensor."""
         return self._changed(self._nearest(cosines)) * self._scales
 
+    def plain_logits(self, cosines: Tensor) -> Tensor:
+        """B×N logits s·cos θ_j as they are without a method, from (B·K)×N cosines; a new tensor."""
+        return self._nearest(cosines) * self._scales
+
     def fill_targets(self, logits: Tensor, rows: slice, value: float) -> Tensor:
         """Put a value in place of the targets, in place; returns logits."""
         first, count = rows.start // self._sub_centers, len(logits)
@@ -196,13 +200,14 @@ class Scores:
     """Of each image, N numbers each, with margin and scale applied.
 
     log_sum: log Σ_j exp(logit_j). target: the target class's logit. mean: over all classes, where
-    it was asked for, else 0. top: the highest logit of the other classes, without gradient.
+    it was asked for, else 0. correct, nearest: bool, see `Head.classifier.HeadLoss`.
     """
 
     log_sum: Tensor
     target: Tensor
     mean: Tensor
-    top: Tensor
+    correct: Tensor
+    nearest: Tensor
 
 
 def margin_scores(
@@ -245,7 +250,8 @@ class _MarginScores(torch.autograd.Function):
         cosines = directions.new_empty(len(weight), len(directions))  # (C·K)×N
         log_sum = torch.where(targets.here, targets.logit, -torch.inf)
         total = torch.zeros_like(log_sum)
-        top = torch.full_like(log_sum, -torch.inf)
+        top = torch.full_like(log_sum, -torch.inf)  # highest logit of the other classes
+        plain_top = top.clone() if method.changes_others else top  # the same, of s·cos θ_j
         for rows in others.blocks(weight):
             torch.mm(weight[rows], directions.T, out=cosines[rows])
             cosines[rows] *= inverse[rows, None]
@@ -254,21 +260,28 @@ class _MarginScores(torch.autograd.Function):
                 total += others.fill_targets(logits, rows, 0.0).sum(0)
             others.fill_targets(logits, rows, -torch.inf)
             highest = logits.amax(0)
-            top = torch.maximum(top, highest)
+            torch.maximum(top, highest, out=top)
+            if method.changes_others:
+                plain = others.fill_targets(others.plain_logits(cosines[rows]), rows, -torch.inf)
+                torch.maximum(plain_top, plain.amax(0), out=plain_top)
             log_sum = torch.logaddexp(log_sum, _log_sum_exp(logits, highest))
         if classes.group is not None:
-            log_sum, top = _over_processes(log_sum, top, total, classes.group)
+            log_sum = _over_processes(log_sum, total, classes.group)
+            for highest in (top, plain_top) if method.changes_others else (top,):
+                dist.all_reduce(highest, dist.ReduceOp.MAX, group=classes.group)
 
         ctx.save_for_backward(directions, scales, weight, inverse, cosines, log_sum)
         ctx.targets, ctx.others, ctx.classes = targets, others, classes
-        ctx.mark_non_differentiable(top)
+        correct = targets.logit >= top
+        nearest = targets.cosine * scales >= plain_top
+        ctx.mark_non_differentiable(correct, nearest)
         mean = (total + targets.logit) / classes.total if with_mean else total
-        return log_sum, targets.logit.clone(), mean, top
+        return log_sum, targets.logit.clone(), mean, correct, nearest
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, log_sum_grad: Tensor, logit_grad: Tensor, mean_grad: Tensor, _: Tensor
+        ctx: Any, log_sum_grad: Tensor, logit_grad: Tensor, mean_grad: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
         directions, scales, weight, inverse, cosines, log_sum = ctx.saved_tensors
         targets, others = ctx.targets, ctx.others
@@ -306,14 +319,11 @@ def _log_sum_exp(logits: Tensor, highest: Tensor) -> Tensor:
     return logits.sub_(highest).exp_().sum(0).log_() + highest
 
 
-def _over_processes(
-    log_sum: Tensor, top: Tensor, total: Tensor, group: dist.ProcessGroup
-) -> tuple[Tensor, Tensor]:
-    """log_sum and top over the classes of all processes; total is summed in place."""
+def _over_processes(log_sum: Tensor, total: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """log_sum over the classes of all processes; total is summed in place."""
     highest = log_sum.clone()
     dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
-    dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
     sums = torch.stack((torch.exp(log_sum - highest), total))
     dist.all_reduce(sums, group=group)
     total.copy_(sums[1])
-    return sums[0].log() + highest, top
+    return sums[0].log() + highest

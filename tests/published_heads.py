@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from Head import HEADS
@@ -77,3 +78,12 @@ def regulariser(name: str, x: Tensor) -> Tensor:
         return x.new_zeros(len(x))
     a = x.norm(dim=1).clamp(10, 110)
     return 35 * (a / 110**2 + 1 / a)
+
+
+def nearest(head, x: Tensor, labels: Tensor) -> Tensor:
+    """Whether the own class's cosine (Softmax's logit) is the highest: bool N."""
+    w = head.weight.detach()
+    if head.normalised:
+        x, w = F.normalize(x.detach()), F.normalize(w)
+    scores = (x @ w.T).view(len(x), -1, head.sub_centers).amax(2)  # N×C
+    return scores.argmax(1) == labels

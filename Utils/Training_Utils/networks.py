@@ -100,7 +100,7 @@ class Networks:
     def loss(self, embeddings: Tensor, labels: Tensor) -> HeadLoss:
         """The head's loss of embeddings N×D with labels N: in each process of its own images, or,
         where the classes are split, of everybody's."""
-        return HeadLoss(*self._head_loss(embeddings, labels))
+        return self._head_loss(embeddings, labels)
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
@@ -142,9 +142,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.head = head
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        result = self.head.loss(embeddings, labels)
-        return result.loss, result.correct
+    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadLoss:
+        return self.head.loss(embeddings, labels)
 
 
 _CPP_COMPILERS = ("g++", "clang++")

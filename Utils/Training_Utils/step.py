@@ -64,7 +64,8 @@ class TrainingStep:
             results.append(result)
         self._update()
         loss = torch.stack([result.loss.detach() for result in results]).mean()
-        return HeadLoss(loss, torch.cat([result.correct for result in results]))
+        correct = torch.cat([result.correct for result in results])
+        return HeadLoss(loss, correct, torch.cat([result.nearest for result in results]))
 
     def _changed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """N augmented images, and which of them to mirror: this process's share of draws that are

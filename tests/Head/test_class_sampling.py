@@ -184,6 +184,21 @@ def test_label_smoothing_spreads_over_the_drawn_classes_of_all_processes(tmp_pat
         torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
 
 
+def test_nearest_is_among_the_drawn_classes():
+    head = make_head(40, None)
+    x, labels = next(batches(40))
+    with torch.no_grad():
+        x += 2 * head.weight[labels]  # nearer to their own class: some are nearest, some are not
+    rows = torch.cat(list(drawn(40, labels, 0, 1)))
+    cosines = F.normalize(x) @ F.normalize(head.weight).T
+    head.sample(labels, 0)
+    nearest = head.loss(x, labels).nearest
+    among = cosines[:, rows].argmax(1)
+    assert torch.equal(nearest, rows[among] == labels)
+    assert nearest.any()
+    assert not torch.equal(nearest, cosines.argmax(1) == labels)
+
+
 def test_a_resumed_run_draws_the_same_classes(tiny_config, tmp_path):  # noqa: F811
     config = dataclasses.replace(tiny_config, sample_rate=0.5, batch_size=2, total_epoch=1)
     config = dataclasses.replace(config, milestones=(), save_freq=5)

@@ -245,12 +245,25 @@ def test_loss_in_blocks_is_the_cross_entropy_of_the_logits(monkeypatch, block, l
         result = head.loss(x, labels)
         torch.testing.assert_close(result.loss, expected, rtol=1e-13, atol=0)
         assert result.correct.tolist() == (logits.argmax(1) == labels).tolist()
+        assert result.nearest.tolist() == published_heads.nearest(head, x, labels).tolist()
         for ours, theirs in zip(
             torch.autograd.grad(result.loss, (x, head.weight)),
             torch.autograd.grad(expected, (x, other.weight)),
             strict=True,
         ):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_nearest_looks_at_the_cosine_without_the_margin():
+    head = build_head("ArcFace", D, 2, scale=8.0, margin=0.5).double()
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2, D))
+    x = torch.zeros(3, D, dtype=torch.float64)
+    # Just nearer to class 0, as near to both, just nearer to class 1.
+    x[:, 0], x[:, 1] = torch.tensor([1.1, 1.0, 1.0]), torch.tensor([1.0, 1.0, 1.1])
+    result = head.loss(x, torch.zeros(3, dtype=torch.int64))
+    assert result.correct.tolist() == [False, False, False]
+    assert result.nearest.tolist() == [True, True, False]
 
 
 def test_loss_of_a_single_class_and_of_a_weight_of_zero():

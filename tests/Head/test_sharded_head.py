@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from Head import HEADS, build_head, classifier
 from Head.classifier import MarginHead
 from Head.sharded import ShardedHead
+from tests import published_heads
 from tests.Head.test_heads import Everything
 from tests.processes import in_processes
 
@@ -50,7 +51,8 @@ def in_one_piece(num_classes, label_smoothing):
         loss = loss if penalty is None else loss + penalty.mean()
         loss.backward()
         correct = logits.detach().gather(1, labels[:, None])[:, 0] >= logits.detach().amax(1)
-        yield x.detach(), labels, loss.detach(), correct, x.grad, head.weight
+        nearest = published_heads.nearest(head, x, labels)
+        yield x.detach(), labels, loss.detach(), (correct, nearest), x.grad, head.weight
 
 
 def split(group, num_classes, label_smoothing):
@@ -66,7 +68,8 @@ def split(group, num_classes, label_smoothing):
         result = head.loss(x, labels[own])
         result.loss.backward()
         grads = x.grad / group.size(), head.weight.grad
-        results.append((result.loss.detach(), result.correct, *grads, head.weight.detach()))
+        verdicts = torch.stack((result.correct, result.nearest), 1)
+        results.append((result.loss.detach(), verdicts, *grads, head.weight.detach()))
     return results
 
 
@@ -79,15 +82,15 @@ def test_split_over_processes_it_has_the_loss_and_gradients_of_the_whole(
 ):
     expected = list(in_one_piece(num_classes, label_smoothing))
     results = in_processes(processes, tmp_path, split, num_classes, label_smoothing)
-    for head, (_, _, loss, correct, x_grad, weight) in enumerate(expected):
-        losses, corrects, x_grads, weight_grads, weights = zip(
+    for head, (_, _, loss, expected_verdicts, x_grad, weight) in enumerate(expected):
+        losses, verdicts, x_grads, weight_grads, weights = zip(
             *(result[head] for result in results), strict=True
         )
         # At a pole a cosine that is rounded otherwise, by 1e-16, is another angle by 1e-8.
         close = functools.partial(torch.testing.assert_close, rtol=1e-8, atol=1e-8)
         for each in losses:
             close(each, loss)
-        assert torch.cat(corrects).tolist() == correct.tolist()
+        assert torch.equal(torch.cat(verdicts), torch.stack(expected_verdicts, 1))
         close(torch.cat(x_grads), x_grad)
         close(torch.cat(weight_grads), weight.grad)
         assert torch.equal(torch.cat(weights), weight.detach())

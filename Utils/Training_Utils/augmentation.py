@@ -20,6 +20,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from Config import Config
+
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height
 LOW_RES_SIDE = (0.2, 1.0)  # of the image's side
 JITTER = 0.5  # factors 0.5..1.5 for brightness, contrast and saturation
@@ -102,6 +104,20 @@ class Augmentation:
         blank = torch.zeros_like(image)
         blank[:, top : top + high, left : left + wide] = F.crop(image, top, left, high, wide)
         return blank
+
+
+def build_augmentation(config: Config) -> Augmentation:
+    """The changes that the settings ask for."""
+    return Augmentation(
+        flip=config.flip_prob,
+        crop=config.crop_prob,
+        crop_kind=config.crop_kind,
+        crop_scale=config.crop_scale,
+        low_res=config.low_res_prob,
+        jitter=config.jitter_prob,
+        jpeg=config.jpeg_prob,
+        erasing=config.erasing_prob,
+    )
 
 
 def generator_of(seed: int, iteration: int) -> torch.Generator:

@@ -1,11 +1,14 @@
-"""Batches for training: decoded in worker processes, in an order that a seed and an epoch fix.
+"""Batches for training: decoded in worker processes, in an order fixed by the seed and the epoch.
 
-The order of an epoch in which every identity comes equally often, however many images it has.
-
-The images of a run that could not be read, named in its log.
+From the order to the batch: `EpochSampler` gives the indices of each batch, `FittedImages` decodes
+an image and resizes it to the network's input, `collate` stacks them, and `TrainingLoader` runs
+these in worker processes. `UnreadableImages` collects what could not be read, for the log.
 """
 
 import logging
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from Config import Config
 from Utils.Datasets_Utils.images import ImageError, fit_image
 from Utils.processes import Processes
 
-# So many images in a row that can't be read are no accident.
+# This many unreadable images in a row are no accident: the disk or the list is wrong.
 TRIES = 100
 
 
@@ -26,9 +30,9 @@ TRIES = 100
 class Batch:
     """images: uint8 N×H×W×3 RGB; labels: int64 N; unreadable: why images were left out.
 
-    In place of an image that can't be read comes the next one of the data set, so that batches,
-    and the shares that processes have of them, always have one size. N is 0 where `TRIES` images
-    in a row can't be read.
+    An image that cannot be read is replaced by the next one of the training set, so that all
+    batches, and each process's share of them, have the same size. N is 0 where `TRIES` images in
+    a row cannot be read.
     """
 
     images: Tensor
@@ -36,20 +40,20 @@ class Batch:
     unreadable: list[str]
 
     def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; the DataLoader calls this."""
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
 
 
 class EpochSampler(Sampler[list[int]]):
-    """Batches of one epoch's order, from any batch on.
+    """The indices of each batch of an epoch, from any batch on.
 
-    The order depends on (seed, epoch) alone, so that a resumed run goes through the rest of an
-    epoch in the order in which it began. A last batch that is not full is left out.
+    The order depends only on (seed, epoch), so a resumed run sees the rest of an epoch in the
+    order in which the epoch began. A last batch that is not full is dropped.
 
-    dataset: has a length, and may have its own `epoch_order(generator)`, as `TrainingSet` does: a
-    permutation, in which every image comes once. balanced: instead, every identity comes equally
-    often (see `balanced_order`); the dataset has `labels` then.
-    rank, processes: gives the rank-th of so many equal shares of each batch. batch_size: of the
-    whole batch, a multiple of processes.
+    dataset: has a length; it may have `epoch_order(generator)`, as `TrainingSet` does, which
+    returns a permutation of its indices. batch_size: of all processes together, a multiple of
+    world_size. balanced: every identity comes equally often, see `balanced_order`; the dataset
+    then has `labels`. rank, world_size: give process `rank` its equal share of each batch.
     """
 
     def __init__(
@@ -59,76 +63,71 @@ class EpochSampler(Sampler[list[int]]):
         seed: int,
         balanced: bool = False,
         rank: int = 0,
-        processes: int = 1,
+        world_size: int = 1,
     ) -> None:
         self.length = len(dataset)
-        self.order = getattr(dataset, "epoch_order", self._any_order)
+        self.order = getattr(dataset, "epoch_order", self._permutation)
         if balanced:
             self.order = partial(balanced_order, dataset.labels)
         self.batch_size = batch_size
         self.seed = seed
-        share = batch_size // processes
+        share = batch_size // world_size
         self.share = slice(rank * share, (rank + 1) * share)
         self.epoch = 0
-        self.first_batch = 0
+        self.start = 0  # the first batch to give
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        return self.length // self.batch_size
 
     def __len__(self) -> int:
-        return self.length // self.batch_size - self.first_batch
+        return self.batches_per_epoch - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order(np.random.default_rng((self.seed, self.epoch)))
-        for batch in range(self.first_batch, self.length // self.batch_size):
-            whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield whole[self.share].tolist()
+        for batch in range(self.start, self.batches_per_epoch):
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield indices[self.share].tolist()
 
-    def _any_order(self, generator: np.random.Generator) -> np.ndarray:
+    def _permutation(self, generator: np.random.Generator) -> np.ndarray:
         return generator.permutation(self.length)
 
 
-class TrainingLoader:
-    """Gives the batches of an epoch, from any batch on.
+def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Indices of an epoch in which every identity comes equally often.
 
-    dataset: yields (uint8 H×W×3 RGB, label). input_size: (height, width) that images are fitted to.
-    pin_memory: page-locked batches, for transfers that do not wait. balanced, rank, processes: see
-    `EpochSampler`.
+    labels: int N, 0..C-1, each at least once. Returns N indices: N/C of each identity, rounded up
+    or down. Within an identity all images come equally often, to within one: none is repeated
+    before all others had their turn. The generator decides which images and identities come once
+    more than others, and the order. Needs memory for a few arrays of N integers.
     """
+    count = len(labels)
+    images = np.bincount(labels)  # of each identity
+    wanted = np.full(len(images), count // len(images))
+    wanted[generator.permutation(len(images))[: count % len(images)]] += 1
+    rounds, rest = np.divmod(wanted, images)
+    whole_rounds = np.repeat(np.arange(count), rounds[labels])
+    order = np.concatenate((whole_rounds, _random_images(labels, images, rest, generator)))
+    generator.shuffle(order)
+    return order
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        input_size: tuple[int, int],
-        seed: int,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        balanced: bool = False,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.batches_per_epoch = len(dataset) // batch_size
-        self._sampler = EpochSampler(dataset, batch_size, seed, balanced, rank, processes)
-        self._loader = DataLoader(
-            FittedImages(dataset, input_size),
-            batch_sampler=self._sampler,
-            num_workers=num_workers,
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
-            # Its own generator: the loader seeds its workers from it, and must not draw from the
-            # global one, whose state a resumed run restores.
-            generator=torch.Generator().manual_seed(seed),
-        )
 
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch; both count from 0."""
-        self._sampler.epoch = epoch
-        self._sampler.first_batch = first_batch
-        return iter(self._loader)
+def _random_images(
+    labels: np.ndarray, images: np.ndarray, wanted: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Indices of `wanted[c]` different images of each identity c, of the `images[c]` that it has,
+    at random."""
+    shuffled = generator.permutation(len(labels))
+    by_identity = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    starts = np.cumsum(images) - images  # where each identity begins in by_identity
+    position = np.arange(len(labels)) - starts[labels[by_identity]]  # within the identity
+    return by_identity[position < wanted[labels[by_identity]]]
 
 
 @dataclass
 class _Sample:
-    """An image cut to size, None where none could be read, and why those before it could not."""
+    """A resized image, None where none could be read; and the errors of those that could not."""
 
     image: np.ndarray | None
     label: int
@@ -136,7 +135,11 @@ class _Sample:
 
 
 class FittedImages(Dataset):
-    """Images cut to one size; for one that can't be read, the next one that can."""
+    """A training set's images, resized to the network's input; an image that cannot be read is
+    replaced by the next one that can.
+
+    dataset: gives (uint8 H×W×3 RGB, label) for an index. input_size: (height, width).
+    """
 
     def __init__(self, dataset: Dataset, input_size: tuple[int, int]) -> None:
         self.dataset = dataset
@@ -155,7 +158,7 @@ class FittedImages(Dataset):
 
 
 def collate(samples: list[_Sample]) -> Batch:
-    """Stack the images; none of them, where one is missing."""
+    """Stack the images of a batch; an empty batch where one of them is missing."""
     unreadable = [reason for sample in samples for reason in sample.unreadable]
     if any(sample.image is None for sample in samples):
         samples = []
@@ -164,37 +167,76 @@ def collate(samples: list[_Sample]) -> Batch:
     return Batch(torch.from_numpy(images), labels, unreadable)
 
 
-def balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """N places in a set of N images with C identities: each identity N/C times, but for rounding.
+class TrainingLoader:
+    """Loads the batches of an epoch, from any batch on.
 
-    labels: int N, 0..C-1, each at least once. Of an identity, each image comes equally often, but
-    for one: none is shown a third time before all were shown twice. Which images and identities get
-    the odd turns, and the order, the generator decides. Takes a few arrays of N numbers.
+    dataset: gives (uint8 H×W×3 RGB, label) for an index. sampler: the indices of each batch.
+    input_size: (height, width) of the images in a batch. num_workers: worker processes; 0 loads
+    in this one. pin_memory: page-locked batches, which are copied to a GPU without waiting.
     """
-    count = len(labels)
-    images = np.bincount(labels)
-    turns = np.full(len(images), count // len(images))
-    turns[generator.permutation(len(images))[: count % len(images)]] += 1
-    rounds, rest = np.divmod(turns, images)
-    order = np.concatenate(
-        (
-            np.repeat(np.arange(count), rounds[labels]),
-            _some_of_each(labels, images, rest, generator),
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        sampler: EpochSampler,
+        input_size: tuple[int, int],
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.batches_per_epoch = sampler.batches_per_epoch
+        self._sampler = sampler
+        self._loader = DataLoader(
+            FittedImages(dataset, input_size),
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_run,
+            # A generator of its own: the loader draws its workers' seeds from it, and must not
+            # draw from the global one, whose state a resumed run restores.
+            generator=torch.Generator().manual_seed(sampler.seed),
         )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from batch `start` on; both count from 0."""
+        self._sampler.epoch = epoch
+        self._sampler.start = start
+        return iter(self._loader)
+
+
+def build_loader(
+    config: Config, dataset: Dataset, device: torch.device, processes: Processes
+) -> TrainingLoader:
+    """The loader of a run: this process's share of each batch of `config.batch_size`."""
+    sampler = EpochSampler(
+        dataset=dataset,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        balanced=config.sampler == "balanced",
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
-    generator.shuffle(order)
-    return order
+    pin_memory = device.type == "cuda"
+    return TrainingLoader(dataset, sampler, config.input_size, config.num_workers, pin_memory)
 
 
-def _some_of_each(
-    labels: np.ndarray, images: np.ndarray, wanted: np.ndarray, generator: np.random.Generator
-) -> np.ndarray:
-    """Places of `wanted` different images of each identity, at random."""
-    mixed = generator.permutation(len(labels))
-    by_identity = mixed[np.argsort(labels[mixed], kind="stable")]
-    firsts = np.cumsum(images) - images
-    numbers = np.arange(len(labels)) - firsts[labels[by_identity]]  # within the identity
-    return by_identity[numbers < wanted[labels[by_identity]]]
+def _leave_signals_to_the_run(_: int) -> None:
+    """In a worker process: survive Ctrl-C and SIGTERM that are sent to the whole process group.
+
+    The run answers them, and still needs its workers to finish the iteration and to save. SIGTERM
+    from the run itself ends the worker: that is how multiprocessing stops what is left at exit.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where PyTorch's own handler stays
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _exit_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class UnreadableImages:
@@ -207,13 +249,14 @@ class UnreadableImages:
         self._new: list[str] = []
 
     def add(self, reasons: Iterable[str]) -> None:
-        """Take in the reasons of a batch."""
+        """Add the reasons of a batch."""
         self._new += reasons
 
     def report(self) -> None:
-        """Log what is new; called by all processes together, whose images are not the same."""
-        for reason in (reason for new in self._processes.gather(self._new) for reason in new):
-            if reason not in self._known:
-                self._known.add(reason)
-                self._log.info(f"image left out, the next one taken in its place: {reason}")
+        """Log the new reasons of all processes; every process must call this."""
+        for reasons in self._processes.gather(self._new):
+            for reason in reasons:
+                if reason not in self._known:
+                    self._known.add(reason)
+                    self._log.info(f"image left out, the next one taken in its place: {reason}")
         self._new = []

@@ -61,15 +61,15 @@ class TestSets:
         names = list(self._sets)
         return [*names, *map(averaged_name, names)] if averaged else names
 
-    def judge_both(self, backbone: nn.Module, averaged: nn.Module | None) -> dict[str, float]:
-        """As `judge`, and of the backbone with averaged weights where there is one."""
-        accuracies = self.judge(backbone)
+    def evaluate(self, backbone: nn.Module, averaged: nn.Module | None = None) -> dict[str, float]:
+        """Mean 10-fold accuracy of each set, with averaged weights too where there are any."""
+        accuracies = self._accuracies(backbone)
         if averaged is not None:
-            found = self.judge(averaged)
+            found = self._accuracies(averaged)
             accuracies |= {averaged_name(name): accuracy for name, accuracy in found.items()}
         return accuracies
 
-    def judge(self, backbone: nn.Module) -> dict[str, float]:
+    def _accuracies(self, backbone: nn.Module) -> dict[str, float]:
         """Mean 10-fold accuracy, 0..1, of each set; called by all processes together."""
         return {name: self._accuracy(backbone, data) for name, data in self._sets.items()}
 
@@ -124,7 +124,7 @@ class MegaFaceTest:
         listed = self._data.distractors.listed
         log.info(f"MegaFace, at the end: {len(listed.names):,} distractors, {listed.source}")
 
-    def judge(self, backbone: nn.Module, run: Path | None) -> None:
+    def evaluate(self, backbone: nn.Module, run: Path | None) -> None:
         """Judge a trained backbone, and log the figures.
 
         run: the run's folder, which gets them below `megaface`; without one nothing is written.

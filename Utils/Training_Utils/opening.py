@@ -13,7 +13,6 @@ from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import RunError
 from Utils.processes import ALONE, Processes
 from Utils.run_folder import find_checkpoint
-from Utils.Training_Utils.augmentation import Augmentation
 from Utils.Training_Utils.checkpoint import read_run
 from Utils.Training_Utils.restarts import resumed_before
 
@@ -53,20 +52,6 @@ def describe_training_data(config: Config, data: TrainingSet) -> str:
             f"{images:,} images together"
         )
     return text
-
-
-def build_augmentation(config: Config) -> Augmentation:
-    """What the settings have done to training images."""
-    return Augmentation(
-        flip=config.flip_prob,
-        crop=config.crop_prob,
-        crop_kind=config.crop_kind,
-        crop_scale=config.crop_scale,
-        low_res=config.low_res_prob,
-        jitter=config.jitter_prob,
-        jpeg=config.jpeg_prob,
-        erasing=config.erasing_prob,
-    )
 
 
 def _open(config: Config) -> TrainingSet:

@@ -58,7 +58,7 @@ class TrainingStep:
         self._state.optimizer.zero_grad(set_to_none=True)
         results = []
         for number, part in enumerate(parts, 1):
-            with nullcontext() if number == len(parts) else self._networks.held_back():
+            with nullcontext() if number == len(parts) else self._networks.no_sync():
                 result = self._loss(*part)
                 self._backward(result.loss / len(parts))
             results.append(result)

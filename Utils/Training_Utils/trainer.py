@@ -13,14 +13,15 @@ from Utils.devices import choose_amp_dtype, choose_device
 from Utils.errors import RunError, UserError
 from Utils.processes import ALONE, LOST, Processes, is_lost_connection
 from Utils.run_folder import check_writable, run_name
+from Utils.Training_Utils.augmentation import build_augmentation
 from Utils.Training_Utils.beginning import begin_state, checkpoint_to_resume, open_run
 from Utils.Training_Utils.checkpoints.writer import CheckpointWriter, saves_folders
-from Utils.Training_Utils.data import Batch, TrainingLoader, UnreadableImages
+from Utils.Training_Utils.data import Batch, UnreadableImages, build_loader
 from Utils.Training_Utils.description import describe_run
 from Utils.Training_Utils.evaluation import MegaFaceTest, TestSets
 from Utils.Training_Utils.fine_tuning import set_frozen
 from Utils.Training_Utils.networks import Networks
-from Utils.Training_Utils.opening import build_augmentation, fingerprint, open_training_data
+from Utils.Training_Utils.opening import fingerprint, open_training_data
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.reports.curves import VisdomCurves, draw_curves
 from Utils.Training_Utils.reports.metrics import Metrics
@@ -66,17 +67,7 @@ class Trainer:
             *(build_augmentation(config), config.seed),
             *(config.accumulate_steps, config.clip_norm),
         )
-        self.loader = TrainingLoader(
-            self.data,
-            config.batch_size,
-            config.input_size,
-            config.seed,
-            config.num_workers,
-            pin_memory=self.device.type == "cuda",
-            balanced=config.sampler == "balanced",
-            rank=processes.rank,
-            processes=processes.world_size,
-        )
+        self.loader = build_loader(config, self.data, self.device, processes)
         lines = describe_run(
             *(config, self.data, self.test_sets.descriptions, self.state, networks.where),
             *(self.amp_dtype, self.run_folder, resumed),
@@ -125,8 +116,8 @@ class Trainer:
             if self._stopping:
                 self.log.info(f"asked to stop after iteration {state.iteration}. {self._go_on()}")
             elif self.megaface:
-                self.networks.take_statistics(state.averaged)
-                self.megaface.judge(state.result, self.run_folder and self.run_folder.path)
+                self.networks.broadcast_statistics(state.averaged)
+                self.megaface.evaluate(state.result, self.run_folder and self.run_folder.path)
             self.log.info(describe_memory(self.device))
             return result
 
@@ -196,9 +187,9 @@ class Trainer:
         """Judge the test sets; remember the best, and keep the weights of the best mean."""
         self._check_sound()
         state = self.state
-        self.networks.take_statistics(state.averaged)
+        self.networks.broadcast_statistics(state.averaged)
         try:
-            accuracies = self.test_sets.judge_both(state.backbone, state.averaged)
+            accuracies = self.test_sets.evaluate(state.backbone, state.averaged)
         except UserError as error:  # a photo that can't be read is no reason to end a long run
             self.log.info(f"iteration {state.iteration}  test sets not judged: {error}")
             return {}

@@ -17,7 +17,7 @@ from Utils.Datasets_Utils.formats import storage
 from Utils.Datasets_Utils.formats.shards import open_shards
 from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import DataError
-from Utils.Training_Utils.data import TrainingLoader
+from Utils.Training_Utils.data import EpochSampler, TrainingLoader
 
 
 @pytest.fixture(autouse=True)
@@ -228,13 +228,14 @@ def test_batches_of_shards_can_be_entered_anywhere(tmp_path, workers):
     write_shards(tmp_path / "shards", numbered(60, 5))
     dataset = open_training_set(tmp_path / "shards")
     dataset.images.buffer = 10
-    loader = TrainingLoader(dataset, 8, (2, 2), seed=3, num_workers=workers)
+    sampler = EpochSampler(dataset, 8, seed=3)
+    loader = TrainingLoader(dataset, sampler, (2, 2), num_workers=workers)
     whole = [batch.images[:, 0, 0, 0].tolist() for batch in loader.epoch(1)]
     assert [len(batch) for batch in whole] == [8] * 7
     assert [batch.images[:, 0, 0, 0].tolist() for batch in loader.epoch(1, 4)] == whole[4:]
     shards = [value // 12 for batch in whole for value in batch]
     assert len({tuple(shards[i : i + 5]) for i in range(0, 55, 5)}) > 3
-    plain = TrainingLoader(dataset, 8, (2, 2), seed=3)
+    plain = TrainingLoader(dataset, EpochSampler(dataset, 8, seed=3), (2, 2))
     assert [batch.images[:, 0, 0, 0].tolist() for batch in plain.epoch(1)] == whole
 
 

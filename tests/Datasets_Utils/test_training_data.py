@@ -16,7 +16,7 @@ from Utils.Datasets_Utils.generate_dataset_list import write_list
 from Utils.Datasets_Utils.images import fit_image
 from Utils.Datasets_Utils.photos import open_folder
 from Utils.errors import DataError
-from Utils.Training_Utils.data import TrainingLoader
+from Utils.Training_Utils.data import EpochSampler, TrainingLoader
 
 LIST_MAKER = "Utils.Datasets_Utils.generate_dataset_list"
 
@@ -208,13 +208,14 @@ def numbered_set(count):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_one_permutation_and_can_be_entered_anywhere(workers):
-    loader = TrainingLoader(numbered_set(23), 4, (4, 4), seed=1, num_workers=workers)
+    data = numbered_set(23)
+    loader = TrainingLoader(data, EpochSampler(data, 4, seed=1), (4, 4), num_workers=workers)
     epochs = [[b.labels.tolist() for b in loader.epoch(e)] for e in (0, 1, 0)]
     assert loader.batches_per_epoch == 5  # the 3 left over are not a full batch
     assert epochs[0] == epochs[2]
     assert epochs[0] != epochs[1]
     assert len({label for batch in epochs[0] for label in batch}) == 20
-    assert [b.labels.tolist() for b in loader.epoch(1, first_batch=3)] == epochs[1][3:]
+    assert [b.labels.tolist() for b in loader.epoch(1, start=3)] == epochs[1][3:]
     batch = next(loader.epoch(0))
     assert (batch.images[:, 0, 0, 0] == batch.labels).all()
 
@@ -222,5 +223,6 @@ def test_an_epoch_is_one_permutation_and_can_be_entered_anywhere(workers):
 def test_reading_does_not_move_the_global_random_state():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    list(TrainingLoader(numbered_set(8), 4, (4, 4), seed=1).epoch(0))
+    data = numbered_set(8)
+    list(TrainingLoader(data, EpochSampler(data, 4, seed=1), (4, 4)).epoch(0))
     assert torch.equal(torch.get_rng_state(), before)

@@ -53,12 +53,12 @@ def test_who_gets_the_odd_turns_changes_from_epoch_to_epoch():
 
 def test_a_balanced_epoch_can_be_entered_anywhere_and_depends_on_seed_and_epoch_alone():
     data = Unequal([20, 2, 1, 1])
-    loader = TrainingLoader(data, 4, (4, 4), seed=1, balanced=True)
+    loader = TrainingLoader(data, EpochSampler(data, 4, seed=1, balanced=True), (4, 4))
     epochs = [[b.labels.tolist() for b in loader.epoch(e)] for e in (0, 1, 0)]
     assert epochs[0] == epochs[2]
     assert epochs[0] != epochs[1]
     assert np.bincount(np.ravel(epochs[0])).tolist() == [6, 6, 6, 6]
-    assert [b.labels.tolist() for b in loader.epoch(1, first_batch=4)] == epochs[1][4:]
+    assert [b.labels.tolist() for b in loader.epoch(1, start=4)] == epochs[1][4:]
     orders = [np.concatenate(list(EpochSampler(data, 4, seed, True))) for seed in (1, 2, 1)]
     assert (orders[0] == orders[2]).all()
     assert (orders[0] != orders[1]).any()

@@ -106,7 +106,7 @@ def test_the_accuracy_is_that_of_one_process_to_the_last_digit(whole_run, tiny_f
     saved = read_run(run / "checkpoints" / "best.dcp")
     sets = TestSets(Config.from_dict(saved["settings"]), find_device("cpu"), ALONE)
     backbone = load_backbone(run / "checkpoints" / "best.dcp")
-    assert sets.judge(backbone)["LFW"] == saved["best"]["LFW"]["accuracy"]
+    assert sets.evaluate(backbone)["LFW"] == saved["best"]["LFW"]["accuracy"]
     merged = tmp_path / "whole.pt"
     command = ("-m", "Utils.Training_Utils.merge_checkpoint", run / "checkpoints" / "best.dcp")
     run_script(*command, merged, check=True)

@@ -7,14 +7,12 @@ Without a path, the demo's set of that name is judged.
 """
 
 from Config import read_config
-from Utils.cpu import keep_freed_memory
 from Utils.errors import run_script
 from Utils.Evaluation_Utils.report import evaluate_checkpoint, settings_of
 
 
 def main() -> None:
     """Read the settings, judge, print the table."""
-    keep_freed_memory()
     config = read_config(__doc__, only=settings_of("cfp"))
     report = evaluate_checkpoint(config, "cfp")
     print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")

@@ -10,14 +10,12 @@ work: torchrun --nproc_per_node 4 MegaFace_Evaluation.py ... What is killed goes
 """
 
 from Config import read_config
-from Utils.cpu import keep_freed_memory
 from Utils.errors import run_script
 from Utils.Evaluation_Utils.megaface.script import SETTINGS, evaluate_megaface
 
 
 def main() -> None:
     """Read the settings, judge, print the table."""
-    keep_freed_memory()
     config = read_config(__doc__, only=SETTINGS)
     report = evaluate_megaface(config)
     if report:

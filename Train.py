@@ -14,7 +14,6 @@ Settings are in Config/config.py; every one of them is also a flag.
 from functools import partial
 
 from Config import Sweep, read_training
-from Utils.cpu import keep_freed_memory
 from Utils.errors import run_script
 from Utils.processes import started_by_torchrun
 from Utils.Training_Utils.fine_tuning import pretrained_settings
@@ -38,7 +37,6 @@ JUDGING_ONLY = {
 
 def main() -> None:
     """Read the settings, train, print the table of results."""
-    keep_freed_memory()
     with started_by_torchrun() as processes:
         config = read_training(
             __doc__,

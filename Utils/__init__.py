@@ -1,1 +1,17 @@
-"""The library behind the scripts: data, training, judging, weights."""
+"""The library behind the scripts. The packages, in the order in which data pass through them:
+
+Datasets_Utils      training and verification sets of every format, and their commands
+Pretrained_Utils    backbones from weights files of this project and of other lineages
+Evaluation_Utils    a checkpoint's figures on verification sets and on MegaFace
+Training_Utils      the training loop
+
+The files that all of them use:
+
+errors.py       the user's mistakes as exceptions; `run_script`
+files.py        writing files whole or not at all, reading them with errors that name them
+tables.py       text in columns
+devices.py      device and dtype from the settings
+cpu.py          memory and threads on the CPU
+processes.py    the processes that torchrun started
+run_folder.py   a run's folder and the names in it
+"""

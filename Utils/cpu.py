@@ -1,10 +1,8 @@
-"""What a process does with memory that it frees, and the most that it has had.
+"""Memory and threads of a process on the CPU: kept memory, its peak, threads that share work.
 
 glibc gives large blocks back to the system as soon as they are freed, and the system hands out new
-ones page by page, each zeroed. A network on a CPU frees and asks for the memory of every layer
-anew: a quarter to a half of its time went into that. So scripts keep what they have had once.
-
-Threads that share work on the CPU.
+ones page by page, each zeroed. A network on a CPU frees and allocates the memory of every layer
+again and again: a quarter to a half of its time went into that. So scripts keep freed memory.
 """
 
 from __future__ import annotations
@@ -28,18 +26,18 @@ _GROWTH = 64 << 20  # bytes asked of the system at once
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed memory for its own next use; says whether that can be done.
+    """Let this process keep freed memory for its own next use; returns whether that can be done.
 
-    To be called by a script before it computes. It changes how fast memory comes, not results.
-    Nothing happens where the C library is not glibc.
+    `run_script` calls it before a script computes. It changes speed, not results. It does nothing
+    where the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):  # musl has a mallopt that does nothing
         return False
-    # No block as a mapping of its own; the heap never trimmed; grown by so much at once, as else
-    # it would be trimmed and grown again in small steps.
+    # Blocks never get a mapping of their own; the heap is never trimmed, and it grows in large
+    # steps, since each step is a call of the system.
     wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _GROWTH))
     return all([library.mallopt(option, value) == 1 for option, value in wanted])
 
@@ -47,7 +45,7 @@ def keep_freed_memory() -> bool:
 def peak_memory() -> int:
     """The most memory, in bytes, that this process has held so far (its resident set)."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the process that started this one had
+    if status.exists():  # getrusage would include the memory of the process that started this one
         (line,) = (text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -55,7 +53,7 @@ def peak_memory() -> int:
 
 
 def describe_memory(device: torch.device) -> str:
-    """The most memory that this process has held, on the device too, for a log."""
+    """A line for a log: the most memory that this process has held, on the device as well."""
     line = f"peak memory {peak_memory() / 2**20:,.0f} MiB"
     if device.type == "cuda":
         most = torch.cuda.max_memory_allocated(device)
@@ -68,26 +66,28 @@ Result = TypeVar("Result")
 
 
 class LoneThreads:
-    """Threads, each of which computes by itself. count: how many."""
+    """A pool of `count` threads; inside each, PyTorch computes with one thread."""
 
     def __init__(self, pool: ThreadPoolExecutor, count: int) -> None:
         self._pool = pool
         self.count = count
 
     def submit(self, work: Callable[[Item], Result], item: Item) -> Future[Result]:
-        """Have one of them do it."""
+        """Have one of the threads compute `work(item)`."""
         return self._pool.submit(work, item)
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """The results for all items, in order. Whoever is free takes the next: a task of its own
-        for each item would cost about as much as a millisecond's work. Not to be called from one
-        of them: all might wait for each other."""
+        """The results for all items, in order.
+
+        A thread that is free takes the next item: a task for each would cost about a millisecond.
+        Never call it from one of these threads: all might wait for each other.
+        """
         results: list[Result | None] = [None] * len(items)
-        numbers = itertools.count()
+        indices = itertools.count()
 
         def take_turns() -> None:
-            while (number := next(numbers)) < len(items):
-                results[number] = work(items[number])
+            while (index := next(indices)) < len(items):
+                results[index] = work(items[index])
 
         tasks = [self._pool.submit(take_turns) for _ in range(min(self.count, len(items)))]
         for task in tasks:
@@ -97,10 +97,10 @@ class LoneThreads:
 
 @contextmanager
 def lone_threads() -> Iterator[LoneThreads]:
-    """As many threads as torch computes with."""
+    """As many threads as PyTorch computes with; its setting is restored afterwards."""
     count = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield LoneThreads(pool, count)
     finally:
-        torch.set_num_threads(count)  # what a thread sets for itself, later threads inherit
+        torch.set_num_threads(count)  # threads started later inherit the last setting

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and how a script reports them."""
+"""The user's mistakes as exceptions, and `run_script`, which reports them in one paragraph."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from Config.errors import UserError
+from Utils.cpu import keep_freed_memory
 
 
 class DataError(UserError, ValueError):
@@ -19,21 +20,22 @@ class CheckpointError(UserError, ValueError):
 
 
 class RunError(UserError, RuntimeError):
-    """A run that can't start or go on: the folder can't be written, the loss is not finite."""
+    """A run that can't start or continue: its folder can't be written, the loss is not finite."""
 
 
 def first_line(error: BaseException) -> str:
-    """An error's first line, at most 200 characters of it; its kind where it says nothing."""
+    """An error's first line, at most 200 characters; its class's name where it has no text."""
     lines = str(error).strip().splitlines()
     return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main and exit: a `UserError` is told in one paragraph without a traceback.
+    """Run a script's main and exit: a `UserError` is printed as one paragraph, without a traceback.
 
     Any other exception is a bug and keeps its traceback. Exit status: 0; 1 for an error; 130 after
-    Ctrl-C.
+    Ctrl-C. The process keeps the memory that it frees for its own next use: see `Utils.cpu`.
     """
+    keep_freed_memory()
     try:
         main()
     except UserError as error:
@@ -46,12 +48,12 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str) -> None:
-    # What a file calls its parts may hold anything, a terminal's control codes among it.
+    # Names from a file may hold anything, also a terminal's control codes.
     message = "".join(c for c in message if c.isprintable() or c.isspace())
     paragraph = textwrap.fill(
         f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False
     )
-    # Under torchrun the first process's progress bar may stand in the line.
+    # Under torchrun the first process's progress bar may stand in this line.
     begin = "\n" if int(os.environ.get("RANK", "0")) > 0 else ""
     print(f"{begin}{paragraph}", file=sys.stderr)
     sys.exit(1)

@@ -9,16 +9,16 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from Utils.errors import CheckpointError, RunError, first_line
+from Utils.errors import CheckpointError, DataError, RunError, UserError, first_line
 
-_SHOWN = 3  # names of what a file asks for, in an error
+_SHOWN = 3  # functions and classes that an error names
 
 # What `torch.load` raises for files that are cut short or something else altogether.
 READ_ERRORS = (
@@ -32,25 +32,59 @@ _TEMPORARY = re.compile(r"\..*(\.[^.]+)\.[a-z0-9_]{8}\1")
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; renamed to it when the block ends without an error."""
+    """Yield a temporary path beside `path`; renamed to it when the block ends without an error.
+
+    Raises RunError, naming `path`, where the file can't be written. An OSError about another file,
+    one that the block reads, is left as it is.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         # mkstemp makes files private; give them the permissions any other new file would have.
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        if temporary is None or error.filename in (None, str(temporary)):
+            raise RunError(not_written(path, error)) from None
+        raise
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def save_json(path: Path, values: Any, indent: int = 2) -> None:
-    """Write values as JSON, whole or not at all. Raises OSError where that can't be done."""
+    """Write values as JSON, whole or not at all. Raises RunError where that can't be done."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=indent) + "\n")
+
+
+@contextmanager
+def reading(path: Path | str, what: str, raises: type[UserError] = DataError) -> Iterator[None]:
+    """Turn an OSError of the block into an error that names the file.
+
+    what: the kind of file, in words of the user: "image list". raises: the class of the error.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise raises(f"the {what} {path} can't be read: {_reason(error)}.") from None
+
+
+def read_json(path: Path | str, what: str, raises: type[UserError] = DataError) -> Any:
+    """The values in a JSON file. Raises an error that names the file where it is not there or not
+    JSON; what, raises: as in `reading`."""
+    with reading(path, what, raises):
+        content = Path(path).read_bytes()
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise raises(f"the {what} {path} is not JSON: {error}.") from None
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -62,38 +96,52 @@ def remove_temporaries(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise RunError, naming `path`, where tensors can't be written: a disk or quota is full."""
+    """Raise RunError, naming `path`, where a library can't write tensors: a disk or quota is full.
+
+    For blocks that do nothing but write: PyTorch raises a RuntimeError, which may be anything.
+    """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's is a RuntimeError
+    except RunError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(not_written(path, error)) from None
 
 
 def not_written(path: Path, error: BaseException) -> str:
-    """What to say where a file, or a folder of them, could not be written."""
+    """The error's text for a file, or a folder of them, that could not be written."""
     return (
-        f"{path} can't be written ({first_line(error)}); is the disk full? What was there before "
+        f"{path} can't be written ({_reason(error)}); is the disk full? What was there before "
         f"is whole."
     )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, unless it is there. Raises RunError where it can't be."""
+    """Make a folder and its parents, unless it exists. Raises RunError where it can't be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"the folder {folder} can't be made: {error.strerror}.") from None
+        raise RunError(f"the folder {folder} can't be made: {_reason(error)}.") from None
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words for an OSError, without its number and temporary names."""
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, replacing it at once; a copy where links fail."""
+    """Make `target` the same file as `source`, replacing it at once; a copy where links fail.
+
+    Raises RunError where neither can be done.
+    """
     temporary = target.with_name(f".{target.name}.link")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with writing(target):
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
 
 
 def _umask() -> int:
@@ -105,14 +153,14 @@ def _umask() -> int:
 def read_tensors(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read any file of tensors and plain values on the CPU.
 
-    lazily: leave tensors on the disk until they are used, for one who uses few or parts of them.
+    lazily: leave tensors on the disk until they are used, for a caller who needs few of them.
     Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is not a file.")
     try:
-        mapped = lazily and zipfile.is_zipfile(path)  # others can't be left there
+        mapped = lazily and zipfile.is_zipfile(path)  # older files can't be mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {path} can't be read: {_refusal(path, error)}") from None
@@ -121,22 +169,27 @@ def read_tensors(path: str | Path, lazily: bool = False) -> dict[str, Any]:
 
 
 def unsafe_names(path: Path) -> list[str]:
-    """The functions and classes, beyond those of tensors, that a file's pickle names; nothing of it
-    is run. Empty for a file of another format, or a damaged one."""
+    """The functions and classes, beyond those of tensors, that a file's pickle names.
+
+    Nothing in it is run. Empty for a file of another format, or a damaged one.
+    """
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # of many kinds, from a file that is damaged: reading it will say so
+    except Exception:  # a damaged file raises many kinds; reading it will report them
         return []
 
 
 def write_tensors(path: Path, state: dict[str, Any]) -> None:
-    """Write a file of tensors and plain values. Raises RunError where that can't be done."""
+    """Write a file of tensors and plain values, whole or not at all.
+
+    Raises RunError where that can't be done.
+    """
     with writing(path), atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    """Why the unpickler gave up, in words of this program: torch's own go on about its options."""
+    """Why the unpickler gave up, in words of this program: torch's text is about its options."""
     # Files from before PyTorch 1.6 are no archives; the unpickler then names what it met first.
     names = unsafe_names(path) or re.findall(r"GLOBAL (\S+)", str(error))
     if not names:

@@ -4,14 +4,12 @@ python -m Utils.Evaluation_Utils --checkpoint PATH --data calfw.bin
 """
 
 from Config import read_config
-from Utils.cpu import keep_freed_memory
 from Utils.errors import run_script
 from Utils.Evaluation_Utils.report import SETTINGS, evaluate_set
 
 
 def main() -> None:
     """Read the settings, judge `data`, print the table."""
-    keep_freed_memory()
     report = evaluate_set(read_config(__doc__, only={*SETTINGS, "data", "pairs"}))
     print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from Utils.Datasets_Utils.images import ImageError
+from Utils.errors import RunError
 from Utils.files import atomic_path
 
 
@@ -146,14 +147,15 @@ def cached_arrays(path: Path, sources: Sequence[Path], build: Callable[[], Array
     for place in places:
         if place is path and _read_only(path.parent):
             continue
-        with suppress(OSError):
+        with suppress(OSError, RunError):
             store_arrays(place, sources, arrays)
             break
     return arrays
 
 
 def store_arrays(path: Path, sources: Sequence[Path], arrays: Arrays) -> None:
-    """Write arrays that `cached_arrays` will find at `path`. Raises OSError where it can't."""
+    """Write arrays that `cached_arrays` will find at `path`. Raises OSError or RunError
+    where that can't be done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         np.savez(f, **{_STAMP: _stamp(sources)}, **arrays)

@@ -1,0 +1,50 @@
+"""Utils/files.py: a file is written whole or not at all, and errors name it."""
+
+import json
+
+import pytest
+
+from Utils.errors import CheckpointError, DataError, RunError
+from Utils.files import atomic_path, link_or_copy, read_json, reading, save_json
+
+
+def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "values.json"
+    save_json(path, {"a": 1})
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(28, "No space left")
+
+    with pytest.raises(RunError, match=r"values.json can't be written \(No space left\).*is whole"):
+        write_half()
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["values.json"]
+    for target in (tmp_path / "nowhere" / "values.json", path / "values.json"):
+        with pytest.raises(RunError, match=r"values.json can't be written"):
+            save_json(target, {})
+    with pytest.raises(RunError, match=r"b.pt can't be written \(No such file"):
+        link_or_copy(tmp_path / "a.pt", tmp_path / "b.pt")
+
+
+def test_an_error_about_another_file_is_not_taken_for_one_of_writing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="source"), atomic_path(tmp_path / "target"):
+        (tmp_path / "source").read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"[" * 200_000])
+def test_what_is_not_json_is_named(tmp_path, content):
+    path = tmp_path / "list.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"the photo list .*list.json is not JSON"):
+        read_json(path, "photo list")
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"the photo list .*no.json can't be read: No such file"):
+        read_json(tmp_path / "no.json", "photo list")
+    unreadable = pytest.raises(CheckpointError, match=r"the index .* can't be read: Is a dir.*\.$")
+    with unreadable, reading(tmp_path, "index", CheckpointError):
+        tmp_path.read_bytes()

@@ -1,10 +1,12 @@
-"""Batches for training: decoded in worker processes, in an order fixed by the seed and the epoch.
+"""The training set, and its batches in an order fixed by the seed and the epoch.
 
-From the order to the batch: `EpochSampler` gives the indices of each batch, `FittedImages` decodes
-an image and resizes it to the network's input, `collate` stacks them, and `TrainingLoader` runs
-these in worker processes. `UnreadableImages` collects what could not be read, for the log.
+`open_training_data` opens the set. From the order to the batch: `EpochSampler` gives the indices of
+each batch, `FittedImages` decodes an image and resizes it to the network's input, `collate` stacks
+them, and `TrainingLoader` runs these in worker processes. `UnreadableImages` collects what could
+not be read, for the log.
 """
 
+import hashlib
 import logging
 import os
 import signal
@@ -12,18 +14,66 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from Config import Config
+from Config import Config, training_paths
+from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.images import ImageError, fit_image
+from Utils.Datasets_Utils.training_set import TrainingSet
+from Utils.errors import RunError
 from Utils.processes import Processes
 
 # This many unreadable images in a row are no accident: the disk or the list is wrong.
 TRIES = 100
+
+
+def open_training_data(config: Config) -> TrainingSet:
+    """The training set of the settings; the demo's is drawn first where it is missing.
+
+    Raises DataError as `open_training_set` does and where no identity has `min_images` images,
+    RunError where the set is smaller than one batch.
+    """
+    if config.train_dataset == "Demo":
+        demo = ensure_demo_sets(Path(config.demo_dataset_path))
+        path, file_list = demo.train_images, demo.train_list
+    else:
+        path, file_list = training_paths(config)
+    data = open_training_set(path, file_list or None).without_small(config.min_images)
+    if len(data) < config.batch_size:
+        raise RunError(
+            f"batch_size is {config.batch_size}, but the training set has only {len(data)} images; "
+            f"set a batch_size of at most that."
+        )
+    return data
+
+
+def fingerprint(data: TrainingSet) -> dict[str, Any]:
+    """What distinguishes training sets, as plain values: the counts and a hash of the labels."""
+    labels = np.ascontiguousarray(data.labels, np.int64)
+    return {
+        "images": len(data),
+        "identities": data.num_classes,
+        "labels": hashlib.sha256(labels).hexdigest(),
+    }
+
+
+def describe_training_data(config: Config, data: TrainingSet) -> str:
+    """A line for the log about the training set and the identities that are left out."""
+    text = f"{config.train_dataset}: {len(data):,} images, {data.num_classes:,} identities"
+    identities, images = data.left_out
+    if identities:
+        text += (
+            f"; left out: {identities:,} identities with fewer than {config.min_images} images, "
+            f"{images:,} images together"
+        )
+    return text
 
 
 @dataclass

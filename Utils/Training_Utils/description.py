@@ -8,7 +8,7 @@ import torch
 from Config import Config
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.run_folder import RunFolder
-from Utils.Training_Utils.opening import describe_training_data
+from Utils.Training_Utils.data import describe_training_data
 from Utils.Training_Utils.optimization import describe_rates
 from Utils.Training_Utils.state import TrainingState
 

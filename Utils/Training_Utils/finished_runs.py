@@ -9,7 +9,7 @@ from Config.sweep import same_run
 from Utils.errors import CheckpointError, DataError
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.checkpoint import read_run
-from Utils.Training_Utils.opening import fingerprint, open_training_data
+from Utils.Training_Utils.data import fingerprint, open_training_data
 from Utils.Training_Utils.reports.results import read_results
 
 SETTINGS_LINE = "  settings {"  # in train.log, at each start of the run

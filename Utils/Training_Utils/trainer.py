@@ -16,12 +16,17 @@ from Utils.run_folder import check_writable, run_name
 from Utils.Training_Utils.augmentation import build_augmentation
 from Utils.Training_Utils.beginning import begin_state, checkpoint_to_resume, open_run
 from Utils.Training_Utils.checkpoints.writer import CheckpointWriter, saves_folders
-from Utils.Training_Utils.data import Batch, UnreadableImages, build_loader
+from Utils.Training_Utils.data import (
+    Batch,
+    UnreadableImages,
+    build_loader,
+    fingerprint,
+    open_training_data,
+)
 from Utils.Training_Utils.description import describe_run
 from Utils.Training_Utils.evaluation import MegaFaceTest, TestSets
 from Utils.Training_Utils.fine_tuning import set_frozen
 from Utils.Training_Utils.networks import Networks
-from Utils.Training_Utils.opening import fingerprint, open_training_data
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.reports.curves import VisdomCurves, draw_curves
 from Utils.Training_Utils.reports.metrics import Metrics

@@ -60,7 +60,7 @@ class MarginHead(nn.Module):
     normalised: False leaves weights and embeddings as long as they are: a plain linear classifier.
     label_smoothing, focal_gamma: ε and γ of the loss, both 0 unless they are set.
     sample_rate, sample_seed: the share of the classes that `sample` draws, all unless it is set.
-    here: the classes, of 0..C-1, that this process has; None: all.
+    local_classes: the classes, of 0..C-1, that this process has; None: all.
     weight: (C here)·K × D, Glorot's uniform initialisation as the lineage trains.
     """
 
@@ -72,7 +72,7 @@ class MarginHead(nn.Module):
         method: Method,
         sub_centers: int = 1,
         normalised: bool = True,
-        here: range | None = None,
+        local_classes: range | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -86,9 +86,15 @@ class MarginHead(nn.Module):
         self.sample_seed = 0
         self.group: dist.ProcessGroup | None = None  # the processes that have the other classes
         self._sampled: ClassSample | None = None
-        self.here = range(num_classes) if here is None else here
-        rows = range(self.here.start * sub_centers, self.here.stop * sub_centers)
-        self.weight = nn.Parameter(_initial_rows(rows, num_classes * sub_centers, feature_dim))
+        self.local_classes = range(num_classes) if local_classes is None else local_classes
+        total = num_classes * sub_centers
+        self.weight = nn.Parameter(_initial_rows(self.local_rows, total, feature_dim))
+
+    @property
+    def local_rows(self) -> range:
+        """The rows, of the whole C·K × D table, that `weight` has."""
+        classes = self.local_classes
+        return range(classes.start * self.sub_centers, classes.stop * self.sub_centers)
 
     def sample(self, labels: Tensor, step: int) -> None:
         """Draw the classes of a step, which `loss` is then restricted to, and which train.
@@ -97,19 +103,19 @@ class MarginHead(nn.Module):
         step: the step's number; the classes depend on it, the seed and the labels alone.
         """
         if self.sample_rate < 1:
-            seed = (self.sample_seed, step, self.here.start)
-            labels = self._labels_here(labels)
-            classes = sample_classes(len(self.here), self.sample_rate, labels, seed)
+            seed = (self.sample_seed, step, self.local_classes.start)
+            labels = self._local_labels(labels)
+            classes = sample_classes(len(self.local_classes), self.sample_rate, labels, seed)
             self._sampled = ClassSample(self.weight, classes, self.sub_centers)
 
     @contextmanager
-    def stepping(self, optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    def weight_to_update(self, optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
         """Gives the weights that `loss` gave a gradient, which are the optimiser's in here; a
         sample of them is over after it."""
         if self._sampled is None:
             yield self.weight
             return
-        with self._sampled.in_place_of_table(optimizer) as weight:
+        with self._sampled.swapped_in(optimizer) as weight:
             yield weight
         self._sampled = None
 
@@ -126,9 +132,9 @@ class MarginHead(nn.Module):
             cosines = cosines.view(len(cosines), -1, self.sub_centers).amax(2)  # N×C
             cosine = cosines.gather(1, labels[:, None])  # N×1
             if self.training:
-                self.method.observe(cosine.detach()[:, 0], norms.detach())
+                self.method.update_state(cosine.detach()[:, 0], norms.detach())
             targets = self.method.target(cosine[:, 0], norms)[:, None]
-            others = self.method.others(cosines, cosine.detach())
+            others = self.method.negatives(cosines, cosine.detach())
             return scales[:, None] * others.scatter(1, labels[:, None], targets)
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> HeadLoss:
@@ -143,14 +149,14 @@ class MarginHead(nn.Module):
             loss = cross_entropy(scores, self.label_smoothing)
             if self.focal_gamma:
                 loss = focal(loss, self.focal_gamma)
-            penalty = self.method.penalty(norms)
+            penalty = self.method.regulariser(norms)
             if penalty is not None:
                 loss = loss + self._counted_once(penalty)
             return HeadLoss(loss.mean(), scores.correct, scores.nearest)
 
     def _scores(self, directions: Tensor, scales: Tensor, norms: Tensor, labels: Tensor) -> Scores:
         weight, total = self.weight, self.num_classes
-        labels = self._labels_here(labels)
+        labels = self._local_labels(labels)
         if self._sampled is not None:
             weight, total = self._sampled.weight, self._total_sampled()
             labels = self._sampled.numbers(labels)
@@ -169,8 +175,8 @@ class MarginHead(nn.Module):
         """N penalties whose gradients, summed over the group's processes, are those of one."""
         return penalty
 
-    def _labels_here(self, labels: Tensor) -> Tensor:
-        """Numbers among the classes `here`; -1 where it is not one of them."""
+    def _local_labels(self, labels: Tensor) -> Tensor:
+        """Numbers among the local classes; -1 where it is not one of them."""
         return labels
 
     def _total_sampled(self) -> int:

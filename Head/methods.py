@@ -33,19 +33,19 @@ class Method(nn.Module):
     part it has; running statistics are then those of the whole batch, alike on each. None where
     the method is called with the whole batch.
 
-    parts: equal parts that each batch is computed in, one after the other, each of them observed;
-    running statistics follow the whole batches as fast as they would without.
+    micro_batches: how many each batch is split into, each of which updates the state; running
+    statistics follow the whole batches as fast as they would without.
     """
 
-    changes_others = False  # whether `others` does anything: saves a pass over N×C where not
+    changes_negatives = False  # whether `others` does anything: saves a pass over N×C where not
     group: dist.ProcessGroup | None = None
-    parts = 1
+    micro_batches = 1
 
     def target(self, cosine: Tensor, norm: Tensor) -> Tensor:
         """What stands in place of the targets' cos θ_y: N from cosines N, embedding norms N."""
         return cosine
 
-    def others(self, cosines: Tensor, target_cosine: Tensor) -> Tensor:
+    def negatives(self, cosines: Tensor, target_cosine: Tensor) -> Tensor:
         """What stands in place of the other classes' cos θ_j, of the shape of cosines.
 
         target_cosine: cos θ_y of the same images, in a shape that broadcasts against cosines; no
@@ -53,11 +53,11 @@ class Method(nn.Module):
         """
         return cosines
 
-    def penalty(self, norm: Tensor) -> Tensor | None:
+    def regulariser(self, norm: Tensor) -> Tensor | None:
         """What is added to each image's loss, N from the embeddings' norms N; None: nothing."""
         return None
 
-    def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
+    def update_state(self, target_cosine: Tensor, norm: Tensor) -> None:
         """Take a training batch, or a part of it, into running statistics: N cosines, N norms,
         without gradient.
 
@@ -98,10 +98,10 @@ class SphereFace(Method):
         annealing = self.BASE * (1 + self.GAMMA * self.iteration.to(cosine)) ** -self.POWER
         return sphereface(cosine, self.m, annealing.clamp_min(self.LOWEST))
 
-    def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
+    def update_state(self, target_cosine: Tensor, norm: Tensor) -> None:
         if self._observed == 0:
             self.iteration += 1
-        self._observed = (self._observed + 1) % self.parts
+        self._observed = (self._observed + 1) % self.micro_batches
 
 
 class CurricularFace(Method):
@@ -111,7 +111,7 @@ class CurricularFace(Method):
     t: running mean of the target cosines, a buffer: t = 0.01·mean + 0.99·t, eq. 9.
     """
 
-    changes_others = True
+    changes_negatives = True
     MOMENTUM = 0.01
 
     def __init__(self, m: float, easy_margin: bool = False) -> None:
@@ -123,13 +123,13 @@ class CurricularFace(Method):
     def target(self, cosine: Tensor, norm: Tensor) -> Tensor:
         return arcface(cosine, self.m, self.easy_margin)
 
-    def others(self, cosines: Tensor, target_cosine: Tensor) -> Tensor:
+    def negatives(self, cosines: Tensor, target_cosine: Tensor) -> Tensor:
         hard = cosines > shifted_cosine(target_cosine, self.m)
         return torch.where(hard, cosines * (self.t + cosines), cosines)
 
-    def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
+    def update_state(self, target_cosine: Tensor, norm: Tensor) -> None:
         mean, _ = batch_mean(target_cosine, self.group)
-        self.t.lerp_(mean, of_part(self.MOMENTUM, self.parts))
+        self.t.lerp_(mean, of_part(self.MOMENTUM, self.micro_batches))
 
 
 class AdaFace(Method):
@@ -155,12 +155,12 @@ class AdaFace(Method):
         quality = (away / (self.norm_deviation + self.EPSILON) * self.H).clamp(-1, 1)
         return adaface(cosine, self.m, quality)
 
-    def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
+    def update_state(self, target_cosine: Tensor, norm: Tensor) -> None:
         norm = self._cut(norm)
         mean, count = batch_mean(norm, self.group)
         square, _ = batch_mean((norm - mean) ** 2, self.group)
         deviation = (square * count / (count - 1).clamp_min(1)).sqrt()
-        momentum = of_part(self.MOMENTUM, self.parts)
+        momentum = of_part(self.MOMENTUM, self.micro_batches)
         self.norm_mean.lerp_(mean, momentum)
         deviation = torch.where(count > 1, deviation, self.norm_deviation)
         self.norm_deviation.lerp_(deviation, momentum)
@@ -191,7 +191,7 @@ class MagFace(Method):
         share = (self._cut(norm) - self.LOW) / (self.HIGH - self.LOW)  # 0..1
         return arcface(cosine, self.m * (1 + (self.GROWTH - 1) * share), self.easy_margin)
 
-    def penalty(self, norm: Tensor) -> Tensor:
+    def regulariser(self, norm: Tensor) -> Tensor:
         norm = self._cut(norm)
         return self.WEIGHT * (norm / self.HIGH**2 + 1 / norm)
 
@@ -232,7 +232,7 @@ class ElasticFace(Method):
         drawn = self._margins if self.training else None
         return self.margin(cosine, self.m if drawn is None else drawn)
 
-    def observe(self, target_cosine: Tensor, norm: Tensor) -> None:
+    def update_state(self, target_cosine: Tensor, norm: Tensor) -> None:
         count = len(target_cosine)
         rank, processes = 0, 1
         if self.group is not None:

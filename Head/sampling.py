@@ -42,7 +42,7 @@ class ClassSample:
         table.detach().index_copy_(0, self._rows, rows.detach())
 
     @contextmanager
-    def in_place_of_table(self, optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    def swapped_in(self, optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
         """Gives `weight`, which the optimiser has in here, with its rows of the state."""
         (group,) = (g for g in optimizer.param_groups if any(p is self._table for p in g["params"]))
         place = next(i for i, p in enumerate(group["params"]) if p is self._table)
@@ -69,14 +69,14 @@ class ClassSample:
         return isinstance(value, Tensor) and value.shape == self._table.shape
 
 
-def number_sampled(num_classes: int, rate: float, images: int) -> int:
+def sample_size(num_classes: int, rate: float, images: int) -> int:
     """k = rate·C, but no fewer than the images (or C), so that the classes of all images are sure
     to fit, and nobody has to wait for the device to count them."""
     return min(num_classes, max(round(rate * num_classes), images))
 
 
 def sample_classes(num_classes: int, rate: float, labels: Tensor, seed: tuple[int, ...]) -> Tensor:
-    """All classes of the labels and random others: increasing int64 k, see `number_sampled`.
+    """All classes of the labels and random others: increasing int64 k, see `sample_size`.
 
     labels: N of 0..C-1, or -1 where another process has the class. seed: whole numbers from 0 on,
     on which the draw depends.
@@ -86,5 +86,5 @@ def sample_classes(num_classes: int, rate: float, labels: Tensor, seed: tuple[in
     # The last one is for labels that are not here.
     order = torch.rand(num_classes + 1, generator=generator, device=labels.device)
     order[torch.where(labels < 0, num_classes, labels)] = 2.0
-    count = number_sampled(num_classes, rate, len(labels))
+    count = sample_size(num_classes, rate, len(labels))
     return order[:num_classes].topk(count, sorted=False).indices.sort().values

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from Head.classifier import HeadLoss, MarginHead
 from Head.methods import Method, gather_rows
-from Head.sampling import number_sampled
+from Head.sampling import sample_size
 
 
 def class_range(num_classes: int, rank: int, processes: int) -> range:
@@ -87,7 +87,7 @@ class ShardedHead(MarginHead):
         `torch.distributed.checkpoint`, which fills it in place when it loads."""
         mesh = DeviceMesh.from_group(self.group, rows.device.type)
         width = self.sub_centers * rows.shape[1]
-        of_classes = rows.detach().view(len(self.here), width)
+        of_classes = rows.detach().view(len(self.local_classes), width)
         shape, stride = torch.Size((self.num_classes, width)), (width, 1)
         return DTensor.from_local(of_classes, mesh, [Shard(0)], shape=shape, stride=stride)
 
@@ -97,14 +97,14 @@ class ShardedHead(MarginHead):
         image = torch.arange(len(penalty), device=penalty.device)
         return torch.where(image // share == self.group.rank(), penalty, penalty.detach())
 
-    def _labels_here(self, labels: Tensor) -> Tensor:
-        elsewhere = (labels < self.here.start) | (labels >= self.here.stop)
-        return (labels - self.here.start).masked_fill_(elsewhere, -1)
+    def _local_labels(self, labels: Tensor) -> Tensor:
+        elsewhere = (labels < self.local_classes.start) | (labels >= self.local_classes.stop)
+        return (labels - self.local_classes.start).masked_fill_(elsewhere, -1)
 
     def _total_sampled(self) -> int:
         processes, images = self.group.size(), self._images_sampled_for
         ranges = (class_range(self.num_classes, rank, processes) for rank in range(processes))
-        return sum(number_sampled(len(here), self.sample_rate, images) for here in ranges)
+        return sum(sample_size(len(here), self.sample_rate, images) for here in ranges)
 
     def _of_all(self, labels: Tensor) -> Tensor:
         """The labels of all processes."""

@@ -59,7 +59,7 @@ class Classes:
 class Targets:
     """The N targets' logits, on every process, and their gradients, on the process that has them.
 
-    here: N, whether this process has the class. cosine, logit: N.
+    is_local: bool N, whether this process has the class. cosine, logit: N.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Targets:
         method: Method,
         classes: Classes,
     ) -> None:
-        self.here = labels >= 0
+        self.is_local = labels >= 0
         self.cosine = directions.new_zeros(len(labels))
         self._normalised = classes.normalised
         if len(weight):
@@ -83,11 +83,11 @@ class Targets:
             products *= inverse.view(-1, classes.sub_centers)[own]
             nearest = products.max(1)
             self._rows = own * classes.sub_centers + nearest.indices
-            self.cosine = torch.where(self.here, nearest.values, 0)
+            self.cosine = torch.where(self.is_local, nearest.values, 0)
         if classes.group is not None:
             dist.all_reduce(self.cosine, group=classes.group)
         if method.training:
-            method.observe(self.cosine, norms.detach())
+            method.update_state(self.cosine, norms.detach())
         with torch.enable_grad():  # N numbers: autograd's own way costs nothing here
             self._inputs = [x.detach().requires_grad_() for x in (self.cosine, norms, scales)]
             cosine, norm, scale = self._inputs
@@ -99,7 +99,7 @@ class Targets:
         return torch.autograd.grad(
             self._logit,
             self._inputs,
-            torch.where(self.here, logit_gradient, 0),
+            torch.where(self.is_local, logit_gradient, 0),
             retain_graph=True,
             materialize_grads=True,
         )
@@ -171,7 +171,7 @@ class OtherClasses:
     def gradient(self, cosines: Tensor, logits_gradient: Tensor) -> Tensor:
         """(B·K)×N gradient of the cosines from the B×N logits', which it may overwrite."""
         gradient = logits_gradient.mul_(self._scales)
-        if self._method.changes_others:
+        if self._method.changes_negatives:
             with torch.enable_grad():
                 nearest = self._nearest(cosines).detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(self._changed(nearest), nearest, gradient)
@@ -192,7 +192,7 @@ class OtherClasses:
         return cosines.view(-1, self._sub_centers, cosines.shape[1]).amax(1)
 
     def _changed(self, cosines: Tensor) -> Tensor:
-        return self._method.others(cosines, self._target_cosine)
+        return self._method.negatives(cosines, self._target_cosine)
 
 
 @dataclass
@@ -248,10 +248,10 @@ class _MarginScores(torch.autograd.Function):
         others = OtherClasses(scales, labels, targets.cosine, method, classes)
 
         cosines = directions.new_empty(len(weight), len(directions))  # (C·K)×N
-        log_sum = torch.where(targets.here, targets.logit, -torch.inf)
+        log_sum = torch.where(targets.is_local, targets.logit, -torch.inf)
         total = torch.zeros_like(log_sum)
         top = torch.full_like(log_sum, -torch.inf)  # highest logit of the other classes
-        plain_top = top.clone() if method.changes_others else top  # the same, of s·cos θ_j
+        plain_top = top.clone() if method.changes_negatives else top  # the same, of s·cos θ_j
         for rows in others.blocks(weight):
             torch.mm(weight[rows], directions.T, out=cosines[rows])
             cosines[rows] *= inverse[rows, None]
@@ -261,13 +261,13 @@ class _MarginScores(torch.autograd.Function):
             others.fill_targets(logits, rows, -torch.inf)
             highest = logits.amax(0)
             torch.maximum(top, highest, out=top)
-            if method.changes_others:
+            if method.changes_negatives:
                 plain = others.fill_targets(others.plain_logits(cosines[rows]), rows, -torch.inf)
                 torch.maximum(plain_top, plain.amax(0), out=plain_top)
             log_sum = torch.logaddexp(log_sum, _log_sum_exp(logits, highest))
         if classes.group is not None:
             log_sum = _over_processes(log_sum, total, classes.group)
-            for highest in (top, plain_top) if method.changes_others else (top,):
+            for highest in (top, plain_top) if method.changes_negatives else (top,):
                 dist.all_reduce(highest, dist.ReduceOp.MAX, group=classes.group)
 
         ctx.save_for_backward(directions, scales, weight, inverse, cosines, log_sum)

@@ -49,7 +49,7 @@ def steps(setup: Setup) -> None:
         with torch.autocast("cpu", amp, enabled=amp is not None):
             embeddings = backbone(pixels)
         head.loss(embeddings, labels).loss.backward()
-        with head.stepping(optimizer):
+        with head.weight_to_update(optimizer):
             optimizer.step()
 
 

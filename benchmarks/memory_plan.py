@@ -28,7 +28,7 @@ import torch
 
 from Backbone import build_backbone
 from Head import softmax
-from Head.sampling import number_sampled
+from Head.sampling import sample_size
 
 FLOAT, LONG = 4, 8
 AMP = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,7 +71,7 @@ class Setup:
         images = self.batch if self.parallel == "sharded" else self.batch // self.world
         classes = self.classes_here
         if self.sample_rate < 1:
-            classes = number_sampled(classes, self.sample_rate, images)
+            classes = sample_size(classes, self.sample_rate, images)
         return classes * self.sub_centers
 
 

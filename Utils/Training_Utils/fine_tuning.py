@@ -77,7 +77,7 @@ def take_class_weights(head: MarginHead, found: ClassWeights) -> str:
             f"training set needs {needed[0]}×{needed[1]})"
         )
     with torch.no_grad():
-        head.weight.copy_(weights[head.here.start * centers : head.here.stop * centers])
+        head.weight.copy_(weights[head.local_rows.start : head.local_rows.stop])
     return f"head: {shape} class weights taken from {found.where}"
 
 

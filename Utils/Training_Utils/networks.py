@@ -67,7 +67,7 @@ class Networks:
         device: torch.device,
         processes: Processes,
     ) -> None:
-        head.method.parts = config.accumulate_steps
+        head.method.micro_batches = config.accumulate_steps
         self._plain = backbone
         self._group = processes.device_group
         self._replicated: list[DistributedDataParallel] = []

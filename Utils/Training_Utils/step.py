@@ -90,7 +90,7 @@ class TrainingStep:
     def _update(self) -> None:
         state, optimizer = self._state, self._state.optimizer
         state.schedule.apply(optimizer, state.epoch, state.batch)
-        with state.head.stepping(optimizer) as rows:
+        with state.head.weight_to_update(optimizer) as rows:
             # Before the step, not in it: only here do processes agree on whether to skip it.
             state.scaler.unscale_(optimizer)
             if self._clip_norm:

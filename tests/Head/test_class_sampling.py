@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from Head import build_head
-from Head.sampling import number_sampled, sample_classes
+from Head.sampling import sample_classes, sample_size
 from Head.sharded import class_range
 from tests.processes import in_processes
 from tests.scripts.test_training import assert_same_weights, only_run, tiny_config  # noqa: F401
@@ -51,7 +51,7 @@ def train(group, num_classes, kind):
         optimizer.zero_grad()
         head.sample(labels[own], step)
         head.loss(x, labels[own]).loss.backward()
-        with head.stepping(optimizer):
+        with head.weight_to_update(optimizer):
             optimizer.step()
         assert head.weight.grad is None  # nothing of the table's size
         gradients.append(x.grad / processes)
@@ -123,7 +123,7 @@ def test_a_row_not_drawn_keeps_its_bits():
         before = head.weight.detach().clone()
         head.sample(labels, step)
         head.loss(x, labels).loss.backward()
-        with head.stepping(optimizer) as rows:
+        with head.weight_to_update(optimizer) as rows:
             optimizer.step()
         assert len(rows) == 12
         assert (head.weight != before).any(1).sum() == 12
@@ -157,7 +157,7 @@ def test_all_classes_of_the_batch_are_drawn_and_the_others_alike_often():
     ],
 )
 def test_there_is_room_for_the_class_of_every_image(classes, rate, images, k):
-    assert number_sampled(classes, rate, images) == k
+    assert sample_size(classes, rate, images) == k
     labels = torch.arange(images) if classes >= images else torch.arange(images) - 156
     if classes:
         drawn = sample_classes(classes, rate, labels.clamp_max(classes - 1), (1, 2))

@@ -105,22 +105,24 @@ def test_out_of_training_nothing_is_remembered(name):
 
 
 @pytest.mark.parametrize("name", ["SphereFace", "CurricularFace", "AdaFace"])
-def test_batches_in_parts_move_the_statistics_as_far_as_whole_ones(name):
+def test_micro_batches_move_the_statistics_as_far_as_whole_ones(name):
     heads = build(name), build(name)
-    heads[1].method.parts = 4
+    heads[1].method.micro_batches = 4
     x = next(batches(1))
-    x, labels = torch.cat([x] * 4), torch.cat([LABELS] * 4)  # parts that are all alike
+    x, labels = torch.cat([x] * 4), torch.cat([LABELS] * 4)  # micro-batches that are all alike
     for _ in range(10):
         for head in heads:
             for part in zip(
-                x.chunk(head.method.parts), labels.chunk(head.method.parts), strict=True
+                x.chunk(head.method.micro_batches),
+                labels.chunk(head.method.micro_batches),
+                strict=True,
             ):
                 head.loss(*part)
-    whole, in_parts = map(state, heads)
+    whole, split = map(state, heads)
     for key, value in whole.items():
-        # The deviation of N values has n - 1 in it, so it is a little larger in a part.
+        # The deviation of N values has n - 1 in it, so it is a little larger in a micro-batch.
         close = 1e-3 if "deviation" in key else 1e-12
-        torch.testing.assert_close(in_parts[key], value, rtol=close, atol=0, msg=key)
+        torch.testing.assert_close(split[key], value, rtol=close, atol=0, msg=key)
 
 
 @pytest.mark.parametrize("name", STATEFUL)
@@ -144,10 +146,10 @@ def test_restored_from_a_file_a_head_goes_on_bit_for_bit(name):
 )
 def test_elastic_margins_are_normal_anew_each_batch_and_follow_the_seed(name, m, deviation):
     head = build(name)
-    observe = partial(head.method.observe, torch.rand(50_000), torch.zeros(50_000))
+    update_state = partial(head.method.update_state, torch.rand(50_000), torch.zeros(50_000))
     drawn = []
     for _ in range(2):
-        observe()
+        update_state()
         drawn.append(head.method._margins)
     for margins in drawn:
         assert margins.mean().item() == pytest.approx(m, abs=4 * deviation / 50_000**0.5)
@@ -155,7 +157,7 @@ def test_elastic_margins_are_normal_anew_each_batch_and_follow_the_seed(name, m,
     assert not torch.equal(*drawn)
     for seed, same in ((1, True), (2, False)):
         other = build(name, seed)
-        other.method.observe(torch.rand(50_000), torch.zeros(50_000))
+        other.method.update_state(torch.rand(50_000), torch.zeros(50_000))
         assert torch.equal(other.method._margins.sort().values, drawn[0].sort().values) == same
 
 
@@ -163,7 +165,7 @@ def test_elastic_margins_are_normal_anew_each_batch_and_follow_the_seed(name, m,
 def test_elastic_plus_gives_the_largest_margin_to_the_image_farthest_off(name):
     method = build(name).method
     cosine = torch.rand(100, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    method.observe(cosine, torch.ones(100))
+    method.update_state(cosine, torch.ones(100))
     farthest_first = method._margins[cosine.argsort()]
     assert torch.equal(farthest_first, farthest_first.sort(descending=True).values)
 

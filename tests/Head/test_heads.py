@@ -34,7 +34,7 @@ def build(name, **kwargs):
 def hold_still(head, x, labels):
     """Let a head see one batch, and keep the statistics of it from then on."""
     head(x, labels)
-    head.method.observe = lambda target_cosine, norm: None
+    head.method.update_state = lambda target_cosine, norm: None
     return head
 
 
@@ -210,12 +210,12 @@ def test_published_values_are_the_default(name):
 class Everything(Method):
     """Uses all that a method may: the target's cosine and norm, and the others' cosines."""
 
-    changes_others = True
+    changes_negatives = True
 
     def target(self, cosine, norm):
         return cosine - 0.1 * torch.tanh(norm) * cosine**2
 
-    def others(self, cosines, target_cosine):
+    def negatives(self, cosines, target_cosine):
         return torch.where(cosines > target_cosine, cosines * (0.3 + cosines), cosines)
 
 
@@ -240,7 +240,7 @@ def test_loss_in_blocks_is_the_cross_entropy_of_the_logits(monkeypatch, block, l
         other = copy.deepcopy(head)  # for both to see their first batch
         logits = other(x, labels)
         expected = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        penalty = head.method.penalty(x.norm(dim=1))
+        penalty = head.method.regulariser(x.norm(dim=1))
         expected = expected if penalty is None else expected + penalty.mean()
         result = head.loss(x, labels)
         torch.testing.assert_close(result.loss, expected, rtol=1e-13, atol=0)

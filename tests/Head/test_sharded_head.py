@@ -47,7 +47,7 @@ def in_one_piece(num_classes, label_smoothing):
         x.requires_grad_()
         logits = head(x, labels)
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        penalty = head.method.penalty(x.norm(dim=1))
+        penalty = head.method.regulariser(x.norm(dim=1))
         loss = loss if penalty is None else loss + penalty.mean()
         loss.backward()
         correct = logits.detach().gather(1, labels[:, None])[:, 0] >= logits.detach().amax(1)

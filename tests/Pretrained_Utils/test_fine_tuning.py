@@ -105,7 +105,7 @@ def test_each_process_takes_the_rows_of_its_own_classes(sub_centers):
     rows = []
     for rank in range(3):  # 3, 3 and 1 classes
         here = class_range(7, rank, 3)
-        head = MarginHead(4, 7, 64.0, Method(), sub_centers, here=here)
+        head = MarginHead(4, 7, 64.0, Method(), sub_centers, local_classes=here)
         note = take_class_weights(head, ClassWeights(weights, "net.pt"))
         assert note == f"head: {7 * sub_centers}×4 class weights taken from net.pt"
         rows.append(head.weight.detach())

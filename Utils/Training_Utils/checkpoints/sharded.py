@@ -261,10 +261,10 @@ def fit_tables(
 
 
 def _cut_rows(saved: dict[str, Any], head: MarginHead, number: int) -> None:
-    if len(head.here) == head.num_classes:
+    if len(head.local_classes) == head.num_classes:
         return
     shape = saved["head"][WEIGHT].shape
-    rows = slice(head.here.start * head.sub_centers, head.here.stop * head.sub_centers)
+    rows = slice(head.local_rows.start, head.local_rows.stop)
     for values in (saved["head"], saved["optimizer"]["state"].get(number, {})):
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == shape:

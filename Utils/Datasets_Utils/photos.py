@@ -183,7 +183,7 @@ def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
     """The photos of a list, all looked for now and none read yet. In a record file, in shards or
     in an archive the list has the names that an image list has there.
 
-    Raises FileNotFoundError or DataError, naming the first missing ones.
+    Raises DataError, naming the first missing ones.
     """
     if has_files(folder):
         return Photos(listed, ImageFiles(locate_images(Path(folder), listed.names, listed.source)))

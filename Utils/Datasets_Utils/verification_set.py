@@ -130,7 +130,7 @@ def load_pairs_set(
     """The verification set of a folder of images and a pairs file (see `pairs.read_pairs`).
 
     All images are looked for now, rather than in the middle of an evaluation; none is read yet.
-    Raises FileNotFoundError naming the folder and the first missing images, PairsError for a
+    Raises DataError naming the folder and the first missing images, PairsError for a
     pairs file that cannot be understood.
     """
     folder = Path(path)
@@ -149,15 +149,15 @@ def locate_images(folder: Path, names: Sequence[str], source: str | Path) -> lis
     """The files of the images that a list names, relative to the folder.
 
     Suffixes are added where a name has no file as it is, never replaced: names may hold dots.
-    source: the list. Raises FileNotFoundError naming the folder, the list and the first missing.
+    source: the list. Raises DataError naming the folder, the list and the first missing.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: is not a folder; expected the images of {source}")
+        raise DataError(f"{folder}: is not a folder; expected the images of {source}")
     found = [_locate(folder, name) for name in names]
     missing = [name for name, file in zip(names, found, strict=True) if file is None]
     if missing:
         named = ", ".join(missing[:_MISSING_NAMED]) + (", ..." * (len(missing) > _MISSING_NAMED))
-        raise FileNotFoundError(
+        raise DataError(
             f"{folder}: {len(missing)} of the {len(found)} images named in {source} are not "
             f"there: {named}; names are taken relative to the folder, as they are or with one of "
             f"{', '.join(IMAGE_SUFFIXES)} added: check the data set's path"

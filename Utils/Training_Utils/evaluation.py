@@ -20,7 +20,7 @@ from Utils.Evaluation_Utils.benchmark import (
     evaluate_pairs,
     open_benchmark,
 )
-from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed_together
+from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface.data import names_megaface, open_megaface
 from Utils.Evaluation_Utils.megaface.report import write_report
@@ -75,14 +75,14 @@ class TestSets:
 
     def _accuracy(self, backbone: nn.Module, data: VerificationSet) -> float:
         config, protocol = self._config, self._protocol
-        embeddings = embed_together(
+        embeddings = embed(
             backbone,
             data.images,
             self._device,
             config.eval_batch_size,
             config.num_workers,
-            self._processes,
-            EVAL_DTYPES[config.eval_dtype],
+            dtype=EVAL_DTYPES[config.eval_dtype],
+            processes=self._processes,
         )
         return self._processes.from_main(
             lambda: evaluate_pairs(data, embeddings, [protocol])[protocol].accuracy
@@ -101,7 +101,7 @@ def _check_judgeable(data: VerificationSet, source: str) -> None:
 class MegaFaceTest:
     """The MegaFace data of the settings, found before training starts rather than after it.
 
-    Raises DataError or FileNotFoundError for what is missing.
+    Raises DataError for what is missing.
     """
 
     def __init__(

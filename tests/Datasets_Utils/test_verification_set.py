@@ -12,6 +12,7 @@ from PIL import Image
 
 from Utils.Datasets_Utils.images import ImageError, decode_image, read_image
 from Utils.Datasets_Utils.verification_set import VerificationSet, load_pairs_set
+from Utils.errors import DataError
 
 COLOURS = {"Ann_0001": (200, 20, 60), "Ann_0002": (10, 150, 30), "J.K._Bo_0001": (1, 2, 250)}
 
@@ -71,7 +72,7 @@ def test_all_missing_images_are_told_at_once(folder):
     lines = [f"Gone\t{i}\t{i + 1}\n" for i in range(1, 20, 2)]
     lines += [f"Ann\t1\tGone\t{i}\n" for i in range(1, 11)]
     (folder / "pairs.txt").write_text("1\t10\n" + "".join(lines))
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(DataError) as caught:
         load_pairs_set(folder / "photos", folder / "pairs.txt")
     message = str(caught.value)
     assert "20 of the 21 images" in message
@@ -82,7 +83,7 @@ def test_all_missing_images_are_told_at_once(folder):
 
 
 def test_a_folder_that_is_not_there_is_named(folder):
-    with pytest.raises(FileNotFoundError, match="nowhere: is not a folder"):
+    with pytest.raises(DataError, match="nowhere: is not a folder"):
         load_pairs_set(folder / "nowhere", folder / "pairs.txt")
 
 

@@ -95,7 +95,7 @@ def test_pictures_beside_ready_features_need_not_be_all_there(tiny, extracted, t
     for number in range(0, DISTRACTORS, 2):
         name = f"{number // 100:03d}/{number // 10:05d}/{number}@N00_{number}_0.jpg"
         (tmp_path / "some" / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"0@N00_0_0\.jpg"):
+    with pytest.raises(DataError, match=r"0@N00_0_0\.jpg"):
         judge(*ready(extracted, "--megaface_dataset_path", tmp_path / "some"))
     for path in (tmp_path / "some").rglob("1*.jpg"):
         path.unlink()

@@ -73,7 +73,7 @@ class MegaFaceData:
 def open_megaface(config: Config) -> MegaFaceData:
     """Find the data that the settings name; the demo's where they name none.
 
-    Raises DataError or FileNotFoundError for what is missing, or does not fit.
+    Raises DataError for what is missing, or does not fit.
     """
     if not names_megaface(config):
         config = _with_demo(config)

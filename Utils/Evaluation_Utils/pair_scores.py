@@ -10,12 +10,11 @@ The rules by which lineages turn pairs of features into a verification figure: o
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-
-from Config.errors import nearest_name
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -188,6 +187,6 @@ def find_protocol(name: str) -> Protocol:
     """The protocol of that name; ValueError naming the known ones and the nearest if none is."""
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    nearest = nearest_name(name, PROTOCOLS)
-    hint = f"; did you mean {nearest!r}?" if nearest else ""
+    nearest = difflib.get_close_matches(name, PROTOCOLS, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(f"protocol {name!r} is unknown, expected one of {', '.join(PROTOCOLS)}{hint}")

@@ -165,7 +165,7 @@ def test_an_interrupted_build_is_done_again(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(sets, "_write_lists", interrupt)
+        patched.setattr(demo_sets, "_write_lists", interrupt)
         with pytest.raises(KeyboardInterrupt):
             ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -179,7 +179,7 @@ def test_another_stamp_draws_again(tmp_path, monkeypatch):
     sets.train_list.write_text("spoilt")
     ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
     assert sets.train_list.read_text() == "spoilt"
-    monkeypatch.setattr(demo_sets, "GENERATOR_VERSION", sets.GENERATOR_VERSION + 1)
+    monkeypatch.setattr(demo_sets, "GENERATOR_VERSION", demo_sets.GENERATOR_VERSION + 1)
     ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
     assert len(lines(sets.train_list)) == 12
 

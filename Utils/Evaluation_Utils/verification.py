@@ -1,7 +1,7 @@
-"""Verification in K folds: are two photos of the same person? On arrays alone.
+"""Verification in K folds: do two photos show the same person? On arrays alone.
 
-Each fold is judged with a threshold chosen on the other folds. Two protocols are in use, and their
-figures differ by a few tenths of a percent, so a figure needs its protocol's name:
+Each fold is evaluated with a threshold chosen on the other folds. Two protocols are in use, and
+their figures differ by a few tenths of a percent, so a figure needs its protocol's name:
 
 `cosine`, of the wujiyang/Face_Pytorch and QuasarLight repositories. The features of an image and of
 its mirror image are concatenated; the mean of the training folds is subtracted from the raw
@@ -17,17 +17,13 @@ All arithmetic is float64 and in the order written above, so that ties fall as t
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from Utils.Evaluation_Utils.pair_scores import (
-    PROTOCOLS,
-    CenteredCosines,
-    Protocol,
-    find_protocol,
-    pair_scores,
-)
+from Utils.Evaluation_Utils.centered_cosines import CenteredCosines
 from Utils.Evaluation_Utils.roc import (
     OperatingPoint,
     Roc,
@@ -38,9 +34,78 @@ from Utils.Evaluation_Utils.roc import (
     tar_at_far,
 )
 
-__all__ = ["PROTOCOLS", "VerificationResult", "combine_flip", "evaluate"]
-
 REPORTED_FARS = (0.1, 0.01, 0.001)
+
+_ROWS_AT_ONCE = 256  # a block of features that stays in the processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Protocol:
+    """How one lineage turns pairs of features into a figure.
+
+    combine: (N×D of images, N×D of their mirror images) -> N×D′ features.
+    subtract_mean: whether the training folds' mean feature is subtracted before normalising.
+    similarity: (P×D′, P×D′, both L2-normalised) -> P scores, higher = more alike.
+    thresholds: the candidates, in the order in which they are tried and in the protocol's own unit.
+    score_sign: a threshold times this is on the scale of the scores.
+    tie_rejects: whether a score equal to the threshold means "not the same"; otherwise it is an
+        error for both classes.
+    choose: (candidates, number of right answers at each) -> the threshold.
+    """
+
+    combine: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    subtract_mean: bool
+    similarity: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    thresholds: np.ndarray
+    score_sign: float
+    tie_rejects: bool
+    choose: Callable[[np.ndarray, np.ndarray], float]
+
+
+def _concatenate(features: np.ndarray, flipped: np.ndarray) -> np.ndarray:
+    return np.concatenate((features, flipped), axis=1)
+
+
+def _add(features: np.ndarray, flipped: np.ndarray) -> np.ndarray:
+    return features.astype(np.float64) + flipped.astype(np.float64)
+
+
+def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.sum(left * right, axis=1)
+
+
+def _minus_squared_distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return -np.sum((left - right) ** 2, axis=1)
+
+
+def _mean_of_best(candidates: np.ndarray, correct: np.ndarray) -> float:
+    return float(np.mean(candidates[correct == correct.max()]))
+
+
+def _first_best(candidates: np.ndarray, correct: np.ndarray) -> float:
+    return float(candidates[np.argmax(correct)])
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "cosine": Protocol(
+        combine=_concatenate,
+        subtract_mean=True,
+        similarity=_cosine,
+        thresholds=np.arange(-10000, 10001) / 10000,
+        score_sign=1.0,
+        tie_rejects=False,
+        choose=_mean_of_best,
+    ),
+    "insightface": Protocol(
+        combine=_add,
+        subtract_mean=False,
+        similarity=_minus_squared_distance,
+        thresholds=np.arange(0, 4, 0.01),
+        score_sign=-1.0,
+        tie_rejects=True,
+        choose=_first_best,
+    ),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +117,8 @@ class VerificationResult:
         subtraction (`cosine`) or a squared distance (`insightface`).
     scores: P scores of all pairs with nothing subtracted (plain cosine; minus squared distance).
         No threshold was fitted to them: roc, auc, eer and operating_points come from these.
-    fold_scores: P scores as each pair had when its fold was judged; compare with score_threshold.
-    wrong: P bools, the pairs misjudged then.
+    fold_scores: P scores that decided in each pair's own fold; compare with score_threshold.
+    wrong: P bools, the pairs that got the wrong answer there.
     same: P bools, as given.
     """
 
@@ -106,7 +171,7 @@ def combine_flip(features: np.ndarray, flipped: np.ndarray, protocol: str = "cos
     `cosine`: N×2D, the two side by side. `insightface`: N×D float64, their sum.
     Raises ValueError for shapes that differ or an unknown protocol.
     """
-    chosen = find_protocol(protocol)
+    chosen = _find_protocol(protocol)
     features, flipped = np.asarray(features), np.asarray(flipped)
     if features.ndim != 2 or features.shape != flipped.shape:
         raise ValueError(
@@ -123,7 +188,7 @@ def evaluate(
     folds: np.ndarray,
     protocol: str = "cosine",
 ) -> VerificationResult:
-    """Judge P pairs in K folds.
+    """Evaluate P pairs in K folds.
 
     features_left, features_right: P×D′ of any float type, as from `combine_flip`, not normalised.
     same: P bools. folds: P ints, the fold of each pair; K >= 2 consecutive numbers.
@@ -135,7 +200,7 @@ def evaluate(
     Raises ValueError for shapes that do not match, features that are not finite (naming the row),
     fewer than two folds, an empty fold, only one kind of pair, or an unknown protocol.
     """
-    chosen = find_protocol(protocol)
+    chosen = _find_protocol(protocol)
     left = _checked_features("features_left", features_left)
     right = _checked_features("features_right", features_right)
     if left.shape != right.shape:
@@ -146,20 +211,23 @@ def evaluate(
     same = as_flags(same, len(left))
     fold_numbers, folds = _checked_folds(folds, len(left))
 
-    scores = pair_scores(left, right, chosen.similarity)
+    scores = _pair_scores(left, right, chosen)
     roc = roc_curve(scores, same)
-    fold_scores, wrong = scores.copy(), np.empty_like(same)
+    fold_scores, wrong, thresholds = scores.copy(), np.empty_like(same), []
     train = folds != fold_numbers[:, None]  # K×P
     centered = CenteredCosines(left, right, train) if chosen.subtract_mean else None
-    grid = np.sort(chosen.thresholds() * chosen.score_sign)
-    thresholds = []
-    for k, rows in enumerate(train):
-        fitted = np.flatnonzero(rows)
-        now = centered.between(k, fitted, grid) if centered else scores[fitted]
-        thresholds.append(_fit_threshold(now, same[fitted], chosen))
+    grid = np.sort(chosen.thresholds * chosen.score_sign)
+    for k in range(len(train)):
+        fitted, own = np.flatnonzero(train[k]), np.flatnonzero(~train[k])
+        fitted_scores = scores[fitted]
         if centered:
-            fold_scores[~rows] = centered.exact(k, ~rows)
-        wrong[~rows] = ~_judge(fold_scores[~rows], same[~rows], thresholds[-1], chosen)
+            mean = centered.means[k]
+            fitted_scores, unsure = centered.approximate(k, fitted, grid)
+            rows = fitted[unsure]
+            fitted_scores[unsure] = _pair_scores(left[rows], right[rows], chosen, mean)
+            fold_scores[own] = _pair_scores(left[own], right[own], chosen, mean)
+        thresholds.append(_fit_threshold(fitted_scores, same[fitted], chosen))
+        wrong[own] = ~_is_right(fold_scores[own], same[own], thresholds[-1], chosen)
 
     accuracies = np.array([np.mean(~wrong[folds == number]) for number in fold_numbers])
     threshold = float(np.mean(thresholds))
@@ -182,19 +250,45 @@ def evaluate(
     )
 
 
+def _find_protocol(name: str) -> Protocol:
+    if name in PROTOCOLS:
+        return PROTOCOLS[name]
+    nearest = difflib.get_close_matches(name.lower(), PROTOCOLS, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"protocol {name!r} is unknown, expected one of {', '.join(PROTOCOLS)}{hint}")
+
+
+def _pair_scores(
+    left: np.ndarray, right: np.ndarray, protocol: Protocol, mean: np.ndarray | None = None
+) -> np.ndarray:
+    """P scores of P×D′ features (float64), `mean` (D′) subtracted first if given."""
+    scores = np.empty(len(left))
+    for start in range(0, len(left), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        a, b = left[rows], right[rows]
+        if mean is not None:
+            a, b = a - mean, b - mean
+        scores[rows] = protocol.similarity(_normalise(a), _normalise(b))
+    return scores
+
+
+def _normalise(features: np.ndarray) -> np.ndarray:
+    length = np.sqrt(np.sum(features**2, axis=1, keepdims=True))
+    return features / np.where(length == 0, np.inf, length)  # by infinity: a zero row stays zero
+
+
 def _fit_threshold(scores: np.ndarray, same: np.ndarray, protocol: Protocol) -> float:
     """The protocol's threshold on the training folds, in the protocol's unit."""
-    candidates = protocol.thresholds()
-    order = np.argsort(candidates * protocol.score_sign)
-    grid = candidates[order] * protocol.score_sign
-    matched, mismatched = np.sort(scores[same]), np.sort(scores[~same])  # found faster in order
+    order = np.argsort(protocol.thresholds * protocol.score_sign)
+    grid = protocol.thresholds[order] * protocol.score_sign
+    matched, mismatched = np.sort(scores[same]), np.sort(scores[~same])  # faster to look up
     below = np.searchsorted(grid, matched, side="left")  # candidates below each score
     side = "left" if protocol.tie_rejects else "right"
     reached = np.searchsorted(grid, mismatched, side=side)
     accepted = len(matched) - _running_count(below, len(grid))
     correct = np.empty(len(grid), np.int64)
     correct[order] = accepted + _running_count(reached, len(grid))
-    return protocol.choose(candidates, correct)
+    return protocol.choose(protocol.thresholds, correct)
 
 
 def _running_count(positions: np.ndarray, count: int) -> np.ndarray:
@@ -202,10 +296,10 @@ def _running_count(positions: np.ndarray, count: int) -> np.ndarray:
     return np.cumsum(np.bincount(positions, minlength=count + 1)[:count])
 
 
-def _judge(
+def _is_right(
     scores: np.ndarray, same: np.ndarray, threshold: float, protocol: Protocol
 ) -> np.ndarray:
-    """Which pairs (bools) are judged rightly at a threshold in the protocol's unit."""
+    """Which pairs (bools) get the right answer at a threshold in the protocol's unit."""
     threshold = threshold * protocol.score_sign
     rejected = scores <= threshold if protocol.tie_rejects else scores < threshold
     return np.where(same, scores > threshold, rejected)
@@ -237,7 +331,7 @@ def _checked_folds(folds: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarra
     if len(numbers) < 2:
         raise ValueError(
             f"folds: all {count} pairs are in fold {numbers[0]}; at least 2 folds are needed, as "
-            "each is judged with a threshold chosen on the others"
+            "each is evaluated with a threshold chosen on the others"
         )
     gaps = np.flatnonzero(np.diff(numbers) > 1)
     if gaps.size:

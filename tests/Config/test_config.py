@@ -13,8 +13,8 @@ from Head import build_head
 from tests.conftest import ROOT
 from Train import JUDGING_ONLY
 from Utils.devices import choose_device, find_device
-from Utils.Evaluation_Utils.pair_scores import PROTOCOLS
 from Utils.Evaluation_Utils.report import settings_of
+from Utils.Evaluation_Utils.verification import PROTOCOLS
 from Utils.Training_Utils.optimization import scaled_rate
 
 

@@ -6,14 +6,14 @@
 Without a path, the demo's set of that name is judged.
 """
 
-from Config import read_config
+from Config import read_config, settings_for
 from Utils.errors import run_script
-from Utils.Evaluation_Utils.report import evaluate_checkpoint, settings_of
+from Utils.Evaluation_Utils.report import evaluate_checkpoint
 
 
 def main() -> None:
     """Read the settings, judge, print the table."""
-    config = read_config(__doc__, only=settings_of("lfw"))
+    config = read_config(__doc__, only=settings_for("lfw"))
     report = evaluate_checkpoint(config, "lfw")
     print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")
 

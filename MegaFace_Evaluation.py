@@ -9,14 +9,14 @@ Without paths, the demo's probes and distractors are judged. Several GPUs or pro
 work: torchrun --nproc_per_node 4 MegaFace_Evaluation.py ... What is killed goes on where it was.
 """
 
-from Config import read_config
+from Config import read_config, settings_for
 from Utils.errors import run_script
-from Utils.Evaluation_Utils.megaface.script import SETTINGS, evaluate_megaface
+from Utils.Evaluation_Utils.megaface.script import evaluate_megaface
 
 
 def main() -> None:
     """Read the settings, judge, print the table."""
-    config = read_config(__doc__, only=SETTINGS)
+    config = read_config(__doc__, only=settings_for("megaface"))
     report = evaluate_megaface(config)
     if report:
         print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")

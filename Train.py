@@ -22,25 +22,12 @@ from Utils.Training_Utils.reports.results import training_table
 from Utils.Training_Utils.sweep.runs import run_sweep
 from Utils.Training_Utils.trainer import Trainer
 
-JUDGING_ONLY = {
-    "checkpoint",
-    "output",
-    "data",
-    "pairs",
-    "probe_features",
-    "distractor_features",
-    "devkit_suffix",
-    "export_devkit",
-    "compare",
-}
-
 
 def main() -> None:
     """Read the settings, train, print the table of results."""
     with started_by_torchrun() as processes:
         config = read_training(
             __doc__,
-            exclude=JUDGING_ONLY,
             saved_settings=partial(saved_settings, processes=processes),
             pretrained_settings=pretrained_settings,
         )

@@ -1,8 +1,17 @@
-"""Settings: the dataclass a user edits, named recipes, flags, and checks."""
+"""Settings, and everything that reads or checks them.
+
+config.py        every setting, by itself: the file to edit
+recipes.py       named sets of settings, for --recipe
+fields.py        what a setting's field says, and how text becomes its value
+command_line.py  the flags, made from the fields
+checks.py        what depends on several settings, or on the machine
+sweep.py         several values of some settings, from --sweep
+errors.py        the errors that are the user's mistakes
+"""
 
 from Config.checks import training_paths, validate
 from Config.command_line import read_config, read_training
-from Config.config import Config
+from Config.config import Config, settings_for
 from Config.errors import ConfigError
 from Config.recipes import RECIPES
 from Config.sweep import Sweep
@@ -14,6 +23,7 @@ __all__ = [
     "Sweep",
     "read_config",
     "read_training",
+    "settings_for",
     "training_paths",
     "validate",
 ]

@@ -1,17 +1,17 @@
-"""Flags of the same names as the settings, made from the dataclass itself."""
+"""Flags of the same names as the settings, made from the settings' own fields."""
 
 import argparse
 import dataclasses
 import difflib
+import itertools
 import os
 import sys
-import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
-from Config.config import Config
+from Config.config import Config, settings_for
 from Config.errors import ConfigError
-from Config.fields import METAVARS, READERS
+from Config.fields import Setting, settings_of
 from Config.recipes import RECIPES
 from Config.sweep import Sweep, combinations, parse_axes
 
@@ -21,12 +21,22 @@ PretrainedSettings = Callable[[Config], dict[str, Any]]
 _SWEEP = (
     "train with each of these values of a setting, as in margin=ArcFace,CosFace; given again for "
     "another setting: all combinations. Of settings that are several numbers: milestones=2,3;3. Of "
-    "switches: use_amp=on,off. Several seeds give mean ± std. Finished runs are not done again"
+    "switches: use_amp=on,off. Several seeds give mean ± std. Finished runs are not trained again"
 )
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argparse with the nearest known flag in the error for an unknown one."""
+    """Argparse whose errors name the nearest flag or word. settings: those with a flag."""
+
+    def __init__(self, settings: dict[str, Setting], **options: Any) -> None:
+        super().__init__(**options)
+        self._settings = settings
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # Raises the error of any other wrong setting; argparse's own has no nearest word.
+        if action.dest in self._settings:
+            self._settings[action.dest].check(value)
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()
@@ -37,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
                 message += f". Did you mean {near[0]}?"
             elif {word.lower() for word in unknown} & {"true", "false"}:
                 message += ". A switch is turned on with --use_amp and off with --no-use_amp."
-        if int(os.environ.get("RANK", "0")) > 0:  # the first process of torchrun says it
+        if int(os.environ.get("RANK", "0")) > 0:  # torchrun's first process prints the message
             sys.exit(2)
         super().error(message)
 
@@ -45,7 +55,6 @@ class _Parser(argparse.ArgumentParser):
 def read_config(
     description: str,
     only: Collection[str] | None = None,
-    exclude: Collection[str] = (),
     argv: Sequence[str] | None = None,
     saved_settings: SavedSettings | None = None,
     pretrained_settings: PretrainedSettings | None = None,
@@ -54,59 +63,102 @@ def read_config(
 
     Recipes are settings of training, so a script that takes no `train_dataset` has no --recipe.
 
-    description: what --help says first.
-    only, exclude: the settings that the script takes as flags; without `only`, all.
+    description: the first lines of --help.
+    only: the settings that the script takes as flags, see `settings_for`; None: all.
     argv: the arguments; None takes the process's own.
-    saved_settings: called as (resume, save_dir) when `resume` is set; gives the settings of the
-    run to continue, which then hold instead of the defaults, and as its `resume` the path of the
-    checkpoint. Explicit flags always win.
-    pretrained_settings: called with the config when `pretrained` is set; gives the settings that
-    the weights decide, which then hold instead of the defaults and the recipe's.
+    saved_settings: called as (resume, save_dir) when `resume` is set. Returns the settings of the
+    run to continue, which replace the defaults, with the checkpoint's path as `resume`. Explicit
+    flags always win.
+    pretrained_settings: called with the config when `pretrained` is set. Returns the settings that
+    the weights decide, which replace the defaults and the recipe's.
 
-    Ends the process with argparse's message, exit status 2, for a flag that can't be read.
+    Raises ConfigError for a word that is not allowed. Ends the process with argparse's message,
+    exit status 2, for a flag that can't be read.
     """
-    names = _names(only, exclude)
-    given = vars(_flags(description, names).parse_args(argv))
-    return _build(given, saved_settings, pretrained_settings)
+    settings = settings_of(Config)
+    names = settings if only is None else only
+    parser = make_parser(description, [s for s in settings.values() if s.name in names])
+    return _build(vars(parser.parse_args(argv)), saved_settings, pretrained_settings)
 
 
 def read_training(
     description: str,
-    exclude: Collection[str] = (),
     argv: Sequence[str] | None = None,
     saved_settings: SavedSettings | None = None,
     pretrained_settings: PretrainedSettings | None = None,
 ) -> Config | Sweep:
     """As `read_config`, for the script that trains: with `--sweep`, the settings of all its runs.
 
-    Raises ConfigError, besides, for a sweep that can't be (see `parse_axes`), that is to resume, or
-    of a setting that has a flag of its own.
+    Also raises ConfigError for a sweep that can't be read (see `parse_axes`), for one together
+    with `resume`, and for a setting that is both swept and given as a flag.
     """
-    names = _names(None, exclude)
-    parser = _flags(description, names)
+    names = settings_for("training")
+    settings = {name: s for name, s in settings_of(Config).items() if name in names}
+    parser = make_parser(description, settings.values())
     parser.add_argument("--sweep", action="append", metavar="NAME=A,B", help=_SWEEP)
     given = vars(parser.parse_args(argv))
-    axes = parse_axes(given.pop("sweep", ()), names)
+    axes = parse_axes(given.pop("sweep", ()), settings)
     if not axes:
         return _build(given, saved_settings, pretrained_settings)
     if given.get("resume"):
         raise ConfigError(
             "resume",
             given["resume"],
-            "a sweep goes on with its own interrupted runs: start it again as it was, without "
-            "--resume.",
+            "a sweep continues its own interrupted runs: start it again with the same command, "
+            "without --resume.",
         )
     for name in axes.keys() & given.keys():
         raise ConfigError(name, given[name], "it is swept; leave out one of --sweep and the flag.")
-    return Sweep(
-        axes,
-        [(v, _build({**given, **v}, None, pretrained_settings)) for v in combinations(axes)],
+    runs = [
+        (variation, _build({**given, **variation}, None, pretrained_settings))
+        for variation in combinations(axes)
+    ]
+    return Sweep(axes, runs)
+
+
+def make_parser(description: str, settings: Iterable[Setting]) -> argparse.ArgumentParser:
+    """A parser with a flag for each setting, in the settings' groups; it sets only what is given.
+
+    With `train_dataset` among the settings it also has --recipe.
+    """
+    by_name = {setting.name: setting for setting in settings}
+    recipe = "[--recipe NAME] " if "train_dataset" in by_name else ""
+    parser = _Parser(
+        by_name,
+        usage=f"%(prog)s {recipe}[--SETTING VALUE ...]",
+        description=description,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if recipe:
+        text = f"start from these settings (Config/recipes.py): {', '.join(RECIPES)}"
+        parser.add_argument("--recipe", choices=list(RECIPES), help=text, metavar="NAME")
+    for title, members in itertools.groupby(by_name.values(), key=lambda setting: setting.group):
+        flags = parser.add_argument_group(title)
+        for setting in members:
+            _add_flag(flags, setting)
+    return parser
 
 
-def _names(only: Collection[str] | None, exclude: Collection[str]) -> list[str]:
-    names = [f.name for f in dataclasses.fields(Config)]
-    return [n for n in names if (only is None or n in only) and n not in exclude]
+def _add_flag(flags: argparse._ArgumentGroup, setting: Setting) -> None:
+    default = setting.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    notes = [f"one of: {', '.join(filter(None, setting.words))}"] if setting.words else []
+    notes += [] if default in ("", None, ()) else [f"default: {shown}"]
+    text = setting.help + (f" ({'; '.join(notes)})" if notes else "")
+    text = text.replace("%", "%%")
+    name = f"--{setting.name}"
+    if setting.kind is bool:
+        flags.add_argument(name, action=argparse.BooleanOptionalAction, help=text)
+    else:
+        flags.add_argument(
+            name,
+            type=setting.read,
+            choices=setting.words or None,
+            help=text,
+            metavar=setting.metavar,
+        )
 
 
 def _build(
@@ -114,7 +166,7 @@ def _build(
     saved_settings: SavedSettings | None,
     pretrained_settings: PretrainedSettings | None,
 ) -> Config:
-    """The settings that flags, by name, make of the defaults, a recipe, a run or weights."""
+    """The settings of flags, by name, over the defaults, a recipe, a run's or the weights' own."""
     given = dict(given)
     recipe = given.pop("recipe", None)
     base = dataclasses.replace(Config(), **RECIPES[recipe]) if recipe else Config()
@@ -124,34 +176,9 @@ def _build(
             return config
         return dataclasses.replace(config, **{**pretrained_settings(config), **given})
     if recipe:
-        raise ConfigError("resume", config.resume, "the run's settings hold; leave --recipe out.")
+        raise ConfigError(
+            "resume", config.resume, "the settings of the run are kept; leave --recipe out."
+        )
     saved = Config.from_dict(saved_settings(config.resume, config.save_dir))
-    given.pop("resume", None)  # what it means is among the saved settings, as a path
+    given.pop("resume", None)  # the saved settings have the path that it stands for
     return dataclasses.replace(saved, **given)
-
-
-def _flags(description: str, names: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(
-        description=description,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if "train_dataset" in names:
-        text = "start from these settings (Config/recipes.py)"
-        parser.add_argument("--recipe", choices=sorted(RECIPES), help=text)
-    types = typing.get_type_hints(Config)
-    fields = {f.name: f for f in dataclasses.fields(Config)}
-    for name in names:
-        _add_flag(parser, fields[name], types[name])
-    return parser
-
-
-def _add_flag(parser: argparse.ArgumentParser, f: dataclasses.Field, kind: Any) -> None:
-    default = ",".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
-    shown = "" if default in ("", None) else f" (default: {default})"
-    text = (f.metadata["help"] + shown).replace("%", "%%")
-    if kind is bool:
-        parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction, help=text)
-        return
-    parser.add_argument(f"--{f.name}", type=READERS[kind], help=text, metavar=METAVARS[kind])

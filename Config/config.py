@@ -2,120 +2,297 @@
 
     python Train.py --backbone ResNet50_IR --batch_size 128 --use_amp
 
-The text behind each setting is also its help text (`python Train.py --help`). The values here are
-those of the demo, which needs no data and has a few minutes: for real data start from a recipe
-(`Config/recipes.py`, `--recipe casia_webface`), which has the published ones.
+Each setting stands here alone: its name, its type or its allowed words, its default, its help text
+(`python Train.py --help`), its bounds, the scripts that take it as a flag (by default those of its
+group), and whether it changes what a run trains. The defaults are those of the demo, which needs no
+data and takes a few minutes; for real data start from a recipe (`Config/recipes.py`,
+`--recipe casia_webface`), which has the published values.
 """
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-
-def setting(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": text})
+from Backbone import BACKBONES
+from Config.fields import (
+    ALL_SCRIPTS,
+    EVALUATION,
+    TRAINING,
+    VERIFICATION,
+    Script,
+    group,
+    setting,
+    settings_of,
+)
+from Head import HEADS
 
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of training and judging. `Config.checks.validate` checks them."""
+    """The settings of training and evaluation. `Config.checks.validate` checks them."""
 
-    # Modes
-    para_adj_mode: bool = setting(
-        False, "parameter adjustment: try settings out, write nothing, not even a folder"
-    )
-    use_visdom: bool = setting(True, "draw live curves in Visdom (start: python -m visdom.server)")
-    visdom_server: str = setting("http://localhost", "address of the Visdom server")
-    visdom_port: int = setting(8097, "port of the Visdom server")
-
-    # Devices
-    device: str = setting("auto", "auto (CUDA where there is any), cpu, cuda or cuda:N")
-    use_amp: bool = setting(False, "automatic mixed precision in the backbone")
-    amp_dtype: str = setting(
-        "auto", "fp16 (with gradient scaler), bf16, or auto: bf16 where the device has it, or fp16"
-    )
-    compile: bool = setting(False, "compile the backbone: a minute or two, then faster steps")
-    use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
-    gpus: tuple[int, ...] = setting((), "CUDA devices for use_multi_gpus, as in 0,1; empty: all")
-
-    # Several processes, started by torchrun
-    head_parallel: str = setting(
-        "auto",
-        "the head in several processes: replicated (a copy in each), sharded (a part of the "
-        "classes in each) or auto: sharded from 20,000 classes on, and with a sample_rate",
-    )
-    sync_batchnorm: bool = setting(
-        False, "batch statistics over the images of all processes, in place of each one's; on GPUs"
-    )
-    ddp_compression: str = setting(
-        "none",
-        "number format in which processes exchange gradients: none (as they are), fp16, bf16",
-    )
-
-    # Training data
+    group("Training data")
     train_dataset: str = setting(
         "Demo", "Demo, CASIA_WebFace, MS_Celeb_1M, or a name of your own with train_dataset_path"
     )
-    train_dataset_path: str = setting(
-        "", "your own training images: folder, .rec, tar shards, .zip, .tar"
-    )
+    train_dataset_path: str = setting("", "your own images: folder, .rec, tar shards, .zip, .tar")
     train_file_list: str = setting(
-        "",
-        "list of your own training images, 'path  label' a line; empty: labels as they lie there",
+        "", "list of your own images, 'path  label' a line; empty: the labels of the data"
     )
-    webface_dataset_path: str = setting(
-        "", "CASIA-WebFace, 112×112: folder, .rec, tar shards, .zip"
-    )
-    webface_file_list: str = setting("", "list of CASIA-WebFace; empty: labels as they lie there")
-    ms1m_dataset_path: str = setting("", "MS-Celeb-1M, 112×112: folder, .rec, tar shards, .zip")
-    ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: labels as they lie there")
-    demo_dataset_path: str = setting("Datasets/Demo", "where the demo faces are drawn, once")
+    webface_dataset_path: str = setting("", "CASIA-WebFace: folder, .rec, tar shards, .zip")
+    webface_file_list: str = setting("", "list of CASIA-WebFace; empty: the labels of the data")
+    ms1m_dataset_path: str = setting("", "MS-Celeb-1M: folder, .rec, tar shards, .zip")
+    ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: the labels of the data")
     min_images: int = setting(
-        1, "identities with fewer images are left out, and the labels numbered anew"
+        1, "leave out identities with fewer images, number the labels anew", at_least=1
     )
-    sampler: str = setting(
+    sampler: Literal["shuffled", "balanced"] = setting(
         "shuffled",
-        "order of an epoch: shuffled (each image once) or balanced (as many images, but of each "
-        "identity equally many: for sets in which a few have most of them)",
+        "order of an epoch: shuffled (each image once) or balanced (as many images, but equally "
+        "many of each identity: for sets in which a few identities have most of the images)",
     )
-    batch_size: int = setting(16, "images a step, over all devices and processes together")
+    batch_size: int = setting(
+        16, "images in a step, over all devices and processes together", at_least=2
+    )
     accumulate_steps: int = setting(
-        1, "equal parts that each step is computed in, one after the other, to need less memory"
+        1, "micro-batches that a step is split into, to need less memory", at_least=1
     )
-    num_workers: int = setting(2, "processes that decode images; 0: the main process does it")
-    seed: int = setting(42, "seed of initial weights, image order and flips")
+    seed: int = setting(
+        42, "seed of initial weights, image order, augmentation", at_least=0, at_most=2**63 - 1
+    )
 
-    # Augmentation, on the device, each image by a draw of its own
-    flip_prob: float = setting(0.5, "share of the images that are mirrored")
-    crop_prob: float = setting(0.0, "share of which a part is cut out; AdaFace: 0.2")
-    crop_kind: str = setting(
-        "resize", "the part fills the image (resize), or stays, with black around (blank: AdaFace)"
+    group("Network and head")
+    backbone: Literal[*BACKBONES] = setting("MobileFaceNet", "network that embeds the images")
+    feature_dim: int = setting(
+        128, "size of the embedding; usual: 128 or 512", at_least=1, at_most=2**16
     )
-    crop_scale: float = setting(0.2, "smallest part of the area that is cut out; AdaFace: 0.2")
+    input_size: tuple[int, ...] = setting(
+        (112, 112), "height,width of the input in pixels, each divisible by 16"
+    )
+    margin: Literal[*HEADS] = setting("ArcFace", "head that the network is trained with")
+    margin_size: float | None = setting(
+        0.3, "margin m; none: as published (ArcFace 0.5 radians, CosFace 0.35)", at_least=0
+    )
+    combined_margin: tuple[float, ...] = setting(
+        (1.0, 0.3, 0.2), "Combined: m1,m2,m3 of cos(m1·θ + m2) - m3"
+    )
+    easy_margin: bool = setting(
+        False, "apply a margin that is an angle only where the cosine is above 0"
+    )
+    sub_centers: int = setting(3, "SubCenterArcFace: weights of each class", at_least=1)
+    scale_size: float | None = setting(
+        16.0, "scale s of the logits; none: as published (64). Not for Softmax, SphereFace", above=0
+    )
+    sample_rate: float = setting(
+        1.0,
+        "share of classes in the softmax (Partial FC), the batch's among them; 1: all",
+        above=0,
+        at_most=1,
+    )
+    label_smoothing: float = setting(
+        0.0, "share of the target that is given to all classes", at_least=0, below=1
+    )
+    focal_gamma: float = setting(
+        0.0, "gamma of the focal loss, as in 2; 0: cross-entropy", at_least=0
+    )
+
+    group("Optimisation")
+    total_epoch: int = setting(4, "epochs to train", at_least=1)
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd is with Nesterov momentum")
+    initial_lr: float = setting(0.1, "learning rate at the start", above=0)
+    momentum: float = setting(0.9, "Nesterov momentum of SGD", above=0, below=1)
+    weight_decay: float = setting(5e-4, "weight decay of all weights", at_least=0)
+    head_optimizer: Literal["", "sgd", "adamw"] = setting("", "the head's own; empty: the same")
+    head_lr: float | None = setting(None, "the head's own initial_lr; none: the same", above=0)
+    head_weight_decay: float | None = setting(
+        None, "the head's own weight_decay; none: the same", at_least=0
+    )
+    lr_scaling: Literal["none", "linear"] = setting(
+        "none",
+        "linear: initial_lr and head_lr are meant for batches of lr_reference_batch images, and "
+        "grow with batch_size; none: they are used as they are",
+    )
+    lr_reference_batch: int = setting(256, "see lr_scaling", at_least=1)
+    warmup_epochs: float = setting(
+        0.0, "epochs, as in 0.5, in which the learning rate rises at the start", at_least=0
+    )
+    schedule: Literal["milestones", "polynomial", "cosine"] = setting(
+        "milestones", "how the learning rate falls: milestones, polynomial (power 2) or cosine"
+    )
+    milestones: tuple[int, ...] = setting(
+        (3,), "finished epochs after which the rate is divided by 10, as in 22,31", at_least=1
+    )
+    clip_norm: float = setting(
+        0.0, "largest norm of the gradient of all weights together; 0: no limit", at_least=0
+    )
+    ema_decay: float = setting(
+        0.0,
+        "decay of a moving average of the weights, tested and saved too, as in 0.999; 0: none",
+        at_least=0,
+        at_most=0.999999,
+    )
+
+    group("Augmentation, on the device, drawn anew for each image")
+    flip_prob: float = setting(0.5, "share of images that are mirrored", at_least=0, at_most=1)
+    crop_prob: float = setting(
+        0.0, "share of images that are cropped; AdaFace: 0.2", at_least=0, at_most=1
+    )
+    crop_kind: Literal["resize", "blank"] = setting(
+        "resize",
+        "enlarge the crop to the whole image (resize), or blacken the rest (blank: AdaFace)",
+    )
+    crop_scale: float = setting(
+        0.2, "smallest crop, as a share of the area; AdaFace: 0.2", above=0, at_most=1
+    )
     low_res_prob: float = setting(
-        0.0, "share made smaller, to 0.2 to 1 of its side, and enlarged again; AdaFace: 0.2"
+        0.0,
+        "share of images made smaller, to 0.2 to 1 of their side, and enlarged again; AdaFace: 0.2",
+        at_least=0,
+        at_most=1,
     )
     jitter_prob: float = setting(
-        0.0, "share whose brightness, contrast and saturation become 0.5 to 1.5; AdaFace: 0.2"
+        0.0,
+        "share of images with brightness, contrast, saturation times 0.5 to 1.5; AdaFace: 0.2",
+        at_least=0,
+        at_most=1,
     )
-    jpeg_prob: float = setting(0.0, "share coded as JPEG of quality 20 to 95")
-    erasing_prob: float = setting(0.0, "share in which noise covers 0.02 to 0.4 of the area")
+    jpeg_prob: float = setting(
+        0.0, "share of images compressed as JPEG of quality 20 to 95", at_least=0, at_most=1
+    )
+    erasing_prob: float = setting(
+        0.0, "share of images in which noise covers 0.02 to 0.4 of it", at_least=0, at_most=1
+    )
 
-    # Test data
-    lfw_dataset_path: str = setting("", "LFW: .bin, .blp folder, or images; empty: the demo's")
-    lfw_file_list: str = setting("", "pairs.txt of LFW; none for .bin and .blp")
-    agedb_dataset_path: str = setting(
-        "", "AgeDB-30: .bin, .blp folder, or images; empty: the demo's"
+    group("Fine-tuning")
+    pretrained: str = setting(
+        "",
+        "weights to start from, of any known lineage: a file, or a name in Pretrained; they decide "
+        "which network is trained",
     )
-    agedb_file_list: str = setting(
-        "", "its pairs, 'left right 1|-1' a line; none for .bin and .blp"
+    freeze_backbone_epochs: int = setting(
+        0, "epochs at the start in which only the head is trained; with pretrained", at_least=0
     )
-    cfp_dataset_path: str = setting("", "CFP-FP: .bin, .blp folder, or images; empty: the demo's")
-    cfp_file_list: str = setting("", "its pairs, 'left right 1|-1' a line; none for .bin and .blp")
-    blp_channel_order: str = setting("BGR", "channel order of the values in .blp sets, BGR or RGB")
 
-    # MegaFace
+    group("Evaluation", EVALUATION)
+    checkpoint: str = setting(
+        "", "weights to evaluate, of any known lineage: a file, or a name in Pretrained"
+    )
+    eval_batch_size: int = setting(64, "images embedded at once", at_least=1, scripts=ALL_SCRIPTS)
+    output: str = setting("", "folder for figures and pictures; empty: Results/<run>_<checkpoint>")
+
+    group("How weights are read", ALL_SCRIPTS)
+    lineage: str = setting(
+        "",
+        "project that the weights come from, where files of two look alike, as in face_evolve; "
+        "empty: recognised",
+    )
+    weights: Literal["averaged", "raw"] = setting(
+        "averaged", "which weights of a checkpoint that has both, from training with ema_decay"
+    )
+    channel_order: Literal["", "RGB", "BGR"] = setting(
+        "", "of the network's input; empty: as the weights were trained, RGB for new ones"
+    )
+    input_mean: float | None = setting(
+        None, "input = (pixel - input_mean) / input_scale; none: as the weights were trained"
+    )
+    input_scale: float | None = setting(
+        None, "see input_mean; both in pixel values, 0..255", above=0
+    )
+
+    group("Devices and processes")
+    device: str = setting(
+        "auto", "auto (CUDA where there is any), cpu, cuda or cuda:N", scripts=ALL_SCRIPTS
+    )
+    num_workers: int = setting(
+        2,
+        "processes that decode images; 0: the main process decodes them",
+        at_least=0,
+        scripts=ALL_SCRIPTS,
+        changes_run=False,
+    )
+    use_amp: bool = setting(False, "automatic mixed precision in the backbone")
+    amp_dtype: Literal["auto", "fp16", "bf16"] = setting(
+        "auto", "dtype of use_amp; auto: bf16 where the device supports it, else fp16"
+    )
+    compile: bool = setting(False, "compile the backbone: a minute or two, then faster steps")
+    use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
+    gpus: tuple[int, ...] = setting(
+        (), "CUDA devices for use_multi_gpus, as in 0,1; empty: all", at_least=0
+    )
+    head_parallel: Literal["auto", "replicated", "sharded"] = setting(
+        "auto",
+        "the head under torchrun: replicated (each process has all classes), sharded (each has "
+        "some of them) or auto: sharded from 20,000 classes on, and with a sample_rate",
+    )
+    sync_batchnorm: bool = setting(
+        False, "BatchNorm statistics over the images of all processes, not of each; on GPUs"
+    )
+    ddp_compression: Literal["none", "fp16", "bf16"] = setting(
+        "none", "dtype in which processes exchange gradients; none: their own"
+    )
+
+    group("Demo data", ("training", "lfw", "agedb", "cfp", "megaface"))
+    demo_dataset_path: str = setting("Datasets/Demo", "folder where the demo faces are drawn, once")
+
+    group("LFW", ("training", "lfw"))
+    lfw_dataset_path: str = setting("", ".bin, .blp folder, or images; empty: the demo's")
+    lfw_file_list: str = setting("", "pairs.txt; none for .bin and .blp")
+
+    group("AgeDB-30", ("training", "agedb"))
+    agedb_dataset_path: str = setting("", ".bin, .blp folder, or images; empty: the demo's")
+    agedb_file_list: str = setting("", "pairs, 'left right 1|-1' a line; none for .bin and .blp")
+
+    group("CFP-FP", ("training", "cfp"))
+    cfp_dataset_path: str = setting("", ".bin, .blp folder, or images; empty: the demo's")
+    cfp_file_list: str = setting("", "pairs, 'left right 1|-1' a line; none for .bin and .blp")
+
+    group("Any other verification set", ("any_set",))
+    data: str = setting("", ".bin, .blp folder, or images with pairs")
+    pairs: str = setting("", "its pairs file; none for .bin and .blp")
+
+    group("Verification", (*TRAINING, *VERIFICATION))
+    protocol: Literal["cosine", "insightface", "both"] = setting("both", "rule of the 10 folds")
+    blp_channel_order: Literal["BGR", "RGB"] = setting("BGR", "order of the channels in .blp sets")
+    eval_dtype: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32", "dtype of the network; how much another one changes the figures is printed"
+    )
+
+    group("Log and checkpoints")
+    log_freq: int = setting(25, "iterations between two lines of the log", at_least=1)
+    test_freq: int = setting(250, "iterations between two verification tests", at_least=1)
+    save_freq: int = setting(
+        250,
+        "iterations between two checkpoints; the end of each epoch has one too",
+        at_least=1,
+        changes_run=False,
+    )
+    save_dir: str = setting("Trained_Models", "each run makes its folder here", changes_run=False)
+    resume: str = setting(
+        "",
+        "checkpoint to continue from, with its settings; last: the newest run's last one",
+        changes_run=False,
+    )
+    checkpoint_format: Literal["auto", "file", "sharded"] = setting(
+        "auto",
+        "file, sharded (a folder that all processes write while training continues) or auto: "
+        "sharded where the head is sharded",
+    )
+    para_adj_mode: bool = setting(
+        False, "parameter adjustment: try settings out, write nothing, not even a folder"
+    )
+    use_visdom: bool = setting(
+        True, "draw live curves in Visdom (start: python -m visdom.server)", changes_run=False
+    )
+    visdom_server: str = setting("http://localhost", "its address", changes_run=False)
+    visdom_port: int = setting(8097, "its port", at_least=1, at_most=2**16 - 1, changes_run=False)
+    profile: int = setting(
+        0, "steps to profile: a trace in the run's folder, the slowest operators", at_least=0
+    )
+
+    group("MegaFace", (*TRAINING, "megaface"))
+    test_on_megaface: bool = setting(
+        False, "evaluate on MegaFace at the end of training", scripts=TRAINING
+    )
     facescrub_dataset_path: str = setting("", "folder of the FaceScrub probes; empty: the demo's")
     facescrub_file_list: str = setting(
         "", "the probes' devkit list (JSON); empty: all images, a folder for each person"
@@ -127,169 +304,47 @@ class Config:
         "DIR/megaface_features_list.json_*_1; empty: all images of the folder",
     )
     distractor_sizes: tuple[int, ...] = setting(
-        (), "more set sizes, as in 10,100,1000: the first so many of the largest list"
+        (), "more set sizes, as in 10,100,1000: the first so many of the largest list", at_least=1
     )
     probe_noise: str = setting("", "list of mislabelled probes; figures with and without them")
     distractor_noise: str = setting(
         "", "list of distractors that are FaceScrub people; figures with and without them"
     )
-    noise: str = setting(
+    noise: Literal["drop", "insightface"] = setting(
         "drop",
-        "what is done with photos on the noise lists: drop, or insightface (probes become their "
-        "person's clean centre, distractors lie far off), for comparison with its figures",
+        "what becomes of photos on the noise lists: drop (left out), or insightface (probes become "
+        "their person's clean centre, distractors lie far off), to compare with its figures",
     )
-    ties: str = setting(
-        "mate", "a distractor that scores as high as the mate: mate (does not beat it) or against"
+    ties: Literal["mate", "against"] = setting(
+        "mate", "who is first where a distractor scores as high as the mate: mate, or against it"
     )
-    ranks: tuple[int, ...] = setting((1, 10, 100), "ranks to report")
-    fprs: tuple[float, ...] = setting((1e-4, 1e-5, 1e-6), "false positive rates to report TPR at")
+    ranks: tuple[int, ...] = setting((1, 10, 100), "ranks to report", at_least=1)
+    fprs: tuple[float, ...] = setting(
+        (1e-4, 1e-5, 1e-6), "false positive rates to report TPR at", at_least=0, at_most=1
+    )
     fpirs: tuple[float, ...] = setting(
-        (1e-2, 1e-3), "false positive identification rates to report FNIR at (open set)"
+        (1e-2, 1e-3), "false positive identification rates of the open set", at_least=0, at_most=1
     )
-    feature_flip: str = setting(
+    feature_flip: Literal["sum", "concat", "none"] = setting(
         "sum", "feature of a photo and its mirror image: sum, concat or none (photo alone)"
     )
-    feature_dtype: str = setting("fp32", "number format of feature files: fp32 or fp16")
-    score_dtype: str = setting(
-        "fp32", "number format of the products that find what to score: fp32, bf16 or fp16"
+    feature_dtype: Literal["fp32", "fp16"] = setting("fp32", "dtype of feature files")
+    score_dtype: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32", "dtype of the products that find which scores to compute exactly"
     )
+
+    group("MegaFace features, ready or to be written", ("megaface",))
     probe_features: str = setting(
-        "", "folder of the probes' features in place of photos: the devkit's files, or ours"
+        "", "folder of the probes' features instead of photos: the devkit's files, or our own"
     )
     distractor_features: str = setting(
-        "", "folder of the distractors' features in place of photos: the devkit's files, or ours"
+        "", "folder of the distractors' features instead of photos: the devkit's files, or our own"
     )
-    devkit_suffix: str = setting(
-        "_features.bin", "what follows the image's name in the name of a devkit feature file"
-    )
+    devkit_suffix: str = setting("_features.bin", "devkit feature file: image's name and this")
     export_devkit: str = setting("", "folder to write the devkit's feature files to")
     compare: str = setting(
         "", "megaface.json of other results to draw in the same pictures, with commas between"
     )
-    test_on_megaface: bool = setting(False, "judge on MegaFace at the end of training")
-
-    # Network
-    backbone: str = setting(
-        "MobileFaceNet",
-        "MobileFaceNet, ResNet{18,34,50,100,152,200}_IR, SEResNet{18,34,50,100,152,200}_IR or "
-        "ResNet{50,101,152}",
-    )
-    feature_dim: int = setting(128, "size of the embedding; usual: 128 (MobileFaceNet) or 512")
-    input_size: tuple[int, ...] = setting(
-        (112, 112), "height,width of the input in pixels, each divisible by 16"
-    )
-    margin: str = setting(
-        "ArcFace",
-        "ArcFace, CosFace, Softmax, SphereFace, Combined, CurricularFace, AdaFace, MagFace, "
-        "SubCenterArcFace, ElasticArcFace, ElasticCosFace, or the last two with Plus at the end",
-    )
-    margin_size: float | None = setting(
-        0.3, "margin m; none: the published one of the head (ArcFace 0.5 radians, CosFace 0.35)"
-    )
-    combined_margin: tuple[float, ...] = setting(
-        (1.0, 0.3, 0.2), "Combined: m1,m2,m3 of cos(m1·θ + m2) - m3"
-    )
-    easy_margin: bool = setting(
-        False, "margins that are angles: apply them only where the cosine is above 0"
-    )
-    sub_centers: int = setting(3, "SubCenterArcFace: weights of each class")
-    scale_size: float | None = setting(
-        16.0,
-        "scale s of the logits; none: the published one of the head (64). Softmax has none, "
-        "SphereFace takes the embedding's norm",
-    )
-    sample_rate: float = setting(
-        1.0,
-        "share of the classes in the softmax of a step (Partial FC), always the batch's; 1: all",
-    )
-    label_smoothing: float = setting(0.0, "share of the target given to all classes, 0 to below 1")
-    focal_gamma: float = setting(0.0, "gamma of the focal loss, as in 2; 0: cross-entropy")
-
-    # Weights to start from, and what a network is fed
-    pretrained: str = setting(
-        "",
-        "weights of any known lineage to start from, a file or a name in Pretrained; the "
-        "network is then the file's",
-    )
-    freeze_backbone_epochs: int = setting(
-        0, "epochs at the start in which only the head learns; with pretrained"
-    )
-    lineage: str = setting(
-        "",
-        "whose weights a file holds, where two lineages look alike, as in face_evolve; empty: "
-        "recognised",
-    )
-    weights: str = setting(
-        "averaged",
-        "of a checkpoint that has both, with ema_decay: averaged or raw weights; others have one",
-    )
-    channel_order: str = setting("", "RGB or BGR; empty: as the weights were trained, RGB if new")
-    input_mean: float | None = setting(
-        None, "input = (pixel - input_mean) / input_scale; none: as the weights were trained"
-    )
-    input_scale: float | None = setting(None, "see input_mean; both in pixel values, 0..255")
-
-    # Optimisation
-    optimizer: str = setting("sgd", "sgd (Nesterov) or adamw")
-    initial_lr: float = setting(0.1, "learning rate at the start")
-    momentum: float = setting(0.9, "Nesterov momentum of SGD")
-    weight_decay: float = setting(5e-4, "weight decay, on all weights")
-    head_optimizer: str = setting("", "sgd or adamw for the head alone; empty: as optimizer says")
-    head_lr: float | None = setting(None, "the head's own initial_lr; none: the same")
-    head_weight_decay: float | None = setting(None, "the head's own weight_decay; none: the same")
-    lr_scaling: str = setting(
-        "none",
-        "linear: initial_lr and head_lr are those of batches of lr_reference_batch, and grow with "
-        "batch_size; none: they hold as they are",
-    )
-    lr_reference_batch: int = setting(256, "see lr_scaling")
-    clip_norm: float = setting(0.0, "longest gradient, of all weights together; 0: any length")
-    ema_decay: float = setting(
-        0.0,
-        "decay of a moving average of the weights, judged and saved beside them, as 0.999; 0: none",
-    )
-    total_epoch: int = setting(4, "epochs to train")
-    warmup_epochs: float = setting(0.0, "epochs, or a part of one, in which the rate rises to it")
-    schedule: str = setting(
-        "milestones", "how the learning rate falls: milestones, polynomial (power 2) or cosine"
-    )
-    milestones: tuple[int, ...] = setting(
-        (3,), "finished epochs after which the learning rate is divided by 10, as in 22,31"
-    )
-
-    # Watching and saving
-    log_freq: int = setting(25, "iterations between two lines of the log")
-    test_freq: int = setting(250, "iterations between two rounds of the verification sets")
-    save_freq: int = setting(
-        250, "iterations between two checkpoints; each epoch's end has one too"
-    )
-    profile: int = setting(
-        0, "steps to profile: a trace in the run's folder, the slowest operators; 0: none"
-    )
-    checkpoint_format: str = setting(
-        "auto",
-        "file, sharded (a folder that all processes write while training goes on) or auto: "
-        "sharded where the head is",
-    )
-    save_dir: str = setting("Trained_Models", "folder that gets one folder a run")
-    resume: str = setting(
-        "", "checkpoint to continue from, or last: the newest run's last one; its settings hold"
-    )
-
-    # Judging
-    checkpoint: str = setting(
-        "", "weights to judge, of any known lineage: a file, or a name in Pretrained"
-    )
-    data: str = setting("", "any other verification set: .bin, .blp folder, or images with pairs")
-    pairs: str = setting("", "its pairs file; none for .bin and .blp")
-    protocol: str = setting("both", "10-fold rule: cosine, insightface or both")
-    eval_batch_size: int = setting(64, "images embedded at once")
-    eval_dtype: str = setting(
-        "fp32",
-        "number format of the network when verification sets are judged: fp32, bf16 or fp16; what "
-        "that changes is printed",
-    )
-    output: str = setting("", "folder for figures and pictures; empty: Results/<run>_<checkpoint>")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain values that JSON and a checkpoint can hold."""
@@ -302,3 +357,8 @@ class Config:
         known = {f.name for f in dataclasses.fields(cls)}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**{k: v for k, v in values.items() if k in known})
+
+
+def settings_for(script: Script) -> frozenset[str]:
+    """The names of the settings that a script takes as flags."""
+    return frozenset(s.name for s in settings_of(Config).values() if script in s.scripts)

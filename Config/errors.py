@@ -1,13 +1,13 @@
-"""The errors that are the user's to mend, and the names that they quote."""
+"""The errors that are the user's mistakes, and the names that they quote."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What the user can mend: a script tells it in one paragraph, without a traceback.
+    """A mistake that the user can correct: a script prints it as one paragraph, without traceback.
 
-    Anything else that is raised is a bug in the code, and keeps its traceback.
+    Every other exception is a bug in the code, and keeps its traceback.
     """
 
 
@@ -19,13 +19,13 @@ class ConfigError(UserError, ValueError):
 
 
 def shortened(name: object, length: int = 80) -> str:
-    """The name's first characters: what a file calls its parts may be of any length."""
+    """The first characters of a name, because the names in a file may be of any length."""
     text = str(name)
     return text if len(text) <= length else f"{text[:length]}..."
 
 
 def nearest_name(name: object, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, upper and lower case alike; None where none is like it."""
+    """The known name most similar to `name`, ignoring case; None where none is similar."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return by_lower[near[0]] if near else None

@@ -1,12 +1,13 @@
 """Named sets of settings. `--recipe NAME` starts from one; flags given beside it win.
 
-casia_webface and ms_celeb_1m are the lineage's (its README, "Training hyperparameters"), the others
-those that their authors publish with their code. Paths are the user's.
+casia_webface and ms_celeb_1m have the values of the lineage (its README, "Training
+hyperparameters"), the others those that their authors publish with their code. Recipes name no
+paths: give those of your data as flags.
 """
 
 from typing import Any
 
-# Of runs that take days on large GPUs.
+# What all runs that take days on large GPUs share.
 LONG_RUN: dict[str, Any] = {
     "use_amp": True,
     "use_multi_gpus": True,
@@ -34,7 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "backbone": "MobileFaceNet",
         "feature_dim": 128,
         "margin": "ArcFace",
-        # Milder than published: 500 iterations are too few for s 32 and m 0.5 to get going.
+        # Smaller than published: with s 32 and m 0.5, 500 iterations are too few to learn anything.
         "margin_size": 0.3,
         "scale_size": 16.0,
         "batch_size": 16,
@@ -106,8 +107,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "low_res_prob": 0.2,
         "jitter_prob": 0.2,
     },
-    # From `--pretrained WEIGHTS` to people of your own: `--train_dataset_path` and, where the
-    # folders do not say who is who, `--train_file_list`. The head is new and learns alone first.
+    # From `--pretrained WEIGHTS` to people of your own: `--train_dataset_path` and, where there is
+    # no folder for each person, `--train_file_list`. The head is new, and is trained alone first.
     "fine_tuning": {
         **LONG_RUN,
         "train_dataset": "Own",

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from Config import read_config
+from Config import read_config, settings_for
 from tests.tiny_megaface import Tiny, make_tiny
-from Utils.Evaluation_Utils.megaface.script import SETTINGS, evaluate_megaface
+from Utils.Evaluation_Utils.megaface.script import evaluate_megaface
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,7 +96,7 @@ def judge(capsys):
     """What MegaFace_Evaluation.py does, in this process: returns what it prints."""
 
     def run(*arguments: object) -> str:
-        config = read_config("", only=SETTINGS, argv=[str(word) for word in arguments])
+        config = read_config("", settings_for("megaface"), argv=list(map(str, arguments)))
         report = evaluate_megaface(config)
         return capsys.readouterr().out + report.table
 

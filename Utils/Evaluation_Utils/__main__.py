@@ -3,14 +3,14 @@
 python -m Utils.Evaluation_Utils --checkpoint PATH --data calfw.bin
 """
 
-from Config import read_config
+from Config import read_config, settings_for
 from Utils.errors import run_script
-from Utils.Evaluation_Utils.report import SETTINGS, evaluate_set
+from Utils.Evaluation_Utils.report import evaluate_set
 
 
 def main() -> None:
     """Read the settings, judge `data`, print the table."""
-    report = evaluate_set(read_config(__doc__, only={*SETTINGS, "data", "pairs"}))
+    report = evaluate_set(read_config(__doc__, only=settings_for("any_set")))
     print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from Config import Config, validate
+from Config import Config, settings_for, validate
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.images import describe_sizes
 from Utils.Datasets_Utils.verification_set import VerificationSet
@@ -35,23 +35,6 @@ from Utils.run_folder import COMMON, run_of
 
 WORST_SHOWN = 10
 
-# What an evaluation script takes as flags, besides the paths of its own data set.
-SETTINGS = (
-    "checkpoint",
-    "lineage",
-    "weights",
-    "channel_order",
-    "input_mean",
-    "input_scale",
-    "output",
-    "protocol",
-    "device",
-    "eval_batch_size",
-    "eval_dtype",
-    "num_workers",
-    "blp_channel_order",
-)
-
 
 @dataclass(frozen=True)
 class Report:
@@ -61,11 +44,6 @@ class Report:
     folder: Path
 
 
-def settings_of(prefix: str) -> set[str]:
-    """The flags of the evaluation script of a benchmark."""
-    return {*SETTINGS, "demo_dataset_path", f"{prefix}_dataset_path", f"{prefix}_file_list"}
-
-
 def evaluate_checkpoint(config: Config, prefix: str) -> Report:
     """Judge `config.checkpoint` on the benchmark with that settings prefix.
 
@@ -73,7 +51,7 @@ def evaluate_checkpoint(config: Config, prefix: str) -> Report:
     score histograms and a sheet of the worst errors as PNG. Raises ConfigError, DataError,
     CheckpointError or RunError.
     """
-    validate(config, torch.cuda.device_count(), settings_of(prefix))
+    validate(config, torch.cuda.device_count(), settings_for(prefix))
     benchmark = find_benchmark(prefix)
     return _evaluate(config, benchmark, lambda: open_benchmark(config, benchmark))
 
@@ -83,7 +61,7 @@ def evaluate_set(config: Config) -> Report:
 
     Writes what `evaluate_checkpoint` writes, named after the set, and raises what it raises.
     """
-    validate(config, torch.cuda.device_count(), SETTINGS)
+    validate(config, torch.cuda.device_count(), settings_for("any_set"))
     if not config.data:
         raise DataError("there is nothing to judge on: give --data PATH.")
     path = Path(config.data).absolute()

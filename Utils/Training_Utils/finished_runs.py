@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from Config import Config
-from Config.sweep import same_run
+from Config.sweep import settings_of_run
 from Utils.errors import CheckpointError, DataError
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.checkpoint import read_run
@@ -50,7 +50,8 @@ def trained_with(run: RunFolder, config: Config) -> bool:
     starts = _starts(run.log)
     if not starts or starts[0].get("resume"):
         return False
-    return all(same_run(Config.from_dict(settings), config) for settings in starts)
+    ours = settings_of_run(config)
+    return all(settings_of_run(Config.from_dict(settings)) == ours for settings in starts)
 
 
 def checkpoint_to_go_on_from(run: RunFolder, config: Config) -> Path | None:

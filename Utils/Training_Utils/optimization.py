@@ -23,6 +23,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.optim import Optimizer
 
 from Config import Config
+from Config.checks import milestones_never_reached
 
 
 def build_optimizer(
@@ -215,8 +216,13 @@ def describe_rates(config: Config) -> str:
         text += f", after {config.warmup_epochs:g} epochs of warm-up"
     if config.schedule != "milestones":
         return f"{text}, {config.schedule} decay to the end"
-    epochs = ", ".join(map(str, config.milestones))
-    return f"{text}, ÷ 10 after epoch {epochs}" if epochs else text
+    never = milestones_never_reached(config)
+    epochs = ", ".join(str(epoch) for epoch in config.milestones if epoch not in never)
+    text += f", ÷ 10 after epoch {epochs}" if epochs else ""
+    if never:
+        epochs = ", ".join(map(str, never))
+        text += f" (not after {epochs}: the run ends at epoch {config.total_epoch})"
+    return text
 
 
 def _cosine(t: float) -> float:

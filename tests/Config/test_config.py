@@ -1,21 +1,27 @@
 """Settings: defaults, recipes, flags, and errors that name the setting."""
 
 import dataclasses
+import re
 import shlex
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 import torch
 
-from Config import RECIPES, Config, ConfigError, read_config, validate
-from Head import build_head
+from Backbone import BACKBONES
+from Backbone.preprocessing import CHANNEL_ORDERS
+from Config import RECIPES, Config, ConfigError, read_config, settings_for, validate
+from Config.command_line import make_parser
+from Config.fields import group, setting, settings_of
+from Config.sweep import settings_of_run
+from Head import HEADS, build_head
 from tests.conftest import ROOT
-from Train import JUDGING_ONLY
+from Utils.Datasets_Utils.formats.blp_set import CHANNEL_ORDERS as BLP_CHANNEL_ORDERS
 from Utils.devices import choose_device, find_device
-from Utils.Evaluation_Utils.report import settings_of
 from Utils.Evaluation_Utils.verification import PROTOCOLS
-from Utils.Training_Utils.optimization import scaled_rate
+from Utils.Training_Utils.optimization import describe_rates, scaled_rate
 
 
 def read(*argv, **kwargs):
@@ -103,7 +109,7 @@ def test_settings_survive_their_trip_through_plain_values():
     [
         ({"backbone": "mobilefacenets"}, "'MobileFaceNet'"),
         ({"margin": "ArcFce"}, "'ArcFace'"),
-        ({"milestones": (2, 4)}, "total_epoch is 4"),
+        ({"milestones": (0, 2)}, "each number must be at least 1"),
         ({"milestones": (3, 2)}, "increasing"),
         ({"batch_size": 1}, "at least 2"),
         ({"initial_lr": 0.0}, "above 0"),
@@ -198,22 +204,73 @@ def test_judging_takes_its_own_device_whatever_the_gpus_of_training():
 def test_judging_does_not_check_what_only_training_uses():
     training = {"train_dataset": "CASIA_WebFace", "milestones": (9,), "batch_size": 1}
     training |= {"margin": "?", "use_multi_gpus": True, "gpus": (7,), "cfp_file_list": "pairs"}
-    validate(Config(**training), cuda_devices=1, only=settings_of("lfw"))
+    validate(Config(**training), cuda_devices=1, only=settings_for("lfw"))
     for changes in ({"protocol": "?"}, {"device": "?"}, {"lfw_file_list": "pairs"}):
         with pytest.raises(ConfigError, match=f"setting {next(iter(changes))} is"):
-            validate(Config(**training, **changes), only=settings_of("lfw"))
+            validate(Config(**training, **changes), only=settings_for("lfw"))
 
 
 def test_recipes_are_for_training_only(capsys):
     with pytest.raises(SystemExit) as exit_:
-        read("--recipe", "casia_webface", only=settings_of("lfw"))
+        read("--recipe", "casia_webface", only=settings_for("lfw"))
     assert exit_.value.code == 2
     assert "--recipe" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, "both"])
-def test_every_protocol_of_the_library_is_a_setting(protocol):
-    validate(Config(protocol=protocol))
+def test_words_that_are_a_tables_names_are_equal_to_them():
+    words = {name: set(setting.words) for name, setting in settings_of(Config).items()}
+    assert words["backbone"] == set(BACKBONES)
+    assert words["margin"] == set(HEADS)
+    assert words["protocol"] == {*PROTOCOLS, "both"}
+    assert words["blp_channel_order"] == set(BLP_CHANNEL_ORDERS)
+    assert words["channel_order"] == {*CHANNEL_ORDERS, ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [(s.name, word) for s in settings_of(Config).values() for word in s.words]
+)
+def test_each_allowed_word_is_a_flag_and_valid(name, word):
+    config = read(f"--{name}", word)
+    assert getattr(config, name) == word
+    validate(dataclasses.replace(config, margin_size=None), cuda_devices=1)
+
+
+def test_a_new_setting_is_one_place(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Config):
+        group("Taste")
+        flavour: Literal["sweet", "sour"] = setting("sweet", "taste of the run")
+        spoons: int = setting(3, "how much of it", above=1, at_most=9, changes_run=False)
+
+    mine = settings_of(Mine)
+    assert list(mine)[-2:] == ["flavour", "spoons"]
+    parser = make_parser("test", [s for s in mine.values() if "training" in s.scripts])
+    given = vars(parser.parse_args(["--flavour", "sour", "--spoons", "4"]))
+    assert given == {"flavour": "sour", "spoons": 4}
+    validate(Mine(**given))
+    with pytest.raises(ConfigError, match=r"flavour is 'swet': did you mean 'sweet'\? Allowed"):
+        parser.parse_args(["--flavour", "swet"])
+    with pytest.raises(ConfigError, match="flavour is 'salty'"):
+        validate(Mine(flavour="salty"))
+    with pytest.raises(ConfigError, match="spoons is 10: it must be above 1 and at most 9"):
+        validate(Mine(spoons=10))
+    assert settings_of_run(Mine()) == settings_of_run(Mine(spoons=5))
+    assert settings_of_run(Mine()) != settings_of_run(Mine(flavour="sour"))
+    parser.print_help()
+    words = " ".join(capsys.readouterr().out.split())
+    assert "Taste: --flavour WORD taste of the run (one of: sweet, sour; default: sweet)" in words
+    assert "--spoons N how much of it (default: 3)" in words
+
+
+def test_a_milestone_after_the_end_never_comes_and_is_told():
+    config = Config(total_epoch=3, milestones=(2, 3, 7))
+    validate(config)
+    line = describe_rates(config)
+    assert "÷ 10 after epoch 2 (not after 3, 7: the run ends at epoch 3)" in line
+    assert "the run ends" not in describe_rates(Config(total_epoch=3, milestones=(1, 2)))
+    alone = describe_rates(Config(total_epoch=1))
+    assert "after epoch" not in alone
+    assert "not after 3" in alone
 
 
 def test_make_train_goes_on_with_a_run():
@@ -246,7 +303,23 @@ def test_help_of_the_script_shows_each_setting_with_its_text():
         [sys.executable, "Train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     words = " ".join(run.stdout.split())
-    for field in dataclasses.fields(Config):
-        if field.name not in JUDGING_ONLY:
-            assert f"--{field.name}" in words
-            assert " ".join(field.metadata["help"].split()) in words
+    taken = settings_for("training")
+    for name, known in settings_of(Config).items():
+        assert bool(re.search(rf"--{name}\b", words)) == (name in taken)
+        assert name not in taken or " ".join(known.help.split()) in words
+    assert words.startswith("usage: Train.py [--recipe NAME] [--SETTING VALUE ...] Train a")
+    assert words.index("Training data:") < words.index("Optimisation:") < words.index("MegaFace:")
+
+
+@pytest.mark.parametrize(
+    ("script", "takes", "leaves"),
+    [
+        ("training", {"batch_size", "cfp_file_list", "ties"}, {"checkpoint", "data", "output"}),
+        ("lfw", {"checkpoint", "lfw_file_list", "protocol", "device"}, {"cfp_file_list", "ties"}),
+        ("any_set", {"checkpoint", "data", "pairs"}, {"demo_dataset_path", "lfw_file_list"}),
+        ("megaface", {"checkpoint", "ties", "compare"}, {"protocol", "eval_dtype", "resume"}),
+    ],
+)
+def test_each_script_takes_its_own_settings(script, takes, leaves):
+    assert takes <= settings_for(script)
+    assert not leaves & settings_for(script)

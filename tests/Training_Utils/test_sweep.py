@@ -19,7 +19,6 @@ import torch
 from Config import Config, ConfigError, Sweep, read_training
 from tests.conftest import ROOT, assert_one_paragraph, run_script
 from tests.scripts.test_training import assert_same_weights, only_run
-from Train import JUDGING_ONLY
 from Utils.errors import DataError, RunError
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.finished_runs import find_finished
@@ -29,7 +28,7 @@ from Utils.Training_Utils.trainer import Trainer
 
 
 def read(*argv):
-    return read_training("test", exclude=JUDGING_ONLY, argv=argv)
+    return read_training("test", argv=argv)
 
 
 @pytest.fixture
@@ -84,10 +83,10 @@ def test_what_cannot_be_swept_is_said(argv, said):
 
 def test_a_combination_that_cannot_be_ends_the_sweep_before_anything_is_made(tiny_config):
     runs = [
-        ({"total_epoch": n}, dataclasses.replace(tiny_config, total_epoch=n, milestones=(3,)))
+        ({"total_epoch": n}, dataclasses.replace(tiny_config, total_epoch=n, warmup_epochs=3.0))
         for n in (5, 3)
     ]
-    with pytest.raises(RunError, match=r"total_epoch 3 can't be.*not before the last epoch"):
+    with pytest.raises(RunError, match=r"total_epoch 3 can't be.*must end before the run does"):
         run_sweep(Sweep({"total_epoch": (5, 3)}, runs))
     assert not Path(tiny_config.save_dir).exists()
 

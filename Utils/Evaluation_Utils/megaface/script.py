@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from Config import Config, validate
+from Config import Config, settings_for, validate
 from Utils.devices import find_device
 from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface.compare import read_compared
@@ -13,16 +13,6 @@ from Utils.Evaluation_Utils.megaface.report import write_report
 from Utils.Evaluation_Utils.megaface.run import Network, judge_megaface
 from Utils.Evaluation_Utils.report import Report, load_network, make_output
 from Utils.processes import Processes, started_by_torchrun
-
-# What MegaFace_Evaluation.py takes as flags.
-SETTINGS = frozenset(
-    "checkpoint lineage weights channel_order input_mean input_scale output device eval_batch_size "
-    "num_workers demo_dataset_path "
-    "facescrub_dataset_path facescrub_file_list megaface_dataset_path megaface_file_list "
-    "distractor_sizes probe_noise distractor_noise noise ties ranks fprs fpirs feature_flip "
-    "feature_dtype score_dtype probe_features distractor_features devkit_suffix export_devkit "
-    "compare".split()
-)
 
 
 def evaluate_megaface(config: Config) -> Report | None:
@@ -33,7 +23,7 @@ def evaluate_megaface(config: Config) -> Report | None:
     Raises ConfigError, DataError, CheckpointError or RunError.
     """
     with started_by_torchrun() as processes:
-        validate(config, torch.cuda.device_count(), SETTINGS)
+        validate(config, torch.cuda.device_count(), settings_for("megaface"))
         device = _device(config, processes)
         read_compared(config.compare)  # what can't be read is found before hours of work
         data = _open(config, processes)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from Config.checks import CHANNEL_ORDERS, WEIGHTS
+from Backbone.preprocessing import CHANNEL_ORDERS
+from Config.config import Config
+from Config.fields import settings_of
 from Utils.Pretrained_Utils.lineages import layouts
 from Utils.Pretrained_Utils.rename import Layout
 
@@ -157,14 +159,14 @@ def reading_flags(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--weights",
-        choices=WEIGHTS,
-        default=WEIGHTS[0],
+        choices=settings_of(Config)["weights"].words,
+        default=Config().weights,
         help="which, of a checkpoint of a run with ema_decay",
     )
     parser.add_argument(
         "--channel_order",
         default="",
-        choices=[order for order in CHANNEL_ORDERS if order],
+        choices=CHANNEL_ORDERS,
         help="instead of the lineage's",
     )
     parser.add_argument(

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from Config import Config, ConfigError, Sweep, validate
-from Config.sweep import NO_PART_OF_A_RUN
+from Config.sweep import settings_of_run
 from Utils.errors import DataError, RunError, UserError
 from Utils.files import make_folder
 from Utils.processes import ALONE, Processes
@@ -69,10 +69,7 @@ def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
 
 def sweep_name(sweep: Sweep) -> str:
     """The name of a sweep's folder: the same for the same settings and values."""
-    settings = [config.to_dict() for _, config in sweep.runs]
-    for values in settings:
-        for name in NO_PART_OF_A_RUN:
-            del values[name]
+    settings = [settings_of_run(config) for _, config in sweep.runs]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"sweep_{'_'.join(sweep.axes)}_{digest[:8]}"
 

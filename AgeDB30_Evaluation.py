@@ -1,9 +1,9 @@
-"""Judge a checkpoint on AgeDB-30: 10-fold accuracy, TAR@FAR, AUC, EER, and pictures of the errors.
+"""Evaluate a checkpoint on AgeDB-30: 10-fold accuracy, TAR@FAR, AUC, EER, pictures of the errors.
 
     python AgeDB30_Evaluation.py --checkpoint Trained_Models/<run>/checkpoints/best.pt
         --agedb_dataset_path FOLDER --agedb_file_list PAIRS --output FOLDER
 
-Without a path, the demo's set of that name is judged.
+Without a path, the demo's set of that name is used.
 """
 
 from Config import read_config, settings_for
@@ -12,7 +12,7 @@ from Utils.Evaluation_Utils.report import evaluate_checkpoint
 
 
 def main() -> None:
-    """Read the settings, judge, print the table."""
+    """Read the settings, evaluate, print the table."""
     config = read_config(__doc__, only=settings_for("agedb"))
     report = evaluate_checkpoint(config, "agedb")
     print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")

@@ -1,12 +1,12 @@
-"""Judge a checkpoint on MegaFace: rank-1 identification and TPR@FPR=1e-6 among up to a million
+"""Evaluate a checkpoint on MegaFace: rank-1 identification and TPR@FPR=1e-6 among up to a million
 distractors, CMC and ROC curves, open-set identification, and pictures of the worst confusions.
 
     python MegaFace_Evaluation.py --checkpoint Trained_Models/<run>/checkpoints/best.pt
         --facescrub_dataset_path FOLDER --facescrub_file_list facescrub_features_list.json
         --megaface_dataset_path FOLDER --megaface_file_list "megaface_features_list.json_*_1"
 
-Without paths, the demo's probes and distractors are judged. Several GPUs or processes share the
-work: torchrun --nproc_per_node 4 MegaFace_Evaluation.py ... What is killed goes on where it was.
+Without paths, the demo's probes and distractors are used. Several GPUs or processes share the
+work: torchrun --nproc_per_node 4 MegaFace_Evaluation.py ... An interrupted extraction resumes.
 """
 
 from Config import read_config, settings_for
@@ -15,7 +15,7 @@ from Utils.Evaluation_Utils.megaface.script import evaluate_megaface
 
 
 def main() -> None:
-    """Read the settings, judge, print the table."""
+    """Read the settings, evaluate, print the table."""
     config = read_config(__doc__, only=settings_for("megaface"))
     report = evaluate_megaface(config)
     if report:

@@ -1,6 +1,6 @@
-"""Judge a checkpoint on any verification set: .bin, .blp, or images with pairs.
+"""Evaluate a checkpoint on any verification set: .bin, .blp, or images with pairs.
 
-python -m Utils.Evaluation_Utils --checkpoint PATH --data calfw.bin
+    python -m Utils.Evaluation_Utils --checkpoint PATH --data calfw.bin
 """
 
 from Config import read_config, settings_for
@@ -9,7 +9,7 @@ from Utils.Evaluation_Utils.report import evaluate_set
 
 
 def main() -> None:
-    """Read the settings, judge `data`, print the table."""
+    """Read the settings, evaluate on `data`, print the table."""
     report = evaluate_set(read_config(__doc__, only=settings_for("any_set")))
     print(f"\n{report.table}\n\nFigures and pictures: {report.folder}")
 

@@ -1,7 +1,7 @@
 """Pictures of an evaluation: ROC curves, score histograms, sheets of the worst pairs.
 
-Drawn with matplotlib's Figure directly, never pyplot: no window system, no global list of figures,
-safe from any thread. Each file is written beside its final name and renamed.
+Drawn with matplotlib's Figure directly, never pyplot: it needs no window system, keeps no global
+list of figures, and works in any thread. Each file is written beside its final name and renamed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.Evaluation_Utils.roc import Roc, auc
+from Utils.Evaluation_Utils.verification import VerificationResult
+from Utils.files import atomic_path, make_folder
 
 SheetPair = tuple[np.ndarray, np.ndarray, str]
+
+WORST_SHOWN = 10
 
 _DOTS_PER_INCH = 120
 _GENUINE, _IMPOSTOR, _INK, _GRID = "#1b6ca8", "#d1495b", "#222222", "#dddddd"
@@ -31,12 +36,51 @@ _CAPTION_LETTERS = 34
 _GAP = 4  # white pixels between the two images of a pair
 
 
+def draw_verification(
+    data: VerificationSet, results: Mapping[str, VerificationResult], path: Path, title: str
+) -> None:
+    """Write the pictures of a verification set's results by protocol.
+
+    path: without suffix, for <path>_roc.png, <path>_scores_<protocol>.png and, under the first
+    protocol, <path>_worst.png.
+    """
+    plot_roc({p: r.roc for p, r in results.items()}, f"{path}_roc.png", title)
+    for protocol, result in results.items():
+        heading = f"{title}, {protocol}: {100 * result.accuracy:.2f} %"
+        plot_scores(
+            result.fold_scores,
+            result.same,
+            result.score_threshold,
+            f"{path}_scores_{protocol}.png",
+            heading,
+        )
+    protocol, result = next(iter(results.items()))
+    sections = {
+        "Worst false matches: different people, taken for one": _worst(data, result, False),
+        "Worst false non-matches: one person, taken for two": _worst(data, result, True),
+    }
+    contact_sheet(sections, f"{path}_worst.png", f"{title}, {protocol}")
+
+
+def _worst(data: VerificationSet, result: VerificationResult, same: bool) -> list[SheetPair]:
+    """The errors on pairs of one kind, those furthest from the threshold first."""
+    pairs = np.flatnonzero(result.wrong & (result.same == same))
+    order = np.argsort(result.fold_scores[pairs] * (1 if same else -1), kind="stable")
+    shown = []
+    for pair in pairs[order[:WORST_SHOWN]]:
+        left, right = data.left[pair], data.right[pair]
+        names = f"{Path(data.names[left]).name}\n{Path(data.names[right]).name}"
+        caption = f"score {result.fold_scores[pair]:.3f}\n{names}"
+        shown.append((data.images[left], data.images[right], caption))
+    return shown
+
+
 def plot_roc(curves: Mapping[str, Roc], path: str | os.PathLike[str], title: str) -> None:
     """Write a picture of ROC curves, FAR on a logarithmic axis, the AUC in the legend.
 
     curves: label -> curve. The axis starts at the decade at or below 1/negatives of the largest
     set, 1e-4 for the usual 3,000. Below its own 1/negatives a curve is dotted: no smaller FAR but
-    zero was measured. Between its points it is a step: the TAR that can be had at that FAR.
+    zero was measured. Between its points it is a step: the TAR that is reached at that FAR.
 
     Raises ValueError when there is no curve.
     """
@@ -134,7 +178,10 @@ def contact_sheet(
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two uint8 H×W×3 images of any sizes as one, centred vertically, with a white gap between."""
+    """Two uint8 H×W×3 images of any sizes as one, centred vertically, with a white gap between.
+
+    Raises ValueError for another shape or dtype.
+    """
     for name, image in (("left", left), ("right", right)):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
@@ -156,7 +203,7 @@ def _first_decade(curves: Iterable[Roc]) -> float:
 
 
 def _draw_roc(axes: Axes, label: str, curve: Roc, start: float) -> float:
-    """Draw one curve from FAR `start` on; returns the lowest TAR in view."""
+    """Draw a curve, dotted from FAR `start` to its first point; returns the lowest TAR in view."""
     finest, at_zero = 1 / curve.negatives, float(curve.tar[curve.far == 0].max())
     far = np.concatenate(([finest], curve.far[curve.far > 0]))
     tar = np.concatenate(([at_zero], curve.tar[curve.far > 0]))
@@ -177,9 +224,9 @@ def new_figure(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
 
 
 def _wrap(caption: str) -> str:
-    """The caption with lines that fit below a pair; a name has no blanks, so it may be cut."""
-    lines = (textwrap.wrap(line, _CAPTION_LETTERS) or [""] for line in caption.splitlines())
-    return "\n".join(part for parts in lines for part in parts)
+    """The caption in lines that fit below a pair; a long name has no spaces and is broken."""
+    wrapped = (textwrap.wrap(line, _CAPTION_LETTERS) or [""] for line in caption.splitlines())
+    return "\n".join(line for lines in wrapped for line in lines)
 
 
 def _box(
@@ -211,12 +258,8 @@ def _draw_pair(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write the picture under a temporary name and rename it: a reader never sees half a file."""
+    """Write the picture, and its folder if need be. Raises RunError where that can't be done."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    make_folder(path.parent)
+    with atomic_path(path) as temporary:
         FigureCanvasAgg(figure).print_figure(temporary, format=path.suffix[1:] or "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

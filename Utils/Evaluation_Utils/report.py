@@ -1,51 +1,72 @@
-"""Judging a checkpoint on a verification benchmark: table, results file and pictures."""
+"""A checkpoint's figures on a verification benchmark: from its data to table, JSON and pictures.
+
+`evaluate_checkpoint` is what LFW_, AgeDB30_ and CFPFP_Evaluation.py call, `evaluate_set` the same
+for any other verification set. Each image is embedded once; pairs are rows of that table.
+"""
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
 from Config import Config, settings_for, validate
 from Utils.Datasets_Utils import open_verification_set
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.images import describe_sizes
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, DataError, RunError
-from Utils.Evaluation_Utils.benchmark import (
-    Benchmark,
-    compare_precision,
-    describe_precision,
-    describe_source,
-    find_benchmark,
-    judge,
-    open_benchmark,
-    protocols_of,
+from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
+from Utils.Evaluation_Utils.plots import draw_verification
+from Utils.Evaluation_Utils.verification import (
+    PROTOCOLS,
+    VerificationResult,
+    combine_flip,
+    evaluate,
 )
-from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores
-from Utils.Evaluation_Utils.verification import REPORTED_FARS, VerificationResult
 from Utils.files import save_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
 from Utils.run_folder import COMMON, run_of
+from Utils.tables import format_table
 
-WORST_SHOWN = 10
+# Pairs that are evaluated in fp32 too: all of them would take longer than another dtype saves.
+COMPARED_PAIRS = 600
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """title: as tables show it. prefix: of its settings, <prefix>_dataset_path and
+    <prefix>_file_list. file_name: of its results, without suffix."""
+
+    title: str
+    prefix: str
+    file_name: str
+
+
+BENCHMARKS = (
+    Benchmark("LFW", "lfw", "lfw"),
+    Benchmark("AgeDB-30", "agedb", "agedb30"),
+    Benchmark("CFP-FP", "cfp", "cfpfp"),
+)
 
 
 @dataclass(frozen=True)
 class Report:
-    """The printable table, and the folder of the files that go with it."""
+    """The printable table, and the folder of the files that belong to it."""
 
     table: str
     folder: Path
 
 
 def evaluate_checkpoint(config: Config, prefix: str) -> Report:
-    """Judge `config.checkpoint` on the benchmark with that settings prefix.
+    """Evaluate `config.checkpoint` on the benchmark with that settings prefix.
 
     Writes <output>/<benchmark>.json with every number of the table, and beside it ROC curve,
     score histograms and a sheet of the worst errors as PNG. Raises ConfigError, DataError,
@@ -57,40 +78,146 @@ def evaluate_checkpoint(config: Config, prefix: str) -> Report:
 
 
 def evaluate_set(config: Config) -> Report:
-    """Judge `config.checkpoint` on the verification set that `data` (and `pairs`) name.
+    """Evaluate `config.checkpoint` on the verification set that `data` (and `pairs`) name.
 
     Writes what `evaluate_checkpoint` writes, named after the set, and raises what it raises.
     """
     validate(config, torch.cuda.device_count(), settings_for("any_set"))
     if not config.data:
-        raise DataError("there is nothing to judge on: give --data PATH.")
+        raise DataError("there is no data to evaluate on: give --data PATH.")
     path = Path(config.data).absolute()
     name = path.name if path.is_dir() else path.stem
-    return _evaluate(config, Benchmark(name, "", name), lambda: _open_set(config))
-
-
-def _open_set(config: Config) -> tuple[VerificationSet, str]:
-    data = open_verification_set(config.data, config.pairs, config.blp_channel_order)
-    return data, describe_source(config.data, config.pairs)
+    return _evaluate(
+        config,
+        Benchmark(title=name, prefix="", file_name=name),
+        lambda: _open_set(config.data, config.pairs, config.blp_channel_order),
+    )
 
 
 def _evaluate(
     config: Config, benchmark: Benchmark, open_data: Callable[[], tuple[VerificationSet, str]]
 ) -> Report:
+    """Read the checkpoint, make the output folder, open the data: each fails before the work."""
     device = find_device(config.device)
     backbone = load_network(config, device)
     folder = make_output(config)
     data, source = open_data()
-    protocols = protocols_of(config)
-    how = (device, config.eval_batch_size, config.num_workers)
-    dtype, label = config.eval_dtype, f"Embedding {benchmark.title}"
-    results = judge(backbone, data, protocols, *how, progress=label, dtype=dtype)
-    about = {**_about(config, benchmark, data, source), "network": describe(backbone)}
-    if dtype != "fp32":
-        about["precision"] = compare_precision(backbone, data, protocols, *how, dtype)
-    _write_json(folder / f"{benchmark.file_name}.json", about, results)
-    _draw(folder, benchmark, data, results)
+    results = _evaluate_backbone(
+        backbone, data, config, device, config.eval_dtype, f"Embedding {benchmark.title}"
+    )
+    about = {
+        "benchmark": benchmark.title,
+        "checkpoint": config.checkpoint,
+        "data": source,
+        "images": len(data.images),
+        "pairs": len(data.same),
+        "folds": len(np.unique(data.folds)),
+        "sizes": describe_sizes(data.sizes),
+        "network": describe(backbone),
+    }
+    if config.eval_dtype != "fp32":
+        about["precision"] = compare_precision(backbone, data, config, device)
+    figures = {protocol: result.to_dict() for protocol, result in results.items()}
+    save_json(folder / f"{benchmark.file_name}.json", {**about, "results": figures})
+    draw_verification(data, results, folder / benchmark.file_name, benchmark.title)
     return Report(_table(about, results), folder)
+
+
+def _evaluate_backbone(
+    backbone: nn.Module,
+    data: VerificationSet,
+    config: Config,
+    device: torch.device,
+    dtype: str,
+    progress: str | None = None,
+) -> dict[str, VerificationResult]:
+    """Embed each image once and evaluate the pairs under the protocols of the settings.
+
+    dtype: a name in EVAL_DTYPES. progress: label of a progress bar; None shows none.
+    """
+    embeddings = embed(
+        backbone,
+        data.images,
+        device,
+        batch_size=config.eval_batch_size,
+        num_workers=config.num_workers,
+        progress=progress,
+        dtype=EVAL_DTYPES[dtype],
+    )
+    protocols = list(PROTOCOLS) if config.protocol == "both" else [config.protocol]
+    return evaluate_pairs(data, embeddings, protocols)
+
+
+def evaluate_pairs(
+    data: VerificationSet, embeddings: tuple[np.ndarray, np.ndarray], protocols: Sequence[str]
+) -> dict[str, VerificationResult]:
+    """Evaluate the pairs under each protocol, from what `embed` makes of the set's images.
+
+    Raises DataError, naming the image, for embeddings that are not finite.
+    """
+    finite = [np.isfinite(features).all(axis=1) for features in embeddings]
+    broken = np.flatnonzero(~(finite[0] & finite[1]))
+    if broken.size:
+        raise DataError(
+            f"the network's embedding of {data.names[broken[0]]} holds NaN or infinity (as do "
+            f"those of {broken.size:,} of the {len(data.names):,} images); check its weights, and "
+            f"that they were trained with this preprocessing and eval_dtype."
+        )
+    results = {}
+    for protocol in protocols:
+        rows = combine_flip(*embeddings, protocol)
+        results[protocol] = evaluate(
+            rows[data.left], rows[data.right], data.same, data.folds, protocol
+        )
+    return results
+
+
+# --- data, network and output ------------------------------------------------------------------
+
+
+def find_benchmark(prefix: str) -> Benchmark:
+    """The benchmark whose settings begin with prefix."""
+    return next(benchmark for benchmark in BENCHMARKS if benchmark.prefix == prefix)
+
+
+def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
+    """(images, pairs file) of the settings. Both are empty where the settings name no data set,
+    the second also for formats that hold their pairs."""
+    return (
+        getattr(config, f"{benchmark.prefix}_dataset_path"),
+        getattr(config, f"{benchmark.prefix}_file_list"),
+    )
+
+
+def open_benchmark(config: Config, benchmark: Benchmark) -> tuple[VerificationSet, str]:
+    """(the benchmark's data, a text that says where they are): the data set of the settings, or
+    else the demo's, drawn if it isn't there yet. Raises DataError for unusable data."""
+    path, file_list = benchmark_paths(config, benchmark)
+    if not path:
+        demo = ensure_demo_sets(Path(config.demo_dataset_path))
+        path = str(getattr(demo, f"{benchmark.prefix}_images"))
+        file_list = str(getattr(demo, f"{benchmark.prefix}_pairs"))
+    return _open_set(path, file_list, config.blp_channel_order)
+
+
+def _open_set(path: str, file_list: str, blp_channel_order: str) -> tuple[VerificationSet, str]:
+    data = open_verification_set(path, file_list, blp_channel_order)
+    source = f"{path}, {file_list}" if file_list else path
+    _check_pairs(data, source)
+    return data, source
+
+
+def _check_pairs(data: VerificationSet, source: str) -> None:
+    """Raise DataError now for what would otherwise end an evaluation after all its work."""
+    if data.same.all() or not data.same.any():
+        kind = "matched" if data.same.all() else "mismatched"
+        raise DataError(f"{source}: all {len(data.same)} pairs are {kind}; both kinds are needed.")
+    folds = np.unique(data.folds)
+    if len(folds) < 2:
+        raise DataError(f"{source}: all pairs are in one fold; at least two are needed.")
+    gaps = np.flatnonzero(np.diff(folds) > 1)
+    if gaps.size:
+        raise DataError(f"{source}: fold {folds[gaps[0]] + 2} holds no pair, though later ones do.")
 
 
 def load_network(config: Config, device: torch.device) -> nn.Module:
@@ -99,7 +226,7 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
     Raises CheckpointError where none is named or it can't be read.
     """
     if not config.checkpoint:
-        raise CheckpointError("there is nothing to judge: give --checkpoint PATH.")
+        raise CheckpointError("there is nothing to evaluate: give --checkpoint PATH.")
     backbone = load_backbone(
         config.checkpoint,
         config.lineage or None,
@@ -112,14 +239,14 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
 
 
 def make_output(config: Config) -> Path:
-    """The folder for figures and pictures, made. Raises RunError where that can't be done, or
-    no file can be written to it: better now than after hours of work."""
+    """Make the folder for figures and pictures. Raises RunError now, rather than after hours of
+    work, where it can't be made or no file can be written to it."""
     if config.output:
         folder = Path(config.output)
     elif config.checkpoint:
         folder = default_output(find_weights(config.checkpoint))
     else:
-        folder = Path("Results") / "features"  # features that came without a network
+        folder = Path("Results") / "features"  # given without a network
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -139,99 +266,110 @@ def default_output(checkpoint: Path) -> Path:
     return Path("Results") / (f"{run.name}_{checkpoint.stem}" if run else checkpoint.stem)
 
 
-def _about(
-    config: Config, benchmark: Benchmark, data: VerificationSet, source: str
-) -> dict[str, Any]:
-    return {
-        "benchmark": benchmark.title,
-        "checkpoint": config.checkpoint,
-        "data": source,
-        "images": len(data.images),
-        "pairs": len(data.same),
-        "folds": len(np.unique(data.folds)),
-        "sizes": describe_sizes(data.sizes),
-    }
-
-
-def _write_json(path: Path, about: dict[str, Any], results: dict[str, VerificationResult]) -> None:
-    values = {**about, "results": {name: r.to_dict() for name, r in results.items()}}
-    save_json(path, values)
-
-
-def _draw(
-    folder: Path,
-    benchmark: Benchmark,
-    data: VerificationSet,
-    results: dict[str, VerificationResult],
-) -> None:
-    name, title = benchmark.file_name, benchmark.title
-    plot_roc({p: r.roc for p, r in results.items()}, folder / f"{name}_roc.png", title)
-    for protocol, result in results.items():
-        path = folder / f"{name}_scores_{protocol}.png"
-        heading = f"{title}, {protocol}: {100 * result.accuracy:.2f} %"
-        plot_scores(result.fold_scores, result.same, result.score_threshold, path, heading)
-    protocol, result = next(iter(results.items()))
-    sections = {
-        "Worst false matches: different people, judged the same": _worst(data, result, False),
-        "Worst false non-matches: one person, judged different": _worst(data, result, True),
-    }
-    contact_sheet(sections, folder / f"{name}_worst.png", f"{title}, {protocol}")
-
-
-def _worst(
-    data: VerificationSet, result: VerificationResult, same: bool
-) -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """The misjudged pairs of one kind, furthest on the wrong side first."""
-    pairs = np.flatnonzero(result.wrong & (result.same == same))
-    order = np.argsort(result.fold_scores[pairs] * (1 if same else -1), kind="stable")
-    rows = []
-    for pair in pairs[order[:WORST_SHOWN]]:
-        left, right = data.left[pair], data.right[pair]
-        names = f"{Path(data.names[left]).name}\n{Path(data.names[right]).name}"
-        caption = f"score {result.fold_scores[pair]:.3f}\n{names}"
-        rows.append((data.images[left], data.images[right], caption))
-    return rows
+# --- table -------------------------------------------------------------------------------------
 
 
 def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str:
-    head = (
+    lines = [
         f"{about['benchmark']}: {about['images']:,} images, {about['pairs']:,} pairs, "
-        f"{about['folds']} folds\n  data        {about['data']}\n"
-        f"  checkpoint  {about['checkpoint']}\n"
-        f"  network     {about['network']}\n"
-    )
-    if about["sizes"]:
-        head += f"  sizes       {about['sizes']}\n"
-    lines = [head, _row("fold", [f"{p:>11} {'threshold':>10}" for p in results])]
+        f"{about['folds']} folds"
+    ]
+    names = ["data", "checkpoint", "network", *(["sizes"] if about["sizes"] else [])]
+    lines += [format_table([[name, about[name]] for name in names], "<<", indent=2), ""]
+    rows = [["fold", *(cell for protocol in results for cell in (protocol, "threshold"))]]
     for fold in range(about["folds"]):
-        lines.append(
-            _row(
-                str(fold + 1),
-                [
-                    f"{100 * r.fold_accuracies[fold]:>9.2f} % {r.fold_thresholds[fold]:>10.4f}"
-                    for r in results.values()
-                ],
-            )
-        )
-    lines.append("")
-    for label, text in _summary_rows():
-        lines.append(_row(label, [text(r) for r in results.values()]))
+        rows.append([str(fold + 1)])
+        for result in results.values():
+            accuracy, threshold = result.fold_accuracies[fold], result.fold_thresholds[fold]
+            rows[-1] += [_percent(accuracy), f"{threshold:.4f}"]
+    rows.append([])
+    for cells in zip(*map(_figures, results.values()), strict=True):
+        rows.append([cells[0][0], *(cell for row in cells for cell in row[1:])])
+    lines.append(format_table(rows, "<" + ">>" * len(results)))
     if "precision" in about:
-        lines += ["", describe_precision(about["precision"])]
+        lines += ["", _describe_precision(about["precision"])]
     return "\n".join(lines)
 
 
-def _summary_rows() -> list[tuple[str, Callable[[VerificationResult], str]]]:
-    """(label, what to show of a result) of the rows below the folds."""
-    rows = [("accuracy", lambda r: f"{100 * r.accuracy:>9.2f} % ± {100 * r.std:<8.2f}")]
-    for far in REPORTED_FARS:
-        rows.append(
-            (f"TAR@FAR={far:g}", lambda r, far=far: f"{100 * r.tar_at_far[far]:>9.2f} %{'':<11}")
-        )
-    rows.append(("AUC", lambda r: f"{r.auc:>11.5f}{'':<11}"))
-    rows.append(("EER", lambda r: f"{100 * r.eer:>9.2f} %{'':<11}"))
-    return rows
+def _figures(result: VerificationResult) -> list[tuple[str, str, str]]:
+    """(label, figure, deviation) of the rows below the folds."""
+    return [
+        ("accuracy", _percent(result.accuracy), f"± {100 * result.std:.2f}"),
+        *((f"TAR@FAR={far:g}", _percent(tar), "") for far, tar in result.tar_at_far.items()),
+        ("AUC", f"{result.auc:.5f}", ""),
+        ("EER", _percent(result.eer), ""),
+    ]
 
 
-def _row(label: str, cells: list[str]) -> str:
-    return f"{label:<14}" + "   ".join(cells).rstrip()
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+# --- another dtype ------------------------------------------------------------------------------
+
+
+def compare_precision(
+    backbone: nn.Module, data: VerificationSet, config: Config, device: torch.device
+) -> dict[str, Any]:
+    """Accuracies (0..1) in fp32 and in `eval_dtype` by protocol, on the same sample of the pairs.
+
+    Plain values for JSON: {"dtype", "pairs", "of_pairs", "accuracy": {protocol: {dtype: ...}}}.
+    """
+    sample = sample_pairs(data, COMPARED_PAIRS)
+    results = {
+        dtype: _evaluate_backbone(backbone, sample, config, device, dtype)
+        for dtype in ("fp32", config.eval_dtype)
+    }
+    return {
+        "dtype": config.eval_dtype,
+        "pairs": len(sample.same),
+        "of_pairs": len(data.same),
+        "accuracy": {
+            protocol: {dtype: found[protocol].accuracy for dtype, found in results.items()}
+            for protocol in results["fp32"]
+        },
+    }
+
+
+def _describe_precision(compared: dict[str, Any]) -> str:
+    """The result of `compare_precision`, for the foot of a table."""
+    name = compared["dtype"]
+    rows = []
+    for protocol, accuracy in compared["accuracy"].items():
+        change = 100 * (accuracy[name] - accuracy["fp32"])
+        figures = f"{_percent(accuracy[name])} in {name}, {_percent(accuracy['fp32'])} in fp32"
+        rows.append([protocol, f"{figures}: {change:+.2f}"])
+    return (
+        f"{name} against fp32, on {compared['pairs']:,} of the {compared['of_pairs']:,} pairs:\n"
+        + format_table(rows, "<<", indent=2)
+    )
+
+
+def sample_pairs(data: VerificationSet, count: int) -> VerificationSet:
+    """About `count` pairs (all, if there are no more), the same share of each fold and kind, with
+    the images that they need."""
+    share = min(1.0, count / len(data.same))
+    rows = np.concatenate(
+        [
+            _spread(np.flatnonzero((data.folds == fold) & (data.same == kind)), share)
+            for fold in np.unique(data.folds)
+            for kind in (True, False)
+        ]
+    )
+    left, right = np.asarray(data.left)[rows], np.asarray(data.right)[rows]
+    used = np.unique(np.concatenate((left, right)))
+    return replace(
+        data,
+        images=Subset(data.images, used.tolist()),
+        names=[data.names[image] for image in used],
+        left=np.searchsorted(used, left),
+        right=np.searchsorted(used, right),
+        same=np.asarray(data.same)[rows],
+        folds=np.asarray(data.folds)[rows],
+    )
+
+
+def _spread(rows: np.ndarray, share: float) -> np.ndarray:
+    """A share of the rows, at least one of any, evenly spaced."""
+    count = min(len(rows), max(1, round(share * len(rows))))
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)] if count else rows

@@ -14,17 +14,17 @@ from torch import nn
 from Config import Config
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.benchmark import (
-    BENCHMARKS,
-    benchmark_paths,
-    evaluate_pairs,
-    open_benchmark,
-)
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface.data import names_megaface, open_megaface
 from Utils.Evaluation_Utils.megaface.report import write_report
 from Utils.Evaluation_Utils.megaface.run import Network, judge_megaface
+from Utils.Evaluation_Utils.report import (
+    BENCHMARKS,
+    benchmark_paths,
+    evaluate_pairs,
+    open_benchmark,
+)
 from Utils.processes import Processes
 from Utils.Training_Utils.reports.results import averaged_name
 
@@ -49,7 +49,6 @@ class TestSets:
             path, _ = benchmark_paths(config, benchmark)
             if path or config.train_dataset == "Demo":
                 data, source = open_benchmark(config, benchmark)
-                _check_judgeable(data, source)
                 self._sets[benchmark.title] = data
                 text = f"{len(data.images):,} images, {len(data.same):,} pairs, {source}"
             else:
@@ -87,15 +86,6 @@ class TestSets:
         return self._processes.from_main(
             lambda: evaluate_pairs(data, embeddings, [protocol])[protocol].accuracy
         )
-
-
-def _check_judgeable(data: VerificationSet, source: str) -> None:
-    """Raise DataError now for what would end the first test, thousands of iterations later."""
-    if data.same.all() or not data.same.any():
-        kind = "matched" if data.same.all() else "mismatched"
-        raise DataError(f"{source}: all {len(data.same)} pairs are {kind}; both kinds are needed.")
-    if data.folds.min() == data.folds.max():
-        raise DataError(f"{source}: all pairs are in one fold; at least two are needed.")
 
 
 class MegaFaceTest:

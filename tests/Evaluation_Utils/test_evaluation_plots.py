@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from Utils.errors import RunError
 from Utils.Evaluation_Utils import plots
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores, side_by_side
 from Utils.Evaluation_Utils.roc import roc_curve
@@ -161,7 +162,7 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(plots.FigureCanvasAgg, "print_figure", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(RunError, match=r"roc.png can't be written \(disk full\)"):
             plot_roc({"a": curve()}, path, "ROC")
     assert path.read_bytes() == b"the old one"
     plot_roc({"a": curve()}, path, "ROC")

@@ -15,8 +15,9 @@ from Backbone import BACKBONES, build_backbone
 from Config import Config, ConfigError, validate
 from Utils.cpu import keep_freed_memory, peak_memory
 from Utils.Datasets_Utils.verification_set import VerificationSet
-from Utils.Evaluation_Utils.benchmark import sample_pairs
+from Utils.errors import DataError
 from Utils.Evaluation_Utils.embedding import embed, fold
+from Utils.Evaluation_Utils.report import evaluate_pairs, sample_pairs
 
 CPU = torch.device("cpu")
 FAMILIES = ("MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ResNet50")
@@ -195,6 +196,16 @@ def test_a_sample_of_pairs_has_the_same_shares_of_folds_and_kinds():
     assert sorted(zip(whole.folds, whole.same, strict=True)) == sorted(
         zip(folds, same, strict=True)
     )
+
+
+def test_an_embedding_that_is_not_finite_is_named_by_its_image():
+    names = ["a", "b", "c", "d"]
+    left, right, folds = np.array([0, 1, 2, 3]), np.array([1, 2, 3, 0]), np.array([0, 0, 1, 1])
+    data = VerificationSet(names, names, left, right, np.tile([True, False], 2), folds)
+    features = np.ones((2, 4, 3), np.float32)
+    features[1, 2, 0] = np.nan
+    with pytest.raises(DataError, match=r"embedding of c holds NaN .* 1 of the 4 images"):
+        evaluate_pairs(data, (features[0], features[1]), ["cosine"])
 
 
 _FAULTS = """

@@ -1,57 +1,55 @@
-"""Random changes of the training images, on the device, each image with a draw of its own.
+"""Random changes of the training images, computed on the device for all chosen images at once.
 
-The transforms are torchvision's (`transforms.v2.functional`); its random ones would draw once for a
-whole batch, and from global generators that no checkpoint holds. Here the draws come from one
-generator, on the host so that no step waits for the device to know how large a crop is; JPEG alone
-is coded on the host, and its images wait for that.
+Each image has draws of its own. torchvision's random transforms draw once for a whole batch, and
+from global generators that no checkpoint holds; here all draws of a batch come from one generator
+on the CPU, so that no step waits for the device to know how large a crop is. The number of
+operations on the device does not depend on the number of images. The results are those of
+`torchvision.transforms.v2.functional`, to within 1 of 255 where an image is resized.
 
-The ranges are those of AdaFace (Kim et al., CVPR 2022, and its code) for crop, low resolution and
-jitter, each of them with probability 0.2 there; of Zhong et al. (AAAI 2020) for erasing.
+The ranges of crop, low resolution and jitter are those of AdaFace (Kim et al., CVPR 2022, and its
+code), which applies each with probability 0.2; the range of erasing is that of Zhong et al. (AAAI
+2020).
 """
 
+import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from Config import Config
 
+Bounds = tuple[float, float]
+
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height
 LOW_RES_SIDE = (0.2, 1.0)  # of the image's side
-JITTER = 0.5  # factors 0.5..1.5 for brightness, contrast and saturation
+JITTER = (0.5, 1.5)  # factors of brightness, contrast and saturation
 JPEG_QUALITY = (20, 95)
 ERASED_AREA = (0.02, 0.4)  # of the image's area
 ERASED_RATIO = (0.3, 1 / 0.3)
 
-# (interpolation, whether it averages when it makes smaller): nearest, linear, area and cubic, as
-# AdaFace draws them; its fifth, Lanczos, there is not for tensors.
-INTERPOLATIONS = (
-    (InterpolationMode.NEAREST, False),
-    (InterpolationMode.BILINEAR, False),
-    (InterpolationMode.BILINEAR, True),
-    (InterpolationMode.BICUBIC, False),
-)
+# Interpolations that AdaFace draws from; its fifth, Lanczos, does not exist for tensors. AREA is
+# bilinear with antialiasing: it averages where the image is made smaller.
+NEAREST, BILINEAR, AREA, BICUBIC = range(4)
+BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
+_ORDERS = np.array(list(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION))))
 _STEPS = 5  # crop, low resolution, jitter, JPEG, erasing
-_NUMBERS = 5  # that a step draws from at most, besides whether it is done
-
-Numbers = list[float]  # uniform in 0..1
+_DRAWS = 5  # the most that a step needs, besides the one that decides whether it is applied
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images, with the probability of each.
+    """The probability with which each change is applied to a training image.
 
-    crop: to a box of at least crop_scale of the area, at its place; crop_kind "resize" enlarges it
-    to the whole image, "blank" keeps it where it is with black around, as AdaFace does.
-    low_res: made smaller and enlarged again. jitter: brightness, contrast and saturation, in any
-    order. jpeg: coded with losses. erasing: a box becomes noise.
+    flip: mirrored. crop: a box of at least `crop_scale` of the area is kept; crop_kind "resize"
+    enlarges it to the whole image, "blank" leaves it where it is and makes the rest black, as
+    AdaFace does. low_res: made smaller and enlarged again. jitter: brightness, contrast and
+    saturation, in a random order. jpeg: compressed. erasing: a box is replaced by noise.
     """
 
     flip: float = 0.5
@@ -64,18 +62,18 @@ class Augmentation:
     erasing: float = 0.0
 
     def flips(self, count: int, generator: torch.Generator) -> Tensor:
-        """bool N on the generator's device: which images to mirror; for `Preprocessing`."""
+        """bool N on the generator's device: which images `Preprocessing` is to mirror."""
         draws = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float32)
         return draws < self.flip
 
     def __call__(
         self, images: Tensor, generator: torch.Generator, first: int = 0, total: int | None = None
     ) -> Tensor:
-        """uint8 N×H×W×3 -> the same, changed, on the same device; the argument stays as it was.
+        """Return changed copies of images, uint8 N×H×W×3, on their device.
 
-        generator: on the CPU; see `generator_of`. first, total: where in a batch of how many the
-        images stand, if they are a part of one. What an image's draws are depends on the generator
-        and on its place in the whole batch, not on which of the changes are on.
+        generator: on the CPU, see `generator_of`. first, total: the images are those from `first`
+        on of a batch of `total`. An image's draws depend only on the generator and on its index
+        in the whole batch: not on how many processes share the batch, nor on which changes are on.
         """
         steps = (
             (self.crop, self._crop),
@@ -87,23 +85,25 @@ class Augmentation:
         if not any(probability for probability, _ in steps):
             return images
         total = len(images) if total is None else total
-        draws = torch.rand(total, _STEPS, 1 + _NUMBERS, generator=generator, dtype=torch.float32)
-        draws = draws[first : first + len(images)].tolist()
-        pixels = images.permute(0, 3, 1, 2).clone()  # N×3×H×W
-        for image, rows in zip(pixels, draws, strict=True):
-            for (probability, change), (chance, *numbers) in zip(steps, rows, strict=True):
-                if chance < probability:
-                    image.copy_(change(image, numbers))
-        return pixels.permute(0, 2, 3, 1)
+        draws = torch.rand(total, _STEPS, 1 + _DRAWS, generator=generator, dtype=torch.float32)
+        draws = draws[first : first + len(images)].numpy().astype(np.float64)
+        result = images.clone()
+        for step, (probability, change) in enumerate(steps):
+            chosen = np.flatnonzero(draws[:, step, 0] < probability)
+            if len(chosen):
+                rows = _on(images.device, chosen)
+                changed = change(result.index_select(0, rows), draws[chosen, step, 1:])
+                result.index_copy_(0, rows, changed)
+        return result
 
-    def _crop(self, image: Tensor, numbers: Numbers) -> Tensor:
-        height, width = image.shape[1:]
-        top, left, high, wide = _box(image, (self.crop_scale, 1.0), CROP_RATIO, numbers)
-        if self.crop_kind == "resize":
-            return F.resized_crop(image, top, left, high, wide, [height, width], antialias=True)
-        blank = torch.zeros_like(image)
-        blank[:, top : top + high, left : left + wide] = F.crop(image, top, left, high, wide)
-        return blank
+    def _crop(self, images: Tensor, draws: np.ndarray) -> Tensor:
+        boxes = _boxes(images, (self.crop_scale, 1.0), CROP_RATIO, draws)
+        if self.crop_kind == "blank":
+            return images * _inside(images, boxes)
+        height, width = images.shape[1:3]
+        top, left, high, wide = boxes
+        lines = [Lines(top, high, height, AREA), Lines(left, wide, width, AREA)]
+        return _resize(images, *_weights(images, lines))
 
 
 def build_augmentation(config: Config) -> Augmentation:
@@ -121,64 +121,210 @@ def build_augmentation(config: Config) -> Augmentation:
 
 
 def generator_of(seed: int, iteration: int) -> torch.Generator:
-    """The generator of an iteration's changes: it follows from these numbers alone, so a run goes
-    on exactly without a state of it in the checkpoint."""
+    """The generator of an iteration's changes. It depends on these two numbers alone, so a resumed
+    run draws the same without any state in the checkpoint."""
     (mixed,) = np.random.SeedSequence((seed, iteration)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed))
 
 
-def _low_resolution(image: Tensor, numbers: Numbers) -> Tensor:
-    height, width = image.shape[1:]
-    side = _between(LOW_RES_SIDE, numbers[0])
-    small = [max(1, int(side * height)), max(1, int(side * width))]
-    for size, number in ((small, numbers[1]), ([height, width], numbers[2])):
-        how, average = INTERPOLATIONS[int(number * len(INTERPOLATIONS))]
-        image = F.resize(image, size, how, antialias=average)
-    return image
+# Each change takes uint8 n×H×W×3 and float64 draws n×5 in 0..1, and returns uint8 n×H×W×3.
 
 
-def _jitter(image: Tensor, numbers: Numbers) -> Tensor:
-    changes: list[Callable[[Tensor, float], Tensor]] = [
-        F.adjust_brightness,
-        F.adjust_contrast,
-        F.adjust_saturation,
-    ]
-    first = int(numbers[3] * 3)
-    order = [changes.pop(first), changes.pop(int(numbers[4] * 2)), *changes]
-    for change, number in zip(order, numbers, strict=False):
-        image = change(image, _between((1 - JITTER, 1 + JITTER), number))
-    return image
+def _low_resolution(images: Tensor, draws: np.ndarray) -> Tensor:
+    height, width = images.shape[1:3]
+    side = _between(LOW_RES_SIDE, draws[:, 0])
+    high, wide = (np.maximum((side * length).astype(int), 1) for length in (height, width))
+    down, up = (draws[:, 1:3] * 4).astype(int).T  # an interpolation for each
+    weights = _weights(
+        images,
+        [
+            Lines(0, height, high, down),
+            Lines(0, width, wide, down),
+            Lines(0, high, height, up),
+            Lines(0, wide, width, up),
+        ],
+    )
+    return _resize(_resize(images, *weights[:2]), *weights[2:])
 
 
-def _jpeg(image: Tensor, numbers: Numbers) -> Tensor:
-    quality = round(_between(JPEG_QUALITY, numbers[0]))
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()[..., ::-1])
-    # OpenCV's coder: torchvision has given up its own, and codes on the host as well.
-    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    coded = np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
-    return torch.from_numpy(coded).permute(2, 0, 1)
+def _jitter(images: Tensor, draws: np.ndarray) -> Tensor:
+    factors = _between(JITTER, draws[:, :3])  # n×3: of the first change, the second, the third
+    orders = _ORDERS[2 * (draws[:, 3] * 3).astype(int) + (draws[:, 4] * 2).astype(int)]  # n×3
+    pixels = images.permute(0, 3, 1, 2).contiguous()  # n×3×H×W
+    for factor, change in zip(factors.T, orders.T, strict=True):
+        pixels = _adjust(pixels, _each(images, change), factor)
+    return pixels.permute(0, 2, 3, 1)
 
 
-def _erase(image: Tensor, numbers: Numbers) -> Tensor:
-    top, left, high, wide = _box(image, ERASED_AREA, ERASED_RATIO, numbers)
-    generator = torch.Generator().manual_seed(int(numbers[4] * (1 << 24)))
-    noise = torch.randint(0, 256, (3, high, wide), generator=generator, dtype=torch.uint8)
-    return F.erase(image, top, left, high, wide, noise.to(image.device, non_blocking=True))
+def _adjust(pixels: Tensor, change: Tensor, factor: np.ndarray) -> Tensor:
+    """factor·pixel + (1 - factor)·base for uint8 n×3×H×W, where the base is black for brightness,
+    the image's mean grey for contrast, and the pixel's own grey for saturation.
+
+    change: n×1×1×1, one of the three. factor: n. Rounds as torchvision's `adjust_...` do.
+    """
+    red, green, blue = pixels.unbind(1)
+    grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()[:, None]
+    base = torch.where(change == CONTRAST, grey.mean((2, 3), keepdim=True), grey)
+    base.masked_fill_(change == BRIGHTNESS, 0)
+    scaled = pixels * _each(pixels, factor)
+    return scaled.addcmul_(base, _each(pixels, 1 - factor)).clamp_(0, 255).to(torch.uint8)
 
 
-def _box(
-    image: Tensor, area: tuple[float, float], ratio: tuple[float, float], numbers: Numbers
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a box inside the image, uniform in area and place, the
-    logarithm of width/height uniform in that of ratio; a box too long for the image is cut."""
-    height, width = image.shape[1:]
-    wanted = height * width * _between(area, numbers[0])
-    stretch = math.exp(_between((math.log(ratio[0]), math.log(ratio[1])), numbers[1]))
-    wide = min(max(round(math.sqrt(wanted * stretch)), 1), width)
-    high = min(max(round(math.sqrt(wanted / stretch)), 1), height)
-    top, left = int(numbers[2] * (height - high + 1)), int(numbers[3] * (width - wide + 1))
-    return top, left, high, wide
+def _jpeg(images: Tensor, draws: np.ndarray) -> Tensor:
+    """One image after the other, on the CPU: waits for the device once for all of them."""
+    qualities = np.rint(_between(JPEG_QUALITY, draws[:, 0])).astype(int)
+    coded = np.ascontiguousarray(images.flip(3).cpu().numpy())  # BGR, as OpenCV has it
+    for image, quality in zip(coded, qualities.tolist(), strict=True):
+        # OpenCV's coder: torchvision has deprecated its own, which works on the CPU as well.
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image[:] = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return torch.from_numpy(coded).to(images.device, non_blocking=True).flip(3)
 
 
-def _between(bounds: tuple[float, float], number: float) -> float:
-    return bounds[0] + (bounds[1] - bounds[0]) * number
+def _erase(images: Tensor, draws: np.ndarray) -> Tensor:
+    inside = _inside(images, _boxes(images, ERASED_AREA, ERASED_RATIO, draws))
+    return torch.where(inside, _noise(images, (draws[:, 4] * (1 << 24)).astype(np.int64)), images)
+
+
+def _noise(images: Tensor, seeds: np.ndarray) -> Tensor:
+    """Uniform noise of the images' shape, uint8 n×H×W×3; each image's depends on its seed alone."""
+    height, width = images.shape[1:3]
+    pixel = torch.arange(height * width, device=images.device).view(height, width, 1)
+    bits = _mixed(_mixed(_each(images, seeds)) + pixel)  # n×H×W×1, of which 24 bits are used
+    shifts = torch.arange(0, 24, 8, device=images.device)
+    return ((bits >> shifts) & 255).to(torch.uint8)
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """A hash of int64 numbers to 0..2^32-1: Wellons' "lowbias32", each product modulo 2^32."""
+    numbers = numbers & 0xFFFFFFFF
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        numbers = (numbers ^ (numbers >> shift)) * factor & 0xFFFFFFFF
+    return numbers ^ (numbers >> 16)
+
+
+Boxes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # top, left, height, width: int n
+
+
+def _boxes(images: Tensor, area: Bounds, ratio: Bounds, draws: np.ndarray) -> Boxes:
+    """A box inside each image, uniform in its area (as a share of the image's) and its position,
+    with the logarithm of width/height uniform too; a side longer than the image is cut."""
+    height, width = images.shape[1:3]
+    wanted = height * width * _between(area, draws[:, 0])
+    stretch = np.exp(_between((math.log(ratio[0]), math.log(ratio[1])), draws[:, 1]))
+    wide = np.clip(np.rint(np.sqrt(wanted * stretch)), 1, width)
+    high = np.clip(np.rint(np.sqrt(wanted / stretch)), 1, height)
+    top, left = draws[:, 2] * (height - high + 1), draws[:, 3] * (width - wide + 1)
+    return top.astype(int), left.astype(int), high.astype(int), wide.astype(int)
+
+
+def _inside(images: Tensor, boxes: Boxes) -> Tensor:
+    """bool n×H×W×1: which pixels lie in an image's box."""
+    top, left, high, wide = boxes
+    height, width = images.shape[1:3]
+    rows = _is_between(_each(images, top), _each(images, top + high), height)
+    columns = _is_between(_each(images, left), _each(images, left + wide), width)
+    return rows.transpose(1, 3) & columns.transpose(2, 3)
+
+
+def _is_between(start: Tensor, end: Tensor, length: int) -> Tensor:
+    """bool n×1×1×length: start <= index < end."""
+    index = torch.arange(length, device=start.device)
+    return (index >= start) & (index < end)
+
+
+class Lines(NamedTuple):
+    """The rows, or the columns, of n images that are to be interpolated: numbers, or n of them.
+
+    start, length: of the old line within the image's. out: the new length, at most the image's.
+    kind: one of the interpolations above.
+    """
+
+    start: np.ndarray | int
+    length: np.ndarray | int
+    out: np.ndarray | int
+    kind: np.ndarray | int
+
+
+def _resize(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Resize uint8 n×H×W×3 by weights of its rows and columns, from `_weights`."""
+    height, width = images.shape[1:3]
+    rows, columns = rows[:, :height, :height], columns[:, :width, :width]
+    pixels = torch.bmm(rows, images.flatten(2).float()).unflatten(2, (width, 3))  # n×H×W×3
+    pixels = torch.bmm(columns, pixels.transpose(1, 2).flatten(2)).unflatten(2, (height, 3))
+    return pixels.transpose(1, 2).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _weights(images: Tensor, lines: list[Lines]) -> tuple[Tensor, ...]:
+    """Interpolation weights for each of the lines, float32 n×S×S with S the images' longer side:
+    how much of each old pixel (last dimension) goes into each new one.
+
+    They are those of `torch.nn.functional.interpolate`. A new line begins at 0; the weights of
+    pixels after its end are undefined, but finite.
+    """
+    device, side = images.device, max(images.shape[1:3])
+    *sizes, kinds = np.concatenate([np.stack(np.broadcast_arrays(*line)) for line in lines], 1)
+    sizes = np.stack(sizes).astype(float)  # 3×m: start, length, out
+    old = torch.arange(side, device=device, dtype=torch.float32)
+    weights = torch.empty((len(kinds), side, side), device=device)
+    for kind, interpolate in enumerate((_nearest, _bilinear, _area, _bicubic)):
+        chosen = np.flatnonzero(kinds == kind)
+        if len(chosen):
+            start, length, out = _on(device, sizes[:, chosen])[..., None, None]  # k×1×1
+            found = interpolate(old, start, start + length - 1, length / out)
+            weights.index_copy_(0, _on(device, chosen), found)
+    return weights.chunk(len(lines))
+
+
+# old: S, the index of each pixel. first, last: k×1×1, the ends of the old lines. scale: k×1×1, the
+# old length of a new pixel. Each returns the weights k×S×S.
+
+
+def _nearest(old: Tensor, first: Tensor, last: Tensor, scale: Tensor) -> Tensor:
+    return (old == torch.minimum(first + (old[:, None] * scale).floor_(), last)).float()
+
+
+def _bilinear(
+    old: Tensor, first: Tensor, last: Tensor, scale: Tensor, radius: Tensor | float = 1.0
+) -> Tensor:
+    """radius: pixels at which the weight has fallen to 0."""
+    weights = (1 - (old - _centre(old, first, scale)).abs_() / radius).clamp_(min=0)
+    weights *= (old >= first) & (old <= last)
+    return weights.div_(weights.sum(2, keepdim=True).clamp_(min=1e-6))
+
+
+def _area(old: Tensor, first: Tensor, last: Tensor, scale: Tensor) -> Tensor:
+    return _bilinear(old, first, last, scale, radius=scale.clamp(min=1))
+
+
+def _bicubic(old: Tensor, first: Tensor, last: Tensor, scale: Tensor) -> Tensor:
+    """Keys' convolution kernel of four pixels, with a = -0.75 as in PyTorch."""
+    centre = _centre(old, first, scale)
+    pixels = centre.floor() + torch.arange(-1, 3, device=old.device)  # k×S×4
+    x = (centre - pixels).abs_()
+    near = (1.25 * x - 2.25) * x**2 + 1  # x <= 1
+    far = -0.75 * (((x - 5) * x + 8) * x - 4)  # 1 <= x <= 2
+    shares = torch.where(x <= 1, near, far)
+    pixels = torch.clamp(pixels, first, last)  # the pixel at the border is repeated
+    taps = zip(pixels.split(1, 2), shares.split(1, 2), strict=True)
+    return sum((old == pixel) * share for pixel, share in taps)
+
+
+def _centre(old: Tensor, first: Tensor, scale: Tensor) -> Tensor:
+    """k×S×1: where the centre of each new pixel lies among the old ones."""
+    return first + (old[:, None] + 0.5) * scale - 0.5
+
+
+def _between(bounds: Bounds, draws: np.ndarray) -> np.ndarray:
+    return bounds[0] + (bounds[1] - bounds[0]) * draws
+
+
+def _each(images: Tensor, numbers: np.ndarray) -> Tensor:
+    """A number for each image, as n×1×1×1 on the images' device."""
+    return _on(images.device, numbers)[:, None, None, None]
+
+
+def _on(device: torch.device, numbers: np.ndarray) -> Tensor:
+    """Numbers as float32, or int64, on a device."""
+    numbers = np.asarray(numbers, np.float32 if numbers.dtype.kind == "f" else np.int64)
+    return torch.from_numpy(numbers).to(device, non_blocking=True)

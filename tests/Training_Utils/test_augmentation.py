@@ -2,11 +2,16 @@
 
 import dataclasses
 import io
+import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from Config import Config, ConfigError, validate
 from Utils.Training_Utils.augmentation import Augmentation, generator_of
@@ -162,6 +167,91 @@ def test_jpeg_is_that_of_another_program_at_some_quality(noise):
     qualities = [20 + int(distances.argmin()) for distances in nearest]
     assert min(qualities) < 35
     assert max(qualities) > 80
+
+
+def torchvision_box(height, width, area, ratio, draws):
+    """(top, left, height, width), computed as torchvision's own random crops and boxes are."""
+    wanted = height * width * (area[0] + (area[1] - area[0]) * draws[0])
+    low, high = map(math.log, ratio)
+    stretch = math.exp(low + (high - low) * draws[1])
+    wide = min(max(round(math.sqrt(wanted * stretch)), 1), width)
+    high = min(max(round(math.sqrt(wanted / stretch)), 1), height)
+    return int(draws[2] * (height - high + 1)), int(draws[3] * (width - wide + 1)), high, wide
+
+
+def torchvision_crop(image, draws):
+    box = torchvision_box(*image.shape[1:], (0.2, 1), (3 / 4, 4 / 3), draws)
+    return rounded(F.resized_crop(image.float(), *box, list(image.shape[1:]), antialias=True))
+
+
+def torchvision_low_resolution(image, draws):
+    kinds = (
+        (InterpolationMode.NEAREST, False),
+        (InterpolationMode.BILINEAR, False),
+        (InterpolationMode.BILINEAR, True),
+        (InterpolationMode.BICUBIC, False),
+    )
+    whole = list(image.shape[1:])
+    small = [max(1, int((0.2 + (1.0 - 0.2) * draws[0]) * side)) for side in whole]
+    for size, draw in ((small, draws[1]), (whole, draws[2])):
+        mode, antialias = kinds[int(draw * 4)]
+        image = rounded(F.resize(image.float(), size, mode, antialias=antialias))
+    return image
+
+
+def torchvision_jitter(image, draws):
+    changes = [F.adjust_brightness, F.adjust_contrast, F.adjust_saturation]
+    order = [changes.pop(int(draws[3] * 3)), changes.pop(int(draws[4] * 2)), *changes]
+    for change, draw in zip(order, draws[:3], strict=True):
+        image = change(image, 0.5 + (1.5 - 0.5) * draw)
+    return image
+
+
+def rounded(image):
+    return image.round().clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "one_by_one", "tolerance"),
+    [
+        ("crop", 0, torchvision_crop, 1),
+        ("low_res", 1, torchvision_low_resolution, 1),
+        ("jitter", 2, torchvision_jitter, 0),
+    ],
+)
+def test_a_batch_is_changed_as_torchvision_changes_one_image(
+    noise, change, step, one_by_one, tolerance
+):
+    fine = torch.randint(0, 256, noise.shape, dtype=torch.uint8)
+    for images, iteration in itertools.product((noise, fine), range(3)):
+        result = changed(images, iteration, **{change: 1.0})
+        draws = torch.rand(64, 5, 6, generator=generator_of(1, iteration))[:, step, 1:].tolist()
+        pixels = images.permute(0, 3, 1, 2)
+        expected = [one_by_one(image, draw) for image, draw in zip(pixels, draws, strict=True)]
+        difference = (result.int() - torch.stack(expected).permute(0, 2, 3, 1).int()).abs()
+        assert difference.max() <= tolerance
+        assert (difference > 0).float().mean() < 0.002  # halves, rounded one way or the other
+
+
+class Operations(TorchDispatchMode):
+    """Counts operators that compute something, which views do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_number_of_operations_does_not_grow_with_the_batch(noise):
+    counts = []
+    for images in (noise, noise.repeat(4, 1, 1, 1)):
+        with Operations() as operations:
+            changed(images, crop=0.5, low_res=0.5, jitter=0.5, erasing=0.5)
+        counts.append(operations.count)
+    assert counts[0] == counts[1] < 350
 
 
 def test_erasing_puts_noise_into_one_box(noise):

@@ -1,18 +1,23 @@
-"""The parts of a margin head's softmax: the other classes, in blocks, and the targets.
+"""The softmax of a margin head, in blocks of classes, with a backward pass of its own.
 
-Softmax over the logits of a margin head, without ever holding more than one N×C matrix.
+Of an image of class y with embedding x, and the class weights W_j (ArcFace,
+https://arxiv.org/abs/1801.07698, eq. 1 to 4):
 
-Logits are s_i·cos θ_ij, with what the method makes of the cosines. As plain tensor operations,
-logits, their margin, their softmax and the gradients are each a matrix of that size, and so much
-memory traffic that the arithmetic waits for it. Here the cosines are computed in blocks of classes
-small enough for the processor's cache, each block is finished while it is there, and only the
-cosines are kept for the backward pass. The class weights are normalised by dividing their
-products, so there is no second copy of them either.
+    cos θ_j = x·W_j / (‖x‖·‖W_j‖)
+    logit_y = s·T(cos θ_y)              T: `Method.target`, which has the margin m
+    logit_j = s·N(cos θ_j), j ≠ y       N: `Method.negatives`, the identity for most methods
+    log p_y = logit_y - log Σ_j exp(logit_j)
 
-Everything is stored with classes first, C×N: a block of classes is then contiguous.
+As plain tensor operations the cosines, the logits, their softmax and the gradients are each a
+matrix of N images times C classes, and so much memory traffic that the arithmetic waits for it.
+Here a block of classes is small enough for the processor's cache and is finished while it is
+there; only the cosines are kept for the backward pass. Products with W are divided by the norms of
+its rows, so there is no normalised copy of W either.
 
-With a process group, each process has some of the classes, and all have the same N embeddings and
-labels; maxima, sums and target cosines are exchanged, N numbers each.
+Matrices have the classes first, C×N, so that a block of classes is contiguous. Letters of the
+shapes: N images, D features, C classes of this process, K sub-centers a class, B classes in a
+block. With a process group each process has some of the classes, and all have the same N
+embeddings and labels; only maxima, sums and target cosines are exchanged, N values each.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from torch.autograd.function import once_differentiable
 
 from Head.methods import Method
 
-# Numbers in a block: what a CPU's second-level cache holds, or enough to keep a GPU busy.
+# Values in a block: what a CPU's second-level cache holds, or enough to keep a GPU busy.
 BLOCK_ON_CPU = 2**18
 BLOCK_ON_GPU = 2**24
 
@@ -39,9 +44,9 @@ _EPSILON = 1e-12  # smallest norm to divide by, as in F.normalize
 class Classes:
     """How the rows of the class weights are to be read.
 
-    total: C, the classes over all processes. sub_centers: K weights a class, of which the nearest
-    counts; class c has rows c·K to c·K + K - 1. normalised: whether products are divided by the
-    weights' norms. group: the processes that have the other classes; None: there are none.
+    total: number of classes over all processes. sub_centers: K weights a class, of which the
+    nearest counts; class c has rows c·K to c·K + K - 1. normalised: whether products are divided by
+    the weights' norms. group: the processes that have the other classes; None: there are none.
     """
 
     total: int
@@ -50,157 +55,18 @@ class Classes:
     group: dist.ProcessGroup | None = None
 
     def inverse_norms(self, weight: Tensor) -> Tensor:
-        """What the products with each row are multiplied with."""
+        """1 / ‖W‖ of each row, (C·K); ones where classes are not normalised."""
         if not self.normalised:
             return torch.ones_like(weight[:, 0])
         return torch.linalg.vector_norm(weight, dim=1).clamp_min_(_EPSILON).reciprocal_()
 
 
-class Targets:
-    """The N targets' logits, on every process, and their gradients, on the process that has them.
-
-    is_local: bool N, whether this process has the class. cosine, logit: N.
-    """
-
-    def __init__(
-        self,
-        directions: Tensor,
-        scales: Tensor,
-        norms: Tensor,
-        weight: Tensor,
-        inverse: Tensor,
-        labels: Tensor,
-        method: Method,
-        classes: Classes,
-    ) -> None:
-        self.is_local = labels >= 0
-        self.cosine = directions.new_zeros(len(labels))
-        self._normalised = classes.normalised
-        if len(weight):
-            centers = weight.view(-1, classes.sub_centers, weight.shape[1])
-            own = labels.clamp_min(0)
-            products = torch.einsum("nkd,nd->nk", centers[own], directions)
-            products *= inverse.view(-1, classes.sub_centers)[own]
-            nearest = products.max(1)
-            self._rows = own * classes.sub_centers + nearest.indices
-            self.cosine = torch.where(self.is_local, nearest.values, 0)
-        if classes.group is not None:
-            dist.all_reduce(self.cosine, group=classes.group)
-        if method.training:
-            method.update_state(self.cosine, norms.detach())
-        with torch.enable_grad():  # N numbers: autograd's own way costs nothing here
-            self._inputs = [x.detach().requires_grad_() for x in (self.cosine, norms, scales)]
-            cosine, norm, scale = self._inputs
-            self._logit = scale * method.target(cosine, norm)
-        self.logit = self._logit.detach()
-
-    def gradients(self, logit_gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of cosine, norm and scale, N each, from the logits'; 0 where another process has them."""
-        return torch.autograd.grad(
-            self._logit,
-            self._inputs,
-            torch.where(self.is_local, logit_gradient, 0),
-            retain_graph=True,
-            materialize_grads=True,
-        )
-
-    def add_gradients(
-        self,
-        cosine_gradient: Tensor,
-        directions: Tensor,
-        weight: Tensor,
-        inverse: Tensor,
-        directions_gradient: Tensor,
-        weight_gradient: Tensor,
-    ) -> None:
-        """Pass the cosines' gradient on to the embeddings and to the targets' class weights."""
-        if not len(weight):
-            return
-        own = weight[self._rows]  # N×D
-        by_row = (cosine_gradient * inverse[self._rows])[:, None]
-        directions_gradient += by_row * own
-        along = self.cosine * inverse[self._rows] if self._normalised else self.cosine.new_zeros(())
-        weight_gradient.index_add_(0, self._rows, by_row * (directions - along.unsqueeze(-1) * own))
-
-
-class OtherClasses:
-    """Logits of the classes that are not the target, and their gradients, a block at a time.
-
-    scales: N. labels: N, -1 where another process has the class. target_cosine: N.
-    """
-
-    def __init__(
-        self,
-        scales: Tensor,
-        labels: Tensor,
-        target_cosine: Tensor,
-        method: Method,
-        classes: Classes,
-    ) -> None:
-        self._scales = scales
-        self._labels = labels
-        self._target_cosine = target_cosine
-        self._method = method
-        self._sub_centers = classes.sub_centers
-
-    def blocks(self, weight: Tensor) -> Iterator[slice]:
-        """Rows of the class weights, with a class's sub-centers in one block."""
-        numbers = BLOCK_ON_CPU if weight.device.type == "cpu" else BLOCK_ON_GPU
-        step = max(1, numbers // (len(self._labels) * self._sub_centers)) * self._sub_centers
-        for start in range(0, len(weight), step):
-            yield slice(start, min(start + step, len(weight)))
-
-    def logits(self, cosines: Tensor) -> Tensor:
-        """B×N logits, the targets' among them, from (B·K)×N cosines; a new tensor."""
-        return self._changed(self._nearest(cosines)) * self._scales
-
-    def plain_logits(self, cosines: Tensor) -> Tensor:
-        """B×N logits s·cos θ_j as they are without a method, from (B·K)×N cosines; a new tensor."""
-        return self._nearest(cosines) * self._scales
-
-    def fill_targets(self, logits: Tensor, rows: slice, value: float) -> Tensor:
-        """Put a value in place of the targets, in place; returns logits."""
-        first, count = rows.start // self._sub_centers, len(logits)
-        number = self._labels - first
-        elsewhere = (number < 0) | (number >= count)
-        # Nothing may wait for the device, so all N are written: those elsewhere as they were.
-        number = number.clamp(0, count - 1)[None]
-        values = torch.where(elsewhere, logits.gather(0, number), value)
-        return logits.scatter_(0, number, values)
-
-    def gradient(self, cosines: Tensor, logits_gradient: Tensor) -> Tensor:
-        """(B·K)×N gradient of the cosines from the B×N logits', which it may overwrite."""
-        gradient = logits_gradient.mul_(self._scales)
-        if self._method.changes_negatives:
-            with torch.enable_grad():
-                nearest = self._nearest(cosines).detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(self._changed(nearest), nearest, gradient)
-        if self._sub_centers == 1:
-            return gradient
-        of_class = cosines.view(len(gradient), self._sub_centers, -1)  # B×K×N
-        of_nearest, highest = torch.empty_like(of_class), of_class.amax(1)
-        # One center after the other: on a CPU, argmax over them takes ten times as long.
-        for center in range(self._sub_centers):
-            nearest = of_class[:, center] == highest
-            torch.mul(gradient, nearest, out=of_nearest[:, center])
-            gradient = gradient * ~nearest  # of equally near ones, the first has it all
-        return of_nearest.view_as(cosines)
-
-    def _nearest(self, cosines: Tensor) -> Tensor:
-        if self._sub_centers == 1:
-            return cosines
-        return cosines.view(-1, self._sub_centers, cosines.shape[1]).amax(1)
-
-    def _changed(self, cosines: Tensor) -> Tensor:
-        return self._method.negatives(cosines, self._target_cosine)
-
-
 @dataclass
 class Scores:
-    """Of each image, N numbers each, with margin and scale applied.
+    """What a loss needs to know of N images, each N, from logits with margin and scale.
 
-    log_sum: log Σ_j exp(logit_j). target: the target class's logit. mean: over all classes, where
-    it was asked for, else 0. correct, nearest: bool, see `Head.classifier.HeadLoss`.
+    log_sum: log Σ_j exp(logit_j). target: logit_y. mean: of the logits over all classes, where it
+    was asked for, else 0. correct, nearest: bool, without gradient, see `HeadLoss`.
     """
 
     log_sum: Tensor
@@ -220,17 +86,138 @@ def margin_scores(
     classes: Classes,
     with_mean: bool = False,
 ) -> Scores:
-    """Scores of N embeddings, differentiable once in directions, scales, norms and weight.
+    """Scores of N images, differentiable once in directions, scales, norms and weight.
 
-    directions: N×D, of length 1 where classes are normalised. scales: N, the s of each image, not
-    0. norms: N, the embeddings' own, for methods that use them. weight: (C here)·K × D.
-    labels: int64 N, the target's number among this process's classes; -1 where another has it.
+    directions: N×D, x / ‖x‖, or x itself where classes are not normalised. scales: N, the s of
+    each image, not 0. norms: N, ‖x‖, for methods that use it. weight: (C·K)×D, W.
+    labels: int64 N, the index of y among this process's classes; -1 where another process has it.
+    with_mean: whether `Scores.mean` is wanted.
     """
-    arguments = (directions, scales, norms, weight, labels, method, classes, with_mean)
-    return Scores(*_MarginScores.apply(*arguments))
+    with torch.no_grad():
+        inverse = classes.inverse_norms(weight)  # C·K
+        cosine, rows = _own_cosines(directions, weight, inverse, labels, classes)  # N, N
+        if method.training:
+            method.update_state(cosine, norms)
+    # Autograd's own graph, from copies of the inputs to logit_y: N values cost nothing.
+    with torch.enable_grad():
+        cos, norm, s = inputs = [x.detach().requires_grad_() for x in (cosine, norms, scales)]
+        logit = s * method.target(cos, norm)  # N, s·T(cos θ_y)
+    targets = _Targets(labels >= 0, rows, cosine, inputs, logit)
+    negatives = _Negatives(scales.detach(), labels, cosine, method, classes)
+    arguments = (directions, scales, norms, weight, inverse, targets, negatives, with_mean)
+    return Scores(*_MarginSoftmax.apply(*arguments))
 
 
-class _MarginScores(torch.autograd.Function):
+def _own_cosines(
+    directions: Tensor, weight: Tensor, inverse: Tensor, labels: Tensor, classes: Classes
+) -> tuple[Tensor, Tensor]:
+    """cos θ_y, N, on every process; and the row of W that it is with, N, on the one that has y."""
+    cosine, rows = directions.new_zeros(len(labels)), labels
+    if len(weight):
+        centers = weight.view(-1, classes.sub_centers, weight.shape[1])  # C×K×D
+        own = labels.clamp_min(0)
+        cosines = torch.einsum("nkd,nd->nk", centers[own], directions)
+        cosines *= inverse.view(-1, classes.sub_centers)[own]  # N×K
+        nearest = cosines.max(1)
+        rows = own * classes.sub_centers + nearest.indices
+        cosine = torch.where(labels >= 0, nearest.values, 0)
+    if classes.group is not None:
+        dist.all_reduce(cosine, group=classes.group)
+    return cosine, rows
+
+
+@dataclass
+class _Targets:
+    """The images' own classes. Everything is N.
+
+    is_local: bool, whether this process has the class; only there are rows and gradients of use.
+    rows: int64, the row of W. cosine: cos θ_y. inputs: cos θ_y, ‖x‖ and s, from which autograd
+    has made logit.
+    """
+
+    is_local: Tensor
+    rows: Tensor
+    cosine: Tensor
+    inputs: list[Tensor]
+    logit: Tensor
+
+    def gradients(self, logit_gradient: Tensor) -> tuple[Tensor, ...]:
+        """Of cos θ_y, ‖x‖ and s, N each, from the logits' N; 0 where another process has them."""
+        return torch.autograd.grad(
+            self.logit,
+            self.inputs,
+            torch.where(self.is_local, logit_gradient, 0),
+            retain_graph=True,
+            materialize_grads=True,
+        )
+
+
+@dataclass
+class _Negatives:
+    """The classes j ≠ y, a block at a time.
+
+    scales: N. labels: N, -1 where another process has the class. target_cosine: N.
+    """
+
+    scales: Tensor
+    labels: Tensor
+    target_cosine: Tensor
+    method: Method
+    classes: Classes
+
+    def blocks(self, weight: Tensor) -> Iterator[slice]:
+        """Rows of W, (B·K) at a time, with a class's sub-centers in one block."""
+        values = BLOCK_ON_CPU if weight.device.type == "cpu" else BLOCK_ON_GPU
+        K = self.classes.sub_centers
+        step = max(1, values // (len(self.labels) * K)) * K
+        for start in range(0, len(weight), step):
+            yield slice(start, min(start + step, len(weight)))
+
+    def nearest(self, cosines: Tensor) -> Tensor:
+        """B×N cosines of the nearest sub-centers, from (B·K)×N."""
+        K = self.classes.sub_centers
+        return cosines if K == 1 else cosines.view(-1, K, cosines.shape[1]).amax(1)
+
+    def changed(self, nearest: Tensor) -> Tensor:
+        """N(cos θ_j), B×N, from B×N."""
+        return self.method.negatives(nearest, self.target_cosine)
+
+    def logits(self, cosines: Tensor) -> Tensor:
+        """B×N logits s·N(cos θ_j), also at the targets, from (B·K)×N cosines; a new tensor."""
+        return self.changed(self.nearest(cosines)) * self.scales
+
+    def fill_targets(self, logits: Tensor, rows: slice, value: float) -> Tensor:
+        """Overwrite the targets' places in B×N logits with a value; returns the same tensor."""
+        index = self.labels - rows.start // self.classes.sub_centers  # N, within the block
+        elsewhere = (index < 0) | (index >= len(logits))
+        # Nothing may wait for the device, so all N are written: those elsewhere as they were.
+        index = index.clamp(0, len(logits) - 1)[None]  # 1×N
+        values = torch.where(elsewhere, logits.gather(0, index), value)
+        return logits.scatter_(0, index, values)
+
+    def gradient(self, cosines: Tensor, gradient: Tensor) -> Tensor:
+        """(B·K)×N gradient of the cosines, from the B×N logits', which it may overwrite."""
+        gradient = gradient.mul_(self.scales)
+        if self.method.changes_negatives:
+            with torch.enable_grad():
+                nearest = self.nearest(cosines).detach().requires_grad_()
+                (gradient,) = torch.autograd.grad(self.changed(nearest), nearest, gradient)
+        K = self.classes.sub_centers
+        if K == 1:
+            return gradient
+        by_center = cosines.view(len(gradient), K, -1)  # B×K×N
+        result, highest = torch.empty_like(by_center), by_center.amax(1)
+        # One center after the other: on a CPU, argmax over them takes ten times as long.
+        for center in range(K):
+            nearest = by_center[:, center] == highest
+            torch.mul(gradient, nearest, out=result[:, center])
+            gradient = gradient * ~nearest  # of equally near ones, the first has it all
+        return result.view_as(cosines)
+
+
+class _MarginSoftmax(torch.autograd.Function):
+    """From directions N×D, scales N, norms N and weight (C·K)×D to the fields of `Scores`."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -238,89 +225,92 @@ class _MarginScores(torch.autograd.Function):
         scales: Tensor,
         norms: Tensor,
         weight: Tensor,
-        labels: Tensor,
-        method: Method,
-        classes: Classes,
+        inverse: Tensor,
+        targets: _Targets,
+        negatives: _Negatives,
         with_mean: bool,
     ) -> tuple[Tensor, ...]:
-        inverse = classes.inverse_norms(weight)
-        targets = Targets(directions, scales, norms, weight, inverse, labels, method, classes)
-        others = OtherClasses(scales, labels, targets.cosine, method, classes)
-
+        method, group = negatives.method, negatives.classes.group
+        target = targets.logit.detach()
         cosines = directions.new_empty(len(weight), len(directions))  # (C·K)×N
-        log_sum = torch.where(targets.is_local, targets.logit, -torch.inf)
-        total = torch.zeros_like(log_sum)
-        top = torch.full_like(log_sum, -torch.inf)  # highest logit of the other classes
-        plain_top = top.clone() if method.changes_negatives else top  # the same, of s·cos θ_j
-        for rows in others.blocks(weight):
+        log_sum = torch.where(targets.is_local, target, -torch.inf)  # N, as are the next three
+        total = torch.zeros_like(log_sum)  # Σ_j≠y logit_j
+        top = torch.full_like(log_sum, -torch.inf)  # max_j≠y logit_j
+        plain_top = top.clone() if method.changes_negatives else top  # max_j≠y s·cos θ_j
+        for rows in negatives.blocks(weight):
             torch.mm(weight[rows], directions.T, out=cosines[rows])
             cosines[rows] *= inverse[rows, None]
-            logits = others.logits(cosines[rows])
+            logits = negatives.logits(cosines[rows])  # B×N
             if with_mean:
-                total += others.fill_targets(logits, rows, 0.0).sum(0)
-            others.fill_targets(logits, rows, -torch.inf)
-            highest = logits.amax(0)
+                total += negatives.fill_targets(logits, rows, 0.0).sum(0)
+            negatives.fill_targets(logits, rows, -torch.inf)
+            highest = logits.amax(0)  # N
             torch.maximum(top, highest, out=top)
             if method.changes_negatives:
-                plain = others.fill_targets(others.plain_logits(cosines[rows]), rows, -torch.inf)
+                plain = negatives.nearest(cosines[rows]) * scales  # B×N, a new tensor
+                negatives.fill_targets(plain, rows, -torch.inf)
                 torch.maximum(plain_top, plain.amax(0), out=plain_top)
             log_sum = torch.logaddexp(log_sum, _log_sum_exp(logits, highest))
-        if classes.group is not None:
-            log_sum = _over_processes(log_sum, total, classes.group)
+        if group is not None:
+            log_sum = _over_processes(log_sum, total, group)
             for highest in (top, plain_top) if method.changes_negatives else (top,):
-                dist.all_reduce(highest, dist.ReduceOp.MAX, group=classes.group)
+                dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
 
         ctx.save_for_backward(directions, scales, weight, inverse, cosines, log_sum)
-        ctx.targets, ctx.others, ctx.classes = targets, others, classes
-        correct = targets.logit >= top
-        nearest = targets.cosine * scales >= plain_top
+        ctx.targets, ctx.negatives = targets, negatives
+        mean = (total + target) / negatives.classes.total if with_mean else total
+        correct, nearest = target >= top, targets.cosine * scales >= plain_top
         ctx.mark_non_differentiable(correct, nearest)
-        mean = (total + targets.logit) / classes.total if with_mean else total
-        return log_sum, targets.logit.clone(), mean, correct, nearest
+        return log_sum, target.clone(), mean, correct, nearest
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, log_sum_grad: Tensor, logit_grad: Tensor, mean_grad: Tensor, *_: Tensor
+        ctx: Any, log_sum_grad: Tensor, target_grad: Tensor, mean_grad: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
         directions, scales, weight, inverse, cosines, log_sum = ctx.saved_tensors
-        targets, others = ctx.targets, ctx.others
+        targets, negatives = ctx.targets, ctx.negatives
+        normalised = negatives.classes.normalised
         with torch.autocast(directions.device.type, enabled=False):
-            each = mean_grad / ctx.classes.total
-            share = torch.exp(targets.logit - log_sum)
+            each = mean_grad / negatives.classes.total  # N
+            p = torch.exp(targets.logit.detach() - log_sum)  # N, p_y
             cosine_grad, norms_grad, scales_grad = targets.gradients(
-                logit_grad + each + log_sum_grad * share
+                target_grad + each + log_sum_grad * p
             )
-            directions_grad = torch.zeros_like(directions)
-            weight_grad = torch.empty_like(weight)
-            for rows in others.blocks(weight):
-                logits = others.logits(cosines[rows])
-                gradient = (logits - log_sum).exp_().mul_(log_sum_grad).add_(each)
-                others.fill_targets(gradient, rows, 0.0)
+            directions_grad = torch.zeros_like(directions)  # N×D
+            weight_grad = torch.empty_like(weight)  # (C·K)×D
+            for rows in negatives.blocks(weight):
+                logits = negatives.logits(cosines[rows])  # B×N
+                gradient = (logits - log_sum).exp_().mul_(log_sum_grad).add_(each)  # from p_j
+                negatives.fill_targets(gradient, rows, 0.0)
                 if ctx.needs_input_grad[1]:
                     scales_grad += (gradient * logits).sum(0) / scales
-                gradient = others.gradient(cosines[rows], gradient)
-                along = (gradient * cosines[rows]).sum(1)
+                gradient = negatives.gradient(cosines[rows], gradient)  # (B·K)×N
+                along = (gradient * cosines[rows]).sum(1)  # B·K
                 gradient *= inverse[rows, None]
                 directions_grad.addmm_(gradient.T, weight[rows])
                 torch.mm(gradient, directions, out=weight_grad[rows])
-                if ctx.classes.normalised:  # what runs along a weight changes no cosine
+                if normalised:  # what runs along a weight changes no cosine
                     along *= inverse[rows] ** 2
                     weight_grad[rows].addcmul_(along[:, None], weight[rows], value=-1)
-            targets.add_gradients(
-                cosine_grad, directions, weight, inverse, directions_grad, weight_grad
-            )
+            if len(weight):  # the same for the targets, each with one row of W
+                own, own_inverse = weight[targets.rows], inverse[targets.rows]  # N×D, N
+                by_row = (cosine_grad * own_inverse)[:, None]  # N×1
+                directions_grad += by_row * own
+                along = targets.cosine * own_inverse if normalised else own_inverse * 0
+                towards = by_row * (directions - along[:, None] * own)  # N×D
+                weight_grad.index_add_(0, targets.rows, towards)
         return directions_grad, scales_grad, norms_grad, weight_grad, None, None, None, None
 
 
 def _log_sum_exp(logits: Tensor, highest: Tensor) -> Tensor:
-    """log Σ exp over B×N logits, which are overwritten, given their maxima; -inf of nothing."""
+    """log Σ exp, N, over B×N logits, which are overwritten, given their maxima N; -inf of none."""
     highest = highest.clamp_min(torch.finfo(logits.dtype).min)
     return logits.sub_(highest).exp_().sum(0).log_() + highest
 
 
 def _over_processes(log_sum: Tensor, total: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """log_sum over the classes of all processes; total is summed in place."""
+    """log_sum, N, over the classes of all processes; total, N, is summed in place."""
     highest = log_sum.clone()
     dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
     sums = torch.stack((torch.exp(log_sum - highest), total))

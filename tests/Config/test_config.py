@@ -123,7 +123,7 @@ def test_settings_survive_their_trip_through_plain_values():
         ({"train_dataset": "CASIA_WebFace"}, "webface_dataset_path"),
         ({"margin_size": 3.5}, "below π"),
         ({"margin": "MagFace", "margin_size": 2.0}, "MagFace's is an angle below 1.767"),
-        ({"margin": "SphereFace", "margin_size": 0.3}, "from 1 on; none takes the published 4"),
+        ({"margin": "SphereFace", "margin_size": 0.3}, "at least 1; none takes the published 4"),
         ({"combined_margin": (1.0, 0.5)}, "m1,m2,m3"),
         ({"combined_margin": (1.0, 3.2, 0.0)}, "angle below π"),
         ({"combined_margin": (float("inf"), 0.3, 0.2)}, "factor above 0"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from Head import HEADS, build_head, softmax
+from Head import HEADS, HeadSettings, build_head, softmax
 from Head.classifier import MarginHead
 from Head.methods import Method
 from tests import published_heads
@@ -223,7 +223,8 @@ def heads():
     yield from (build(name, scale=8.0) for name in HEADS)
     for sub_centers in (1, 3):
         for scale in (None, 5.0):
-            yield MarginHead(D, C, scale, Everything(), sub_centers)
+            settings = HeadSettings(scale, sub_centers=sub_centers)
+            yield MarginHead(D, C, Everything(), settings)
 
 
 @pytest.mark.parametrize("block", [None, 2 * N, 12 * N])
@@ -309,11 +310,11 @@ def test_the_margin_does_not_move_other_classes():
         ({"name": "Arcface"}, "'ArcFace'"),
         ({"name": "ArcFace", "margin": 4.0}, "angle"),
         ({"name": "CosFace", "scale": 0.0}, "above 0"),
-        ({"name": "CosFace", "margin": -0.1}, "from 0 on"),
-        ({"name": "SphereFace", "margin": 0.5}, "from 1 on"),
+        ({"name": "CosFace", "margin": -0.1}, "at least 0"),
+        ({"name": "SphereFace", "margin": 0.5}, "at least 1"),
         ({"name": "MagFace", "margin": 1.8}, "below 1.767"),
         ({"name": "Combined", "combined_margin": (0.0, 0.3, 0.2)}, "a factor above 0"),
-        ({"name": "SubCenterArcFace", "sub_centers": 0}, "sub_centers 0"),
+        ({"name": "SubCenterArcFace", "sub_centers": 0}, "sub_centers is 0"),
         ({"name": "ArcFace", "focal_gamma": 2.0, "label_smoothing": 0.1}, "set one to 0"),
         ({"name": "Softmax", "num_classes": 0}, "num_classes 0"),
     ],

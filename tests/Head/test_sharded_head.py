@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from Head import HEADS, build_head, classifier
+from Head import HEADS, HeadSettings, build_head, classifier
 from Head.classifier import MarginHead
 from Head.sharded import ShardedHead
 from tests import published_heads
@@ -21,11 +21,14 @@ def heads(num_classes, group):
     for name in HEADS:
         torch.manual_seed(1)
         yield build_head(name, D, num_classes, scale=8.0, group=group)
-    make = MarginHead if group is None else functools.partial(ShardedHead, group=group)
     for sub_centers in (1, 3):
         for scale in (None, 5.0):
             torch.manual_seed(1)
-            yield make(D, num_classes, scale, Everything(), sub_centers)
+            settings = HeadSettings(scale, sub_centers=sub_centers)
+            if group is None:
+                yield MarginHead(D, num_classes, Everything(), settings)
+            else:
+                yield ShardedHead(D, num_classes, Everything(), settings, True, group)
 
 
 def batch(num_classes, whole):

@@ -10,7 +10,7 @@ from Backbone import Preprocessing, build_backbone, describe_backbone
 from Config import Config
 from Config.checks import ConfigError, validate
 from Head.classifier import MarginHead
-from Head.methods import Method
+from Head.methods import HeadSettings, Method
 from Head.sharded import class_range
 from tests import lineage_mobilefacenets as mobilefacenets
 from tests.conftest import assert_one_paragraph, run_script
@@ -105,7 +105,8 @@ def test_each_process_takes_the_rows_of_its_own_classes(sub_centers):
     rows = []
     for rank in range(3):  # 3, 3 and 1 classes
         here = class_range(7, rank, 3)
-        head = MarginHead(4, 7, 64.0, Method(), sub_centers, local_classes=here)
+        settings = HeadSettings(64.0, sub_centers=sub_centers)
+        head = MarginHead(4, 7, Method(), settings, local_classes=here)
         note = take_class_weights(head, ClassWeights(weights, "net.pt"))
         assert note == f"head: {7 * sub_centers}×4 class weights taken from net.pt"
         rows.append(head.weight.detach())

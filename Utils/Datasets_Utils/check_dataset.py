@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
-from Utils.Datasets_Utils.images import ImageError, describe_sizes, examine
+from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_image
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import run_script
 from Utils.files import atomic_path, make_folder
@@ -89,7 +89,7 @@ class _Examined(Dataset):
     def __getitem__(self, index: int) -> tuple | str:
         try:
             place = self.data.images.place(self.data.row(index))
-            return examine(self.data.encoded(index), place)
+            return inspect_image(self.data.encoded(index), place)
         except ImageError as error:
             return str(error)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.formats import find_images, is_folder
+from Utils.Datasets_Utils.formats import find_images, is_image_folder
 from Utils.Datasets_Utils.formats.image_list import SHOWN, Tree, scan_tree
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.training_set import renumber
@@ -32,7 +32,7 @@ def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -
     Raises DataError where no class is left, and for a source that can't be read.
     """
     source, file_list = Path(source), Path(file_list)
-    tree = scan_tree(source) if is_folder(source) else None
+    tree = scan_tree(source) if is_image_folder(source) else None
     names, labels = _tree_images(tree) if tree else _images(source)
     kept, labels, left_out = renumber(labels, min_images)
     if len(labels) == 0:

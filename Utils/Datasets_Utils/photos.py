@@ -1,14 +1,13 @@
-"""MegaFace's lists: photos in JSON files, and the published lists of mislabelled photos.
+"""MegaFace's photos: the devkit's lists, the published noise lists, and photos by their names.
 
 The devkit's lists are JSON, {"path": [...], "id": [...]}: facescrub_features_list.json names the
-probes with their people, megaface_features_list.json_<N>_<set> the distractors, whose ids say
-nothing. Names are relative to the images' folder and kept as they are: they may have blanks,
+probes and their people; megaface_features_list.json_<N>_<set> names the distractors, whose ids have
+no meaning. Names are relative to the images' folder and are kept as they are: they may have blanks,
 several dots, or no extension.
 
-Noise lists have a name a line and comments behind `#`: for FaceScrub an image name, for MegaFace
-<folder>/<folder>/<name>, alone or as the second of two columns with a tab between.
-
-Photos of a folder, by a devkit list or all that there are, as one sequence of images.
+A noise list names mislabelled photos, one a line, with comments after `#`: for FaceScrub an image
+name, for MegaFace <folder>/<folder>/<name>, alone or in the second of two columns with a tab
+between.
 """
 
 import json
@@ -19,38 +18,43 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.formats import find_images, is_folder
+from Utils.Datasets_Utils.formats import find_images, is_image_folder
 from Utils.Datasets_Utils.formats.image_list import walk_folders
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, is_image_name
-from Utils.Datasets_Utils.training_set import ImageStore
-from Utils.Datasets_Utils.verification_set import ImageFiles, locate_images
+from Utils.Datasets_Utils.verification_set import ImageFiles, StoredImages, locate_images
 from Utils.errors import DataError
-from Utils.files import atomic_path
+from Utils.files import atomic_path, read_json, reading
+
+_EXTENSIONS = frozenset({*IMAGE_SUFFIXES, ".gif"})  # some of the original photos are GIF files
 
 
 @dataclass(frozen=True, eq=False)
 class PhotoList:
-    """N photos. names: relative paths. ids: N identities, or None where nobody is named.
-    source: what they came from, for messages."""
+    """N photos. names: relative paths. ids: N identities, or None where no person is named.
+    source: the file or folder they were read from, for messages."""
 
     names: Sequence[str]
     ids: Sequence[str] | None
     source: str
 
 
-def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
-    """Read a devkit list; with_ids: identities are needed, or not looked at; None: taken if there.
+@dataclass(frozen=True, eq=False)
+class Photos:
+    """N photos: their list, and images[i], uint8 H×W×3 RGB, read when asked for."""
 
-    Raises DataError, naming the file, where it can't be read, is no such list, names no photo or
-    one twice.
+    listed: PhotoList
+    images: Sequence[np.ndarray]
+
+
+def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
+    """Read a devkit list. with_ids: True: it must have identities; False: they are ignored; None:
+    they are read if there are any.
+
+    Raises DataError, naming the file, where it can't be read, is no such list, names no photo, or
+    names one twice.
     """
     path = Path(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"the photo list {path} can't be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"the photo list {path} is not JSON: {error}.") from None
+    values = read_json(path, "photo list")
     if with_ids is None:
         with_ids = isinstance(values, dict) and "id" in values
     names = values.get("path") if isinstance(values, dict) else None
@@ -65,7 +69,7 @@ def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
 
 
 def write_photo_list(photos: PhotoList, path: Path) -> None:
-    """Write a list as the devkit has them."""
+    """Write a list in the devkit's form."""
     values = {"path": list(photos.names)}
     if photos.ids is not None:
         values["id"] = list(photos.ids)
@@ -75,9 +79,9 @@ def write_photo_list(photos: PhotoList, path: Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class DistractorSets:
-    """All distractors of several lists, each once, and which rows each list has.
+    """All distractors of several lists, each once, and the rows of each list.
 
-    photos: N distractors. rows: by label (the count), int64 ascending rows.
+    photos: N distractors. rows: for each label (the list's count), int64 ascending rows of photos.
     """
 
     photos: PhotoList
@@ -85,8 +89,11 @@ class DistractorSets:
 
 
 def join_lists(lists: Sequence[PhotoList], sizes: Iterable[int] = ()) -> DistractorSets:
-    """The union of distractor lists, the largest first; sizes: the first so many of the largest
-    are sets too. Raises DataError for a size that the largest list does not have."""
+    """The union of distractor lists, the largest first.
+
+    sizes: each makes one more set, of that many first names of the largest list. Raises DataError
+    for a size that the largest list does not have.
+    """
     ordered = sorted(lists, key=lambda photos: len(photos.names), reverse=True)
     largest = ordered[0]
     row_of = {name: row for row, name in enumerate(largest.names)}
@@ -104,7 +111,7 @@ def join_lists(lists: Sequence[PhotoList], sizes: Iterable[int] = ()) -> Distrac
     for photos in ordered:
         size, file = f"{len(photos.names):,}", Path(photos.source)
         labels = (size, f"{size} ({file.name})", f"{size} ({file.absolute()})")
-        # Where all are taken, it is the same file once more.
+        # Where all three labels are taken, the same file is named twice.
         label = next((label for label in labels if label not in found), labels[-1])
         found[label] = np.sort(np.array([row_of[name] for name in photos.names]))
     by_size = sorted(found.items(), key=lambda item: (len(item[1]), item[0]))
@@ -114,10 +121,8 @@ def join_lists(lists: Sequence[PhotoList], sizes: Iterable[int] = ()) -> Distrac
 
 def read_noise_list(path: str | Path) -> frozenset[str]:
     """The names in a noise list; may be empty. Raises DataError where it can't be read."""
-    try:
+    with reading(path, "noise list"):
         text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"the noise list {path} can't be read: {error.strerror}.") from None
     lines = (line.rstrip("\r") for line in text.split("\n"))
     names = (
         line.rpartition("\t")[2].strip() for line in lines if not line.lstrip().startswith("#")
@@ -126,25 +131,24 @@ def read_noise_list(path: str | Path) -> frozenset[str]:
 
 
 def noisy_probes(photos: PhotoList, noise: frozenset[str]) -> np.ndarray:
-    """bool N: whose file name, without folder and image extension, is in a FaceScrub noise list.
+    """bool N: photos whose file name, without folder and extension, is in FaceScrub's noise list.
 
-    Crops are PNG files of photos of any type, so the extension says nothing.
+    The crops are PNG files of photos of any type, so the extension has no meaning.
     """
     listed = {_stem(name) for name in noise}
     return np.array([_stem(name) in listed for name in photos.names], bool)
 
 
 def noisy_distractors(photos: PhotoList, noise: frozenset[str]) -> np.ndarray:
-    """bool N: which names end in one of a MegaFace noise list's `folder/folder/name`."""
-    depth = {name.count("/") for name in noise}
-    return np.array([_ends_in(name, noise, depth) for name in photos.names], bool)
-
-
-def _ends_in(name: str, noise: frozenset[str], depths: set[int]) -> bool:
-    return any("/".join(name.split("/")[-1 - depth :]) in noise for depth in depths)
-
-
-_EXTENSIONS = frozenset({*IMAGE_SUFFIXES, ".gif"})  # some of the photos came as GIF
+    """bool N: photos whose name ends in a `folder/folder/name` of MegaFace's noise list."""
+    depths = {name.count("/") for name in noise}
+    return np.array(
+        [
+            any("/".join(name.split("/")[-1 - depth :]) in noise for depth in depths)
+            for name in photos.names
+        ],
+        bool,
+    )
 
 
 def _stem(name: str) -> str:
@@ -166,40 +170,32 @@ def _check_names(names: list[str], path: Path) -> None:
         raise DataError(f"the photo list {path} names {twice} twice.")
 
 
-@dataclass(frozen=True, eq=False)
-class Photos:
-    """N photos: their list, and images[i], uint8 H×W×3 RGB, read when asked for."""
-
-    listed: PhotoList
-    images: Sequence[np.ndarray]
-
-
 def has_files(folder: str | Path) -> bool:
     """Whether photos are files in a folder, not stored in a file of another format."""
-    return is_folder(Path(folder).absolute())
+    return is_image_folder(Path(folder).absolute())
 
 
 def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
-    """The photos of a list, all looked for now and none read yet. In a record file, in shards or
-    in an archive the list has the names that an image list has there.
+    """The photos of a list. Each is looked for here; none is read yet.
 
-    Raises DataError, naming the first missing ones.
+    A record file, shards or an archive will do as well; an image list has the same names for them.
+    Raises DataError, naming the first missing photos.
     """
     if has_files(folder):
         return Photos(listed, ImageFiles(locate_images(Path(folder), listed.names, listed.source)))
-    store, _, _ = find_images(Path(folder).absolute())
+    store = find_images(Path(folder).absolute()).images
     return Photos(listed, StoredImages(store, store.rows(listed.names, Path(listed.source))))
 
 
 def open_folder(folder: str | Path, with_ids: bool) -> Photos:
-    """All photos of a folder, sorted; with_ids: each in a folder of its own person.
+    """All photos of a folder, sorted; with_ids: each in the folder of its person.
 
-    A record file, shards or an archive do as well, with their labels for people.
-    Raises DataError where there are none, or one is in no person's folder.
+    A record file, shards or an archive will do as well; their labels are the people.
+    Raises DataError where there are no photos, or a photo is in no person's folder.
     """
     names = list(_walk(Path(folder)))
     if not names:
-        return _from_store(folder)
+        return _open_store(folder)
     people = [os.path.dirname(name) for name in names]
     if with_ids and "" in people:
         raise DataError(
@@ -210,28 +206,14 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))
 
 
-class StoredImages(Sequence[np.ndarray]):
-    """The images of some rows of a store."""
-
-    def __init__(self, store: ImageStore, rows: np.ndarray) -> None:
-        self._store, self._rows = store, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._store.decode(int(self._rows[index]))
-
-
-def _from_store(path: str | Path) -> Photos:
+def _open_store(path: str | Path) -> Photos:
     """The people are the labels, which may be any whole numbers."""
-    store, numbers, rows = find_images(Path(path).absolute())
-    labels = [str(label) for label in numbers.tolist()]
-    if not labels:
+    store, labels, rows = find_images(Path(path).absolute())
+    ids = [str(label) for label in labels.tolist()]
+    if not ids:
         raise DataError(f"{path} has no images.")
-    names = [f"{label}/{number:08d}" for number, label in enumerate(labels)]
-    rows = np.arange(len(labels)) if rows is None else rows
-    return Photos(PhotoList(names, labels, str(path)), StoredImages(store, rows))
+    names = [f"{label}/{number:08d}" for number, label in enumerate(ids)]
+    return Photos(PhotoList(names, ids, str(path)), StoredImages(store, rows))
 
 
 def _walk(root: Path) -> Iterator[str]:

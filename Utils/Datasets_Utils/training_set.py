@@ -1,10 +1,11 @@
-"""Training sets: encoded images as some file format stores them, and a label for each."""
+"""Training sets: a store of encoded images, and a label for each image."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -14,14 +15,12 @@ from Utils.errors import DataError
 
 SHOWN = 3  # examples that an error names
 
-_LIST_MAKER = "python -m Utils.Datasets_Utils.generate_dataset_list SOURCE LIST"
-
 
 class ImageStore(ABC):
-    """Encoded images in files of one format, by row from 0. A subclass is a format.
+    """Encoded images in files of one format, indexed by row from 0. Each format is a subclass.
 
-    It can be pickled, opens its files in each process that reads, and holds arrays, not a Python
-    object for each image.
+    A store can be pickled, opens its files in each process that reads, and holds arrays, not a
+    Python object for each image.
 
     source: the file or folder, for messages.
     """
@@ -33,18 +32,18 @@ class ImageStore(ABC):
 
     @abstractmethod
     def encoded(self, row: int) -> bytes | np.ndarray:
-        """The bytes of an image file, as stored. Raises ImageError, saying where, if damaged."""
+        """The bytes of an image file. Raises ImageError, naming the place, if damaged."""
 
     @abstractmethod
     def name(self, row: int) -> str:
         """What a list calls the image."""
 
     def place(self, row: int) -> str:
-        """Where the image lies, for messages."""
+        """The file of an image and the place in it, for messages."""
         return f"{self.source}, image {self.name(row)}"
 
     def decode(self, row: int) -> np.ndarray:
-        """The image as uint8 H×W×3 RGB. Raises ImageError, saying where, if it can't be read."""
+        """The image as uint8 H×W×3 RGB. Raises ImageError, naming the place, if damaged."""
         return decode_image(self.encoded(row), self.place(row))
 
     def rows(self, names: Sequence[str], file_list: Path) -> np.ndarray:
@@ -53,26 +52,37 @@ class ImageStore(ABC):
         rows = np.array([known.get(name, -1) for name in names], np.int64)
         missing = np.flatnonzero(rows < 0)
         if missing.size:
-            shown = ", ".join(names[i] for i in missing[:SHOWN].tolist())
+            first = ", ".join(names[i] for i in missing[:SHOWN].tolist())
             raise DataError(
                 f"{file_list}: {missing.size} of {len(names)} images are missing in {self.source}, "
-                f"the first: {shown}."
+                f"the first: {first}."
             )
         return rows
 
     def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """The order, a permutation of 0..N-1, in which an epoch goes through these N rows."""
+        """A permutation of 0..N-1: the order in which an epoch reads these N rows."""
         return generator.permutation(len(rows))
+
+
+class Labelled(NamedTuple):
+    """What a format finds at a path: images with the labels that are stored with them.
+
+    labels: int64 N, not yet checked. rows: the N rows of images that have them; None: all rows.
+    """
+
+    images: ImageStore
+    labels: np.ndarray
+    rows: np.ndarray | None = None
 
 
 class TrainingSet(Dataset):
     """Images with their labels.
 
-    images: where they are. labels: int, N, 0..C-1, each at least once. source: what the labels
-    came from, for messages. rows: N rows of images; None: all in order. left_out: (identities,
-    images) that `without_small` left out.
+    images: their store. labels: ints N, 0..C-1, each at least once. source: the file or folder of
+    the labels, for messages. rows: N rows of images; None: all rows in order. left_out:
+    (identities, images) that `without_small` left out.
 
-    Raises DataError, when it is made, for no images at all or labels that are not 0..C-1.
+    The constructor raises DataError for no images at all, and for labels that are not 0..C-1.
     """
 
     def __init__(
@@ -91,7 +101,7 @@ class TrainingSet(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """(uint8 H×W×3 RGB, label). Raises ImageError, saying where, where it can't be read."""
+        """(uint8 H×W×3 RGB, label). Raises ImageError, naming the place, if damaged."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         return self.images.decode(self.row(index)), int(self.labels[index])
@@ -101,7 +111,7 @@ class TrainingSet(Dataset):
         return index % len(self) if self.rows is None else int(self.rows[index])
 
     def encoded(self, index: int) -> bytes | np.ndarray:
-        """The image's bytes, as stored."""
+        """The bytes of the image file."""
         return self.images.encoded(self.row(index))
 
     def name(self, index: int) -> str:
@@ -109,12 +119,12 @@ class TrainingSet(Dataset):
         return self.images.name(self.row(index))
 
     def epoch_order(self, generator: np.random.Generator) -> np.ndarray:
-        """The order in which an epoch goes through the set: a permutation of 0..N-1."""
+        """A permutation of 0..N-1: the order in which an epoch reads the images."""
         rows = np.arange(len(self)) if self.rows is None else self.rows
         return self.images.epoch_order(rows, generator)
 
     def without_small(self, min_images: int) -> TrainingSet:
-        """The set without the identities that have fewer images, the labels numbered anew.
+        """The set without the identities of fewer images, labelled from 0 again.
 
         Raises DataError where none is left.
         """
@@ -134,14 +144,14 @@ class TrainingSet(Dataset):
 
 
 def renumber(labels: np.ndarray, min_images: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Number labels from 0 without gaps, in their order, but for classes with few images.
+    """Leave out the classes of fewer than min_images, and label the others from 0 in their order.
 
-    Returns (places of the images that are kept, their new labels, number of classes left out).
+    Returns (indices of the images that are kept, their new labels, number of classes left out).
     """
-    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     large = counts >= min_images
-    rows = np.flatnonzero(large[numbers])
-    return rows, (np.cumsum(large) - 1)[numbers[rows]], int((~large).sum())
+    kept = np.flatnonzero(large[classes])
+    return kept, (np.cumsum(large) - 1)[classes[kept]], int((~large).sum())
 
 
 def _count_classes(labels: np.ndarray, source: Path) -> int:
@@ -153,5 +163,5 @@ def _count_classes(labels: np.ndarray, source: Path) -> int:
         f"{source}: the labels are not 0..C-1: {len(present)} different ones up to {present[-1]}, "
         f"without {', '.join(map(str, missing))}. A list with labels from 0 without "
         f"gaps, of a tree with a folder for each person, a record file or shards, is written by "
-        f"`{_LIST_MAKER}`."
+        f"`python -m Utils.Datasets_Utils.generate_dataset_list SOURCE LIST`."
     )

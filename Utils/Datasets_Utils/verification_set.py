@@ -14,24 +14,24 @@ from Utils.Datasets_Utils.pairs import Pairs, read_pairs
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import DataError
 
-# What is added to a name that has no file as it is, in this order.
+# The suffixes that are tried for a name, in this order.
 _ADDED = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
 
-_MISSING_NAMED = 5
+_SHOWN = 5  # missing images that an error names
 
 
 @dataclass(frozen=True, eq=False)
 class VerificationSet:
     """P pairs of unique images.
 
-    images: a sequence; images[i] is uint8 H×W×3, RGB. It can be pickled, so that loader processes
-        may read from it.
-    names: what to call each image, in the same order.
+    images: a sequence; images[i] is uint8 H×W×3 RGB. It can be pickled, so that worker processes
+        can read from it.
+    names: a name for each image, in the same order.
     left, right: P ints, indices into images. same: P bools. folds: P ints, from 0.
-    sizes: how many images have which (height, width), None for unreadable ones; where the format
-        lets it be told without reading every image.
+    sizes: how many images have which (height, width), None for unreadable ones; empty where the
+        format does not tell it without reading every image.
 
-    Raises ValueError when these do not fit together.
+    Raises ValueError where these do not fit together.
     """
 
     images: Sequence[np.ndarray]
@@ -61,9 +61,9 @@ class VerificationSet:
 
 
 class ImageFiles(Sequence[np.ndarray]):
-    """A sequence of images in files, each read when asked for: uint8 H×W×3, RGB.
+    """A sequence of images in files, each read when asked for: uint8 H×W×3 RGB.
 
-    Indexing raises ImageError, naming the file, where one cannot be decoded.
+    Indexing raises ImageError, naming the file, where it can't be decoded.
     """
 
     def __init__(self, paths: Sequence[str]):
@@ -81,11 +81,14 @@ class ImageFiles(Sequence[np.ndarray]):
 
 
 class StoredImages(Sequence[np.ndarray]):
-    """Some rows of a store (an archive, a record file, shards) as uint8 H×W×3 RGB images."""
+    """Some rows of a store as a sequence of images, each read when asked for: uint8 H×W×3 RGB.
 
-    def __init__(self, store: ImageStore, rows: np.ndarray):
+    rows: N ints; None: all rows.
+    """
+
+    def __init__(self, store: ImageStore, rows: np.ndarray | None = None) -> None:
         self.store = store
-        self.rows = rows
+        self.rows = np.arange(len(store)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,21 +110,12 @@ def load_stored_pairs(store: ImageStore, pairs: Pairs, top: str = "") -> Verific
     known = {store.name(row): row for row in range(len(store))}
     candidates = ([p + name + s for p in ("", top) for s in _ADDED] for name in pairs.names)
     found = [next((known[c] for c in names if c in known), None) for names in candidates]
-    missing = [name for name, row in zip(pairs.names, found, strict=True) if row is None]
-    if missing:
-        named = ", ".join(missing[:_MISSING_NAMED]) + (", ..." * (len(missing) > _MISSING_NAMED))
+    if None in found:
         raise DataError(
-            f"{store.source}: {len(missing)} of the {len(found)} images named in {pairs.source} "
-            f"are not in it: {named}."
+            f"{store.source}: {_missing(pairs.names, found)} images named in {pairs.source} "
+            f"are not in it: {_first_missing(pairs.names, found)}."
         )
-    return VerificationSet(
-        images=StoredImages(store, np.array(found, np.int64)),
-        names=pairs.names,
-        left=pairs.left,
-        right=pairs.right,
-        same=pairs.same,
-        folds=pairs.folds,
-    )
+    return _with_pairs(StoredImages(store, np.array(found, np.int64)), pairs)
 
 
 def load_pairs_set(
@@ -129,14 +123,41 @@ def load_pairs_set(
 ) -> VerificationSet:
     """The verification set of a folder of images and a pairs file (see `pairs.read_pairs`).
 
-    All images are looked for now, rather than in the middle of an evaluation; none is read yet.
-    Raises DataError naming the folder and the first missing images, PairsError for a
-    pairs file that cannot be understood.
+    Every image file is looked for here, before an evaluation begins; none is read yet.
+    Raises DataError naming the folder and the first missing images, PairsError for a pairs file
+    that can't be understood.
     """
-    folder = Path(path)
     pairs = read_pairs(file_list)
+    return _with_pairs(ImageFiles(locate_images(Path(path), pairs.names, pairs.source)), pairs)
+
+
+def locate_images(folder: Path, names: Sequence[str], source: str | Path) -> list[str]:
+    """The files of the images that a list names, relative to the folder.
+
+    A suffix is added where a name has no file as it is, never replaced: names may hold dots.
+    source: the list. Raises DataError naming the folder, the list and the first missing images.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is not a folder; expected the images of {source}")
+    found = [_locate(folder, name) for name in names]
+    if None in found:
+        raise DataError(
+            f"{folder}: {_missing(names, found)} images named in {source} are not there: "
+            f"{_first_missing(names, found)}; names are taken relative to the folder, as they are "
+            f"or with one of {', '.join(IMAGE_SUFFIXES)} added: check the data set's path"
+        )
+    return found
+
+
+def _locate(folder: Path, name: str) -> str | None:
+    stem = os.path.join(folder, name)
+    candidates = (stem + suffix for suffix in _ADDED)
+    return next((file for file in candidates if os.path.isfile(file)), None)
+
+
+def _with_pairs(images: Sequence[np.ndarray], pairs: Pairs) -> VerificationSet:
     return VerificationSet(
-        images=ImageFiles(locate_images(folder, pairs.names, pairs.source)),
+        images=images,
         names=pairs.names,
         left=pairs.left,
         right=pairs.right,
@@ -145,27 +166,10 @@ def load_pairs_set(
     )
 
 
-def locate_images(folder: Path, names: Sequence[str], source: str | Path) -> list[str]:
-    """The files of the images that a list names, relative to the folder.
-
-    Suffixes are added where a name has no file as it is, never replaced: names may hold dots.
-    source: the list. Raises DataError naming the folder, the list and the first missing.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is not a folder; expected the images of {source}")
-    found = [_locate(folder, name) for name in names]
-    missing = [name for name, file in zip(names, found, strict=True) if file is None]
-    if missing:
-        named = ", ".join(missing[:_MISSING_NAMED]) + (", ..." * (len(missing) > _MISSING_NAMED))
-        raise DataError(
-            f"{folder}: {len(missing)} of the {len(found)} images named in {source} are not "
-            f"there: {named}; names are taken relative to the folder, as they are or with one of "
-            f"{', '.join(IMAGE_SUFFIXES)} added: check the data set's path"
-        )
-    return [file for file in found if file is not None]
+def _missing(names: Sequence[str], found: Sequence) -> str:
+    return f"{sum(place is None for place in found)} of the {len(names)}"
 
 
-def _locate(folder: Path, name: str) -> str | None:
-    stem = os.path.join(folder, name)
-    candidates = (stem + suffix for suffix in _ADDED)
-    return next((file for file in candidates if os.path.isfile(file)), None)
+def _first_missing(names: Sequence[str], found: Sequence) -> str:
+    missing = [name for name, place in zip(names, found, strict=True) if place is None]
+    return ", ".join(missing[:_SHOWN]) + (", ..." * (len(missing) > _SHOWN))

@@ -26,8 +26,9 @@ from torch import nn
 
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.images import ImageError
-from Utils.Datasets_Utils.photos import PhotoList, Photos, StoredImages
+from Utils.Datasets_Utils.photos import PhotoList, Photos
 from Utils.Datasets_Utils.training_set import TrainingSet
+from Utils.Datasets_Utils.verification_set import StoredImages
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, run_script
 from Utils.Evaluation_Utils.class_centres import (

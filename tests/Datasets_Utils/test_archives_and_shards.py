@@ -208,7 +208,7 @@ def test_many_shards_do_not_use_up_the_file_descriptors(tmp_path):
 
 def test_an_epoch_goes_through_shards_one_by_one_shuffled_within_the_buffer(tmp_path):
     write_shards(tmp_path / "shards", numbered(120, 6))
-    store, _ = open_shards(tmp_path / "shards", buffer=20)
+    store = open_shards(tmp_path / "shards", buffer=20).images
     orders = [store.epoch_order(np.arange(120), np.random.default_rng(i)) for i in range(2)]
     for order in orders:
         assert sorted(order.tolist()) == list(range(120))

@@ -1,7 +1,18 @@
-"""The formats of data sets, and how each is recognised from what lies at a path.
+"""The formats of data sets: a table with a row for each, and how a path's format is recognised.
 
-One table for training and one for verification. The first row that recognises a path opens it; a
-format that is told by its contents stands before one that is told by a folder alone.
+The files of this package:
+
+storage.py      files mapped into memory, tables of paths, kept scans: what the formats share
+image_list.py   single image files: an image list, or a folder for each class
+archive.py      a .zip or .tar of a folder tree
+shards.py       tar shards, as webdataset writes them
+recordio.py     the RecordIO container of MXNet
+record_set.py   training sets in such a file, as insightface distributes them
+bin_set.py      verification sets in a .bin file, as insightface distributes them
+blp_set.py      verification sets in a bcolz array, as face.evoLVe distributes them
+writers.py      writing a record file, tar shards or a folder tree
+
+A new format is a file here and a row in FORMATS.
 """
 
 from __future__ import annotations
@@ -9,11 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-
-from Utils.Datasets_Utils.formats.archive import Archive, is_archive, open_archive, tree_images
+from Utils.Datasets_Utils.formats.archive import (
+    Archive,
+    is_archive,
+    open_archive,
+    open_archive_tree,
+)
 from Utils.Datasets_Utils.formats.bin_set import is_bin, open_bin
 from Utils.Datasets_Utils.formats.blp_set import is_blp, open_blp
 from Utils.Datasets_Utils.formats.image_list import (
@@ -22,72 +35,77 @@ from Utils.Datasets_Utils.formats.image_list import (
     read_class_folders,
     read_image_list,
 )
-from Utils.Datasets_Utils.formats.record_set import find_record_file, open_records
-from Utils.Datasets_Utils.formats.shards import find_shards, open_shards
-from Utils.Datasets_Utils.formats.storage import PathTable
-from Utils.Datasets_Utils.pairs import Pairs, parse_pairs, read_pairs
-from Utils.Datasets_Utils.training_set import ImageStore, TrainingSet
+from Utils.Datasets_Utils.formats.record_set import is_records, open_records
+from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
+from Utils.Datasets_Utils.pairs import parse_pairs, read_pairs
+from Utils.Datasets_Utils.training_set import Labelled, TrainingSet
 from Utils.Datasets_Utils.verification_set import (
     VerificationSet,
     load_pairs_set,
     load_stored_pairs,
 )
 from Utils.errors import DataError
-
-Found = tuple[ImageStore, np.ndarray, np.ndarray | None]
-Format = TypeVar("Format", "TrainingFormat", "VerificationFormat")
+from Utils.files import reading
 
 PAIRS_NAME = "pairs.txt"  # looked for in a folder or an archive where no pairs file is named
 
+# Opens a verification set: (path, its pairs file if one is named, channel order of .blp values).
+OpenPairs = Callable[[Path, Path | None, str], VerificationSet]
+
 
 @dataclass(frozen=True)
-class TrainingFormat:
-    """name: for people. recognise: whether a path is of this format. find: (store, labels int64,
-    rows of the store that they belong to; None: all), as they are in it, before labels are checked.
+class Format:
+    """One row of the table.
+
+    name: for people. recognise: whether a path is of this format.
+    training: the images at a path with their labels; None: a format of verification sets alone.
+    verification: a format with `training` that has None here takes a pairs file of its names.
     """
 
     name: str
     recognise: Callable[[Path], bool]
-    find: Callable[[Path], Found]
+    training: Callable[[Path], Labelled] | None = None
+    verification: OpenPairs | None = None
 
 
-@dataclass(frozen=True)
-class VerificationFormat:
-    """name: for people. recognise: whether a path is of this format. open: from the path, its pairs
-    or list file if one is given, and the channel order of .blp values."""
-
-    name: str
-    recognise: Callable[[Path], bool]
-    open: Callable[[Path, Path | None, str], VerificationSet]
+def find_images(path: Path) -> Labelled:
+    """The images at a path with their labels, which are not checked."""
+    with reading(path, "training set"):
+        return _training_format(path).training(path)
 
 
-def find_images(path: Path) -> Found:
-    """The images and labels (int64) at a path, and the images' rows (None: all), before labels are
-    checked."""
-    return _recognise(path, TRAINING_FORMATS, "training set").find(path)
-
-
-def is_folder(path: Path) -> bool:
+def is_image_folder(path: Path) -> bool:
     """Whether a training set is a folder of images, and of no other format."""
-    return path.is_dir() and _recognise(path, TRAINING_FORMATS, "training set") is FOLDER
+    return path.is_dir() and _training_format(path) is FOLDER
 
 
 def open_training(path: Path, file_list: Path | None) -> TrainingSet:
-    """The training set at a path; of a list's images, where one is given."""
-    chosen = _recognise(path, TRAINING_FORMATS, "training set")
-    if chosen is FOLDER and file_list:
-        return read_image_list(path, file_list)
-    store, labels, rows = chosen.find(path)
-    if not file_list:
-        return TrainingSet(store, labels, path, rows)
-    names, labels = _read_list(store, file_list)
-    return TrainingSet(store, labels, file_list, store.rows(names, file_list))
+    """The training set at a path; the images of a list alone, where one is given."""
+    with reading(path, "training set"):
+        chosen = _training_format(path)
+        if chosen is FOLDER and file_list:
+            return read_image_list(path, file_list)
+        images, labels, rows = chosen.training(path)
+        if not file_list:
+            return TrainingSet(images, labels, path, rows)
+        # A list on disk, or one inside the archive itself.
+        if isinstance(images, Archive) and not file_list.exists():
+            names, labels = parse_list_text(images.read(file_list), file_list)
+        else:
+            names, labels = parse_list(file_list)
+        return TrainingSet(images, labels, file_list, images.rows(names, file_list))
 
 
 def open_verification(path: Path, file_list: Path | None, channel_order: str) -> VerificationSet:
-    """The verification set at a path, with the pairs of a file, where the format needs one."""
-    chosen = _recognise(path, VERIFICATION_FORMATS, "verification set")
-    return chosen.open(path, file_list, channel_order)
+    """The verification set at a path, with the pairs of a file where the format needs one."""
+    with reading(path, "verification set"):
+        chosen = _recognise(path, FORMATS, "verification set")
+        open_pairs = chosen.verification or _open_stored_pairs
+        return open_pairs(path, file_list, channel_order)
+
+
+def _training_format(path: Path) -> Format:
+    return _recognise(path, [known for known in FORMATS if known.training], "training set")
 
 
 def _recognise(path: Path, formats: Sequence[Format], what: str) -> Format:
@@ -99,55 +117,20 @@ def _recognise(path: Path, formats: Sequence[Format], what: str) -> Format:
     raise DataError(f"the {what} {path} {problem}. Expected one of: {names}.")
 
 
-def _find_records(path: Path) -> Found:
-    return *open_records(find_record_file(path)), None
-
-
-def _find_shards(path: Path) -> Found:
-    return *open_shards(path), None
-
-
-def _find_in_archive(path: Path) -> Found:
-    archive = open_archive(path)
-    rows, labels = tree_images(archive)
-    return archive, labels, rows
-
-
-def _find_in_folders(path: Path) -> Found:
-    found = read_class_folders(path)
-    return found.images, found.labels, None
-
-
-def _read_list(store: ImageStore, file_list: Path) -> tuple[PathTable, np.ndarray]:
-    """A list on disk, or one inside the archive itself."""
-    if isinstance(store, Archive) and not file_list.exists():
-        return parse_list_text(_member(store, file_list), file_list)
-    return parse_list(file_list)
-
-
-def _read_archive_pairs(archive: Archive, file_list: Path | None) -> Pairs:
-    """A pairs file on disk, or one inside the archive; without a name, its pairs.txt."""
-    if file_list and file_list.exists():
-        return read_pairs(file_list)
-    member = file_list or Path(PAIRS_NAME)
-    return parse_pairs(archive.source / member, _member(archive, member))
-
-
-def _member(archive: Archive, name: Path) -> bytes:
-    row = archive.find(name.as_posix())
-    if row is None:
-        raise DataError(f"{name} is no file, neither on disk nor in {archive.source}.")
-    return bytes(archive.encoded(row))
+def _open_stored_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
+    images = _training_format(path).training(path).images
+    return load_stored_pairs(images, read_pairs(_pairs_file(path, file_list)))
 
 
 def _open_archive_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
+    """The pairs file is on disk or inside the archive; without a name, it is its pairs.txt."""
     archive = open_archive(path)
-    return load_stored_pairs(archive, _read_archive_pairs(archive, file_list), archive.top)
-
-
-def _open_store_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
-    store, _, _ = find_images(path)
-    return load_stored_pairs(store, read_pairs(_pairs_file(path, file_list)))
+    if file_list and file_list.exists():
+        pairs = read_pairs(file_list)
+    else:
+        member = file_list or Path(PAIRS_NAME)
+        pairs = parse_pairs(path / member, archive.read(member))
+    return load_stored_pairs(archive, pairs, archive.top)
 
 
 def _open_folder_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
@@ -155,7 +138,7 @@ def _open_folder_pairs(path: Path, file_list: Path | None, _: str) -> Verificati
 
 
 def _pairs_file(path: Path, file_list: Path | None) -> Path:
-    """The pairs file that is named, or else the one that lies with the images."""
+    """The pairs file that is named, or else the one beside the images."""
     file_list = file_list or (path if path.is_dir() else path.parent) / PAIRS_NAME
     if not file_list.is_file():
         raise DataError(
@@ -164,40 +147,25 @@ def _pairs_file(path: Path, file_list: Path | None) -> Path:
     return file_list
 
 
-def _open_bin(path: Path, file_list: Path | None, _: str) -> VerificationSet:
-    if file_list:
-        raise DataError(f"{path} holds its own pairs; leave out the pairs file {file_list}.")
-    return open_bin(path)
-
-
-def _is_records(path: Path) -> bool:
-    return find_record_file(path) is not None
-
-
-def _is_shards(path: Path) -> bool:
-    return bool(find_shards(path))
-
-
-_RECORDS = "a record file (train.rec, or the folder with it)"
-_SHARDS = "tar shards (a folder of .tar files with .jpg and .cls)"
-_ARCHIVE = "a .zip or uncompressed .tar of a folder tree"
-
-FOLDER = TrainingFormat(
-    "a folder of class folders, or with an image list", Path.is_dir, _find_in_folders
+FOLDER = Format(
+    "a folder of class folders, or of images with an image list or a pairs file",
+    Path.is_dir,
+    read_class_folders,
+    _open_folder_pairs,
 )
 
-TRAINING_FORMATS = (
-    TrainingFormat(_RECORDS, _is_records, _find_records),
-    TrainingFormat(_SHARDS, _is_shards, _find_shards),
-    TrainingFormat(_ARCHIVE, is_archive, _find_in_archive),
+# The first row that recognises a path opens it: a format that is recognised by its contents stands
+# before the folder of images.
+FORMATS = (
+    Format("a .bin file", is_bin, None, open_bin),
+    Format("a folder of .blp chunks", is_blp, None, open_blp),
+    Format("a record file (train.rec, or the folder with it)", is_records, open_records),
+    Format("tar shards (a folder of .tar files with .jpg and .cls)", is_shards, open_shards),
+    Format(
+        "a .zip or uncompressed .tar of a folder tree",
+        is_archive,
+        open_archive_tree,
+        _open_archive_pairs,
+    ),
     FOLDER,
-)
-
-VERIFICATION_FORMATS = (
-    VerificationFormat("a .bin file", is_bin, _open_bin),
-    VerificationFormat("a folder of .blp chunks", is_blp, open_blp),
-    VerificationFormat(f"{_RECORDS} with a pairs file", _is_records, _open_store_pairs),
-    VerificationFormat(f"{_SHARDS} with a pairs file", _is_shards, _open_store_pairs),
-    VerificationFormat(f"{_ARCHIVE} with a pairs file", is_archive, _open_archive_pairs),
-    VerificationFormat("a folder of images with a pairs file", Path.is_dir, _open_folder_pairs),
 )

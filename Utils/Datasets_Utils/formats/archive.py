@@ -17,7 +17,7 @@ import numpy as np
 
 from Utils.Datasets_Utils.formats.storage import MappedFile, PathTable
 from Utils.Datasets_Utils.images import ImageError, is_image_name
-from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member; lengths of its name and extra field
@@ -82,10 +82,16 @@ class Archive(ImageStore):
             names = [self.top + name for name in names]
         return super().rows(names, file_list)
 
-    def find(self, name: str) -> int | None:
-        """The row of a file, with or without the folder that holds everything."""
-        known = {self.names[row]: row for row in range(len(self))}
-        return known.get(name, known.get(self.top + name))
+    def read(self, name: Path) -> bytes:
+        """The bytes of a file by its name, with or without the folder that holds everything.
+
+        Raises DataError where there is no such file.
+        """
+        rows = {file: row for row, file in enumerate(self.names)}
+        row = rows.get(name.as_posix(), rows.get(self.top + name.as_posix()))
+        if row is None:
+            raise DataError(f"{name} is no file, neither on disk nor in {self.source}.")
+        return bytes(self.encoded(row))
 
     def _inflate(self, row: int, content: np.ndarray) -> bytes:
         size = int(self.sizes[row])
@@ -113,15 +119,19 @@ def open_archive(path: Path) -> Archive:
         raise DataError(f"{path} can't be read as an archive: {error}.") from None
 
 
-def tree_images(archive: Archive) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, labels) of the images of a class-per-folder tree, as `image_list.scan_tree` numbers
-    them: a folder that holds images is a class, images under the root are in none. The root is the
-    folder that holds everything, if there is one with folders of images in it."""
+def open_archive_tree(path: Path) -> Labelled:
+    """The images of a class-per-folder tree, with the labels that `image_list.scan_tree` gives.
+
+    A folder that holds images is a class, images under the root are in none. The root is the folder
+    that holds everything, if there is one with folders of images in it.
+    """
+    archive = open_archive(path)
     rows, folders = _images_below(archive, archive.top)
     if not rows:
         rows, folders = _images_below(archive, "")
     changes = [folder != before for folder, before in zip(folders, [None, *folders], strict=False)]
-    return np.array(rows, np.int64), np.cumsum(changes, dtype=np.int64) - 1
+    labels = np.cumsum(changes, dtype=np.int64) - 1
+    return Labelled(archive, labels, np.array(rows, np.int64))
 
 
 def _images_below(archive: Archive, root: str) -> tuple[list[int], list[str]]:

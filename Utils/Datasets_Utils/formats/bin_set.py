@@ -66,13 +66,15 @@ def is_bin(path: Path) -> bool:
         return f.read(1) in (b"\x80", b"(", b"]", b"")
 
 
-def open_bin(path: Path) -> VerificationSet:
+def open_bin(path: Path, file_list: Path | None = None, _: str = "") -> VerificationSet:
     """Open a .bin set. Images that are byte for byte the same become one.
 
     Ten consecutive folds. Raises DataError, naming the file and the byte or image, for a pickle
     that asks for anything but bytes and arrays (which is refused before it is run), that is
-    damaged, or whose images and pairs do not fit together.
+    damaged, or whose images and pairs do not fit together; and for a file_list.
     """
+    if file_list:
+        raise DataError(f"{path} holds its own pairs; leave out the pairs file {file_list}.")
     encoded, same = read_bin(path)
     rows: dict[bytes, int] = {}
     places = np.array([rows.setdefault(image, len(rows)) for image in encoded], np.int64)

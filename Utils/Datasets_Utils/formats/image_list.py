@@ -17,7 +17,7 @@ import numpy as np
 
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.images import is_image_name, read_encoded
-from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, TrainingSet
+from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, Labelled, TrainingSet
 from Utils.errors import DataError
 
 _LABEL_DIGITS = 18  # a number of so many digits fits into an int64
@@ -78,12 +78,12 @@ def parse_list_text(content: bytes, file_list: Path) -> tuple[PathTable, np.ndar
     return _parse_bytes(io.BytesIO(content), file_list)
 
 
-def read_class_folders(root: str | Path) -> TrainingSet:
+def read_class_folders(root: str | Path) -> Labelled:
     """Open a tree in which each folder with images is a class, numbered in sorted order."""
     tree = scan_tree(root)
     labels = np.array([label for _, label in tree.images], np.int64)
     images = FileImages(Path(root), PathTable(p for p, _ in tree.images), Path(root))
-    return TrainingSet(images, labels, Path(root))
+    return Labelled(images, labels)
 
 
 class Tree:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from Utils.Datasets_Utils.formats.recordio import (
     MAGIC,
@@ -23,9 +22,9 @@ from Utils.Datasets_Utils.formats.recordio import (
     read_record,
     scan_records,
 )
-from Utils.Datasets_Utils.formats.storage import MappedFile, cached_arrays
+from Utils.Datasets_Utils.formats.storage import MappedFile, cached_arrays, progress_bar
 from Utils.Datasets_Utils.images import ImageError
-from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
 
 # The beginning of an image record up to its second label (see recordio.py).
@@ -90,12 +89,17 @@ def find_record_file(path: Path) -> Path | None:
     return path if path.suffix == ".rec" and path.is_file() else None
 
 
-def open_records(rec: Path) -> tuple[RecordImages, np.ndarray]:
-    """The images of a record file and their labels (int64), as they are in it.
+def is_records(path: Path) -> bool:
+    """Whether a path is a record file, or a folder with one."""
+    return find_record_file(path) is not None
+
+
+def open_records(path: Path) -> Labelled:
+    """The images of a record file, or of a folder's one, and their labels.
 
     Raises DataError, naming file and byte, for a damaged file or an index that does not fit it.
     """
-    file = MappedFile(rec)
+    file = MappedFile(find_record_file(path))
     keys, offsets = _index(file)
     try:
         _check_index(file, keys, offsets)
@@ -118,7 +122,7 @@ def _index(file: MappedFile) -> tuple[np.ndarray, np.ndarray]:
         return keys, offsets
 
     def scan() -> dict[str, np.ndarray]:
-        with _bar(f"Indexing {file.path.name}", file.size, "B") as bar:
+        with progress_bar(f"Indexing {file.path.name}", file.size, "B") as bar:
             return {"offsets": scan_records(file, bar.update)}
 
     cached = cached_arrays(file.path.with_suffix(".offsets.npz"), [file.path], scan)
@@ -142,9 +146,7 @@ def _check_index(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> Non
         read_payload(file, offset)
 
 
-def _insightface_layout(
-    file: MappedFile, keys: np.ndarray, offsets: np.ndarray
-) -> tuple[RecordImages, np.ndarray] | None:
+def _insightface_layout(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> Labelled | None:
     """Images and labels by the identity records, without looking at every image; None where there
     are none, or where they do not agree with the images' own labels."""
     first = read_record(file, int(offsets[0]))
@@ -164,12 +166,10 @@ def _insightface_layout(
     for at in np.concatenate((starts[probed], ends[probed] - 1)).tolist():
         if read_record(file, int(offsets[at])).labels[0] != labels[at - 1]:
             return None
-    return RecordImages(file, keys[images], offsets[images]), labels
+    return Labelled(RecordImages(file, keys[images], offsets[images]), labels)
 
 
-def _scanned_layout(
-    file: MappedFile, keys: np.ndarray, offsets: np.ndarray
-) -> tuple[RecordImages, np.ndarray]:
+def _scanned_layout(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> Labelled:
     """Images and labels by each record's own header, in one scan that is kept."""
     index = file.path.with_suffix(".idx")
     sources = [file.path, *([index] if index.is_file() else [])]
@@ -178,13 +178,14 @@ def _scanned_layout(
     )
     labels = scanned["labels"]
     image = labels >= 0  # header records have none
-    return RecordImages(file, keys[image], offsets[image]), labels[image].astype(np.int64)
+    images = RecordImages(file, keys[image], offsets[image])
+    return Labelled(images, labels[image].astype(np.int64))
 
 
 def _scan_labels(file: MappedFile, offsets: np.ndarray) -> dict[str, np.ndarray]:
     """{"labels": int32, -1 for a record without an image}."""
     labels = np.empty(len(offsets), np.int32)
-    with _bar(f"Reading labels of {file.path.name}", len(offsets), "image") as bar:
+    with progress_bar(f"Reading labels of {file.path.name}", len(offsets), "image") as bar:
         for start in range(0, len(offsets), _GATHERED):
             block = offsets[start : start + _GATHERED]
             beginnings = _beginnings(file, block)
@@ -227,8 +228,3 @@ def _beginnings(file: MappedFile, offsets: np.ndarray) -> np.ndarray:
         head = np.array([MAGIC, min(len(payload), MAX_LENGTH)], "<u4").tobytes()
         found[at] = np.frombuffer(head + rest, _BEGINNING)[0]
     return found
-
-
-def _bar(text: str, total: int, unit: str) -> tqdm:
-    # Shown only for what takes long, so that small files open in silence.
-    return tqdm(total=total, desc=text, unit=unit, unit_scale=True, delay=1)

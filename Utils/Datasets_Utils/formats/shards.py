@@ -31,7 +31,7 @@ from Utils.Datasets_Utils.formats.storage import (
     store_arrays,
 )
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES
-from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
 
 BUFFER = 16384  # images that are shuffled together
@@ -108,7 +108,12 @@ class ShardImages(ImageStore):
             os.posix_fadvise(f.fileno(), block * _BLOCK, _BLOCK, os.POSIX_FADV_WILLNEED)
 
 
-def find_shards(path: Path) -> list[Path]:
+def is_shards(path: Path) -> bool:
+    """Whether a path is a folder of shards, or a single shard."""
+    return bool(find_tars(path))
+
+
+def find_tars(path: Path) -> list[Path]:
     """The tar files of a folder of shards, or a single one; empty where there are none."""
     if path.is_dir():
         # Names with a dot in front are shards that are still being written.
@@ -120,23 +125,23 @@ def find_shards(path: Path) -> list[Path]:
     return [path] if path.suffix == ".tar" and path.is_file() and _has_labels(path) else []
 
 
-def open_shards(path: Path, buffer: int = BUFFER) -> tuple[ShardImages, np.ndarray]:
+def open_shards(path: Path, buffer: int = BUFFER) -> Labelled:
     """The images of a folder of shards, or of one shard, and their labels (int64).
 
     The index is read from beside the shards, or made by one scan and kept. Raises DataError, naming
     shard, byte and member, for an image without label, a label that is no number, or a shard cut
     short.
     """
-    shards = find_shards(path)
+    shards = find_tars(path)
     index = cached_arrays(index_path(path), shards, lambda: _index(shards))
     if len(index["labels"]) == 0:
         raise DataError(f"{path}: no image with its {LABEL_SUFFIX} is in the {len(shards)} shards.")
-    return ShardImages(path, shards, index, buffer), index["labels"].astype(np.int64)
+    return Labelled(ShardImages(path, shards, index, buffer), index["labels"].astype(np.int64))
 
 
 def write_shard_index(folder: Path) -> None:
     """Index the shards of a folder now, and write the index beside them."""
-    shards = find_shards(folder)
+    shards = find_tars(folder)
     store_arrays(index_path(folder), shards, _index(shards))
 
 

@@ -1,8 +1,8 @@
-"""A file mapped into memory, one map for each process that reads it.
+"""What the formats share: files mapped into memory, tables of paths, and kept scans.
 
-Millions of paths in two arrays, instead of a Python string each.
-
-Arrays that take a scan of a large file to make, kept beside it, or elsewhere if that fails.
+A set of millions of images is held as arrays of offsets and one block of text. There is no Python
+object for each image: these would take twice the memory, and every worker process would copy them,
+because counting references writes to them.
 """
 
 from __future__ import annotations
@@ -19,24 +19,34 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import RunError
-from Utils.files import atomic_path
+from Utils.files import atomic_path, reading
+
+Arrays = dict[str, np.ndarray]
+
+SECONDS_WORTH_KEEPING = 0.5  # arrays that are made faster are made again, and leave no file behind
+
+_AT_ONCE = 1 << 16  # paths that are Python objects at the same time
+_STAMP = "stamp"
+_PROBE = 4096  # bytes at either end of a file that distinguish it from another of the same size
 
 
 class MappedFile:
-    """A read-only file as bytes. It can be pickled; the map is made at the first read.
+    """A read-only file as bytes. It can be pickled; the file is mapped at the first read.
 
-    A worker made by fork shares its parent's map, which is safe as nobody writes; one made by
-    spawn gets the path alone and maps the file anew.
+    A forked worker shares its parent's map, which is safe because nobody writes; a spawned worker
+    gets the path alone and maps the file again.
 
-    path: the file. size: its bytes when this was made. Raises OSError where it can't be opened.
+    path: the file. size: its number of bytes. Raises DataError where the file can't be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.size = self.path.stat().st_size
+        with reading(path, "file"):
+            self.size = self.path.stat().st_size
         self._bytes: np.ndarray | None = None
 
     def __getstate__(self) -> dict:
@@ -48,17 +58,17 @@ class MappedFile:
         if self._bytes is None:
             if self.size == 0:  # an empty file can't be mapped
                 return np.empty(0, np.uint8)
-            with open(self.path, "rb") as f:
+            with reading(self.path, "file"), open(self.path, "rb") as f:
                 mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
             self._bytes = np.frombuffer(mapped, np.uint8)
         return self._bytes
 
     def release(self) -> None:
-        """Let go of the map, and of its file descriptor once no view is left; a read makes anew."""
+        """Close the map and, once no view is left, its file descriptor; a read maps it again."""
         self._bytes = None
 
     def read(self, offset: int, size: int) -> np.ndarray:
-        """`size` bytes from `offset` on, as a view. Raises ImageError past the end of the file."""
+        """`size` bytes from `offset` on, as a view. Raises ImageError past the file's end."""
         view = self.bytes[offset : offset + size]
         if offset < 0 or len(view) != size:
             raise ImageError(
@@ -68,14 +78,10 @@ class MappedFile:
         return view
 
 
-_AT_ONCE = 1 << 16  # paths turned into Python objects together
-
-
 class PathTable:
-    """A read-only sequence of paths, held as one block of bytes and the places where each ends.
+    """A read-only sequence of paths: one block of text, and the offset at which each path ends.
 
-    Four million paths of 30 characters take 150 MB; as Python strings they take 350 MB, which
-    moreover every worker process comes to copy, because counting references writes to them.
+    Four million paths of 30 characters take 150 MB; as Python strings they take 350 MB.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -96,7 +102,7 @@ class PathTable:
         return table
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The text as uint8, and as int64 0 and where each path ends in it; for storing."""
+        """(text as uint8, int64 offsets: 0 and the end of each path), to be stored."""
         return self._text, self._ends
 
     def __len__(self) -> int:
@@ -105,7 +111,7 @@ class PathTable:
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _AT_ONCE):
             ends = self._ends[start : start + _AT_ONCE + 1]
-            # Slices of bytes are made faster than slices of an array.
+            # Slicing bytes is faster than slicing an array.
             text = self._text[ends[0] : ends[-1]].tobytes()
             for begin, end in pairwise((ends - ends[0]).tolist()):
                 yield text[begin:end].decode("utf-8", "surrogateescape")
@@ -118,58 +124,52 @@ class PathTable:
         return chars.tobytes().decode("utf-8", "surrogateescape")
 
 
-Arrays = dict[str, np.ndarray]
-
-SECONDS_WORTH_KEEPING = 0.5  # what is made faster is made again, and leaves no file behind
-
-_STAMP = "stamp"
-_PROBE = 4096  # bytes at either end of a file that tell it from another of the same size
+def progress_bar(text: str, total: int, unit: str) -> tqdm:
+    """A progress bar that appears only after a second, so that small sets open in silence."""
+    return tqdm(total=total, desc=text, unit=unit, unit_scale=True, delay=1)
 
 
 def cached_arrays(path: Path, sources: Sequence[Path], build: Callable[[], Arrays]) -> Arrays:
-    """The arrays stored at `path`, if they were made from these very files; or else `build()`'s.
+    """The arrays stored at `path`, if they were made from these very files; else `build()`'s.
 
-    path: where they belong, an .npz beside the data. Where that can't be written, they go to the
-    user's cache folder ($XDG_CACHE_HOME, or ~/.cache), and where that fails too, nowhere.
-    What took less than half a second to make is not kept at all.
+    path: an .npz beside the data. Where that can't be written, the arrays are stored in the user's
+    cache folder ($XDG_CACHE_HOME, or ~/.cache), and where that fails too, nowhere. Arrays that take
+    less than half a second to build are not stored at all.
     """
     stamp = _stamp(sources)
-    places = [path]
+    stores = [path]
     with suppress(RuntimeError):  # the user has no home
-        places.append(_elsewhere(path))
-    for place in places:
-        if (arrays := _load(place, sources, stamp)) is not None:
+        stores.append(_in_user_cache(path))
+    for stored in stores:
+        if (arrays := _load(stored, sources, stamp)) is not None:
             return arrays
     start = time.perf_counter()
     arrays = build()
     if time.perf_counter() - start < SECONDS_WORTH_KEEPING:
         return arrays
-    for place in places:
-        if place is path and _read_only(path.parent):
-            continue
+    if not path.parent.stat().st_mode & 0o222:  # read-only: root could write there, but must not
+        stores.remove(path)
+    for stored in stores:
         with suppress(OSError, RunError):
-            store_arrays(place, sources, arrays)
+            store_arrays(stored, sources, arrays)
             break
     return arrays
 
 
 def store_arrays(path: Path, sources: Sequence[Path], arrays: Arrays) -> None:
-    """Write arrays that `cached_arrays` will find at `path`. Raises OSError or RunError
-    where that can't be done."""
+    """Write arrays that `cached_arrays` will find at `path`.
+
+    Raises OSError or RunError where they can't be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         np.savez(f, **{_STAMP: _stamp(sources)}, **arrays)
 
 
-def _read_only(folder: Path) -> bool:
-    """Whether nobody may write there: root could, and must not."""
-    return not folder.stat().st_mode & 0o222
-
-
 def _load(path: Path, sources: Sequence[Path], stamp: np.ndarray) -> Arrays | None:
-    """None where there is no such file, or it is damaged or of other data: it is made anew."""
+    """The stored arrays; None for a file that is missing, damaged or of other data."""
     try:
-        # A file rewritten in the middle alone keeps its stamp.
+        # A source that changed only in its middle has the same stamp, but is newer.
         if max(source.stat().st_mtime_ns for source in sources) > path.stat().st_mtime_ns:
             return None
         with np.load(path, allow_pickle=False) as stored:
@@ -181,20 +181,19 @@ def _load(path: Path, sources: Sequence[Path], stamp: np.ndarray) -> Arrays | No
 
 
 def _stamp(sources: Sequence[Path]) -> np.ndarray:
-    """Sizes and check sums of both ends. No times: copying data to another disk changes those.
-    That the data are not newer than what was made of them is looked at where it is loaded."""
+    """Size and check sums of both ends of each file. No times: copying a data set changes them."""
     return np.array([_fingerprint(source) for source in sources], np.int64)
 
 
 def _fingerprint(path: Path) -> tuple[int, int, int, int]:
-    with open(path, "rb") as f:
+    with reading(path, "file"), open(path, "rb") as f:
         size = os.fstat(f.fileno()).st_size
         head = zlib.crc32(f.read(_PROBE))
         f.seek(max(size - _PROBE, 0))
         return size, head, zlib.crc32(f.read(_PROBE)), zlib.crc32(os.fsencode(path.name))
 
 
-def _elsewhere(path: Path) -> Path:
+def _in_user_cache(path: Path) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     return folder / "face_recognition" / f"{path.stem}_{digest}.npz"

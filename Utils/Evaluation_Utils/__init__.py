@@ -1,0 +1,13 @@
+"""The figures of a network: verification on pairs of photos, identification among many.
+
+embedding.py          from images to a table of features; BatchNorm folded away
+verification.py       10-fold accuracy of pairs of features, on arrays alone
+centered_cosines.py   fast scores for choosing its thresholds
+roc.py                ROC curve, AUC, TAR at a FAR, equal error rate, on arrays alone
+report.py             a checkpoint on LFW, AgeDB-30, CFP-FP or any verification set
+plots.py              pictures: ROC curves, histograms, sheets of the worst pairs
+__main__.py           the command for any verification set
+
+label_noise.py        the command that finds images under a wrong name
+clean_list.py         its report, and the command that leaves out the worst images
+"""

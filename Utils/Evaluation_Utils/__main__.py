@@ -1,6 +1,6 @@
 """Evaluate a checkpoint on any verification set: .bin, .blp, or images with pairs.
 
-    python -m Utils.Evaluation_Utils --checkpoint PATH --data calfw.bin
+python -m Utils.Evaluation_Utils --checkpoint PATH --data calfw.bin
 """
 
 from Config import read_config, settings_for

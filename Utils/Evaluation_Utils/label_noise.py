@@ -6,19 +6,25 @@ CHECKPOINT is a network, trained on these images or on others; DATA anything tha
 --output FOLDER (Results/label_noise_<name>) gets images.csv, every image with its angle to the
 centre that the others of its identity make, the most suspicious first; identities.csv, by the
 angle of their median image; worst.png, to look at; report.json, with the images that can't be read;
-and features, which another start uses again. A network that was taught wrong labels until it knew
-them by heart finds them right: where the worst images look right, take an earlier checkpoint.
+and features, which another start uses again. A network that has memorised wrong labels finds them
+right: where the worst images look right, take an earlier checkpoint.
 
 Then write the list without the worst, from the report alone:
 
     python -m Utils.Evaluation_Utils.clean_list FOLDER LIST --max_angle 75
+
+An identity's centre is the geometric median of its L2-normalised features, L2-normalised itself:
+the point with the least sum of distances. It stays with the majority as long as fewer than half of
+the labels are wrong, whereas the mean moves with each of them. It is found by Weiszfeld's iteration
+(1937): a mean with weights 1/distance, again and again. Each image is compared with the centre of
+the others, with their final weights; otherwise one of three images would be near the centre because
+it is a third of it.
 """
 
-import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,25 +37,18 @@ from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.Datasets_Utils.verification_set import StoredImages
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, run_script
-from Utils.Evaluation_Utils.class_centres import (
-    angles_to_centres,
-    angles_to_weights,
-    rows_of_zeros,
-    typical_images,
-)
+from Utils.Evaluation_Utils.clean_list import write_report
 from Utils.Evaluation_Utils.extraction import about_photos, embedded, weights_digest
 from Utils.Evaluation_Utils.features import Producer, packed_features
-from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
-from Utils.files import atomic_path, make_folder, save_json
+from Utils.files import make_folder
 from Utils.Pretrained_Utils.lineages import reading_flags
 from Utils.Pretrained_Utils.load import build, read_weights
 from Utils.processes import ALONE
 
 CENTRES = ("others", "weights")
-IMAGE_COLUMNS = ("rank", "angle", "label", "image", "name")
-IDENTITY_COLUMNS = ("rank", "median angle", "label", "images", "largest angle", "typical image")
-SHOWN_IMAGES, SHOWN_IDENTITIES, PRINTED = 30, 15, 10
-PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99)
+ITERATIONS = 20
+CLOSEST = 1e-3  # smaller distances count as this, so that no weight is infinite
+ROWS = 1 << 16  # features in memory at a time
 
 
 def measure(
@@ -61,35 +60,50 @@ def measure(
     num_workers: int = 0,
     class_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The angle of each image to the centre of its identity, float32 N degrees, nan without one;
-    and the images, int64, that can't be read, whose angle is nan too.
+    """Embed a training set and measure the angle of each image to the centre of its identity.
 
-    The features (image and mirror image added up, length 1, fp16; 0 where there is no image) go to
-    a file in folder, and are used again for the same network and images: memory holds a block of
-    them.
+    folder: for the features (the sum of image and mirror image, L2-normalised, fp16; 0 where an
+    image can't be read). They are used again for the same network and images, and read in blocks.
     class_weights: C×D, to measure against a head's weights instead.
+
+    Returns (angles, float32 N degrees, NaN where there is none; indices, int64, of the images that
+    can't be read, whose angle is NaN too).
     """
     numbers = PhotoList([str(i) for i in range(len(data))], None, str(data.source))
+    names = hashlib.sha256()
+    for i in range(len(data)):
+        names.update(data.name(i).encode("utf-8", "surrogateescape") + b"\n")
     about = about_photos(
-        *(weights_digest(backbone), numbers, backbone.feature_dim, "fp16", "sum"),
-        images=_digest(data.name(i) for i in range(len(data))),
+        weights_digest(backbone),
+        numbers,
+        backbone.feature_dim,
+        "fp16",
+        "sum",
+        images=names.hexdigest(),
         source=str(data.images.source),
     )
     rows = np.arange(len(data)) if data.rows is None else data.rows
-    images = _Readable(StoredImages(data.images, rows))
+    images = _ReadableImages(StoredImages(data.images, rows))
     producer = embedded(
-        *(Photos(numbers, images), backbone.to(device), "sum", device),
-        *(batch_size, num_workers, "Embedding", ALONE),
+        Photos(numbers, images),
+        backbone.to(device),
+        "sum",
+        device,
+        batch_size,
+        num_workers,
+        "Embedding",
+        ALONE,
     )
     features = packed_features(folder, numbers, about, images.without_others(producer)).table
-    labels, unreadable = np.asarray(data.labels), rows_of_zeros(features)
+    labels, unreadable = np.asarray(data.labels), _rows_of_zeros(features)
     if class_weights is None:
         return angles_to_centres(features, labels), unreadable
     return angles_to_weights(features, labels, class_weights), unreadable
 
 
-class _Readable(Sequence[np.ndarray]):
-    """Images, with a black one for each that can't be read, which all processes then know of."""
+class _ReadableImages(Sequence[np.ndarray]):
+    """Images, with a black one for each that can't be read. Worker processes share the record of
+    which these are."""
 
     def __init__(self, images: Sequence[np.ndarray]) -> None:
         self._images = images
@@ -116,142 +130,83 @@ class _Readable(Sequence[np.ndarray]):
         return produce
 
 
-def write_report(
-    data: TrainingSet, angles: np.ndarray, unreadable: np.ndarray, folder: Path, about: dict
-) -> str:
-    """Write tables, contact sheet and report.json; returns lines for printing.
+def angles_to_centres(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The angle, in degrees 0..180, of each image to the centre of the others of its class.
 
-    angles, unreadable: as `measure` returns them.
+    features: N×D, L2-normalised, may be memory-mapped: about `ROWS` of them, or one class, are
+    read at a time; a row of zeros stands for an image that can't be read. labels: int N, 0..C-1.
+    Returns float32 N; NaN for the only image of a class and for those that can't be read.
     """
-    labels = np.asarray(data.labels)
-    images = np.argsort(-np.nan_to_num(angles, nan=-1.0), kind="stable")
-    typical = typical_images(angles, labels)
-    identities, medians, largest = _identities(angles, labels)
-    counts = np.bincount(labels)
-    _write_csv(
-        folder / "images.csv",
-        IMAGE_COLUMNS,
-        (
-            (rank, f"{angles[i]:.2f}", labels[i], i, data.name(i))
-            for rank, i in enumerate(images.tolist(), 1)
-        ),
-    )
-    _write_csv(
-        folder / "identities.csv",
-        IDENTITY_COLUMNS,
-        (
-            (rank, f"{medians[c]:.2f}", c, counts[c], f"{largest[c]:.2f}", data.name(typical[c]))
-            for rank, c in enumerate(identities.tolist(), 1)
-        ),
-    )
-    contact_sheet(
-        _sheet(data, angles, images, identities, medians, typical),
-        folder / "worst.png",
-        f"Far from their identity: {data.source.name}",
-    )
-    names = [data.name(i) for i in unreadable.tolist()]
-    summary = {**about, **_summary(angles, counts), "images that can't be read": names}
-    save_json(folder / "report.json", summary)
-    return _table(data, angles, images, identities, medians, summary)
+    angles = np.full(len(labels), np.nan, np.float32)
+    for rows, starts in _class_blocks(labels):
+        block = _read_rows(features, rows)
+        for start, end in pairwise((*starts.tolist(), len(rows))):
+            there = start + np.flatnonzero(block[start:end].any(1))
+            if len(there) > 1:
+                angles[rows[there]] = _angles_in_class(block[there].astype(np.float64))
+    return angles
 
 
-def _identities(
-    angles: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(identities, the most suspicious first; median and largest angle of each by label)."""
-    order = np.lexsort((angles, labels))  # nan last in its identity
-    starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
-    measured = np.bincount(labels[~np.isnan(angles)], minlength=len(starts))
-    ordered, last = angles[order], np.maximum(measured - 1, 0)
-    medians = (ordered[starts + last // 2] + ordered[starts + measured // 2]) / 2
-    ranked = np.argsort(-np.nan_to_num(medians, nan=-1.0), kind="stable")
-    return ranked, medians, ordered[starts + last]
+def angles_to_weights(
+    features: np.ndarray, labels: np.ndarray, class_weights: np.ndarray
+) -> np.ndarray:
+    """The angle of each image to a head's weight of its class; otherwise as `angles_to_centres`.
+
+    class_weights: C×D, of any length.
+    """
+    angles = np.empty(len(labels), np.float32)
+    for rows, _ in _class_blocks(labels):
+        block, weights = _read_rows(features, rows), class_weights[labels[rows]]
+        lengths = np.linalg.norm(weights, axis=1) * np.linalg.norm(block, axis=1)
+        found = _degrees(np.einsum("nd,nd->n", block, weights) / np.maximum(lengths, 1e-12))
+        angles[rows] = np.where(block.any(1), found, np.nan)
+    return angles
 
 
-def _sheet(
-    data: TrainingSet,
-    angles: np.ndarray,
-    images: np.ndarray,
-    identities: np.ndarray,
-    medians: np.ndarray,
-    typical: np.ndarray,
-) -> dict[str, list[SheetPair]]:
-    """Each image beside the most typical one of its identity; identities as their two extremes."""
-    labels = np.asarray(data.labels)
-
-    def pair(left: int, right: int, caption: str) -> SheetPair:
-        return data[left][0], data[right][0], caption
-
-    worst = [i for i in images[:SHOWN_IMAGES].tolist() if not np.isnan(angles[i])]
-    firsts = images[np.unique(labels[images], return_index=True)[1]]  # the furthest of each
-    odd = [c for c in identities[:SHOWN_IDENTITIES].tolist() if not np.isnan(medians[c])]
-    return {
-        "Images furthest from their identity, each beside its most typical image": [
-            pair(i, typical[labels[i]], f"{angles[i]:.0f}°, label {labels[i]}\n{data.name(i)}")
-            for i in worst
-        ],
-        "Identities of the widest spread: the furthest image and the most typical one": [
-            pair(firsts[c], typical[c], f"label {c}, median {medians[c]:.0f}°") for c in odd
-        ],
-    }
+def _angles_in_class(x: np.ndarray) -> np.ndarray:
+    """Degrees between each of n×D features, in float64, and the centre of the others."""
+    squares = np.einsum("nd,nd->n", x, x)
+    weights = np.ones(len(x))
+    for _ in range(ITERATIONS):
+        centre = weights @ x / weights.sum()
+        distances = squares - 2 * (x @ centre) + centre @ centre  # squared
+        weights = 1 / np.sqrt(np.maximum(distances, CLOSEST**2))
+    # The sum of the others of image i is `total` - w_i·x_i; its products with x_i and itself:
+    total = weights @ x
+    along = x @ total
+    lengths = total @ total - 2 * weights * along + weights**2 * squares
+    return _degrees((along - weights * squares) / np.sqrt(np.maximum(lengths * squares, 1e-24)))
 
 
-def _summary(angles: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    found = angles[~np.isnan(angles)]
-    at = np.percentile(found, PERCENTILES).tolist() if found.size else []
-    return {
-        "images": len(angles),
-        "identities": len(counts),
-        "identities with one image": int((counts == 1).sum()),
-        "angle percentiles": {f"{p} %": round(a, 2) for p, a in zip(PERCENTILES, at, strict=False)},
-    }
+def _degrees(cosines: np.ndarray) -> np.ndarray:
+    return np.degrees(np.arccos(cosines.clip(-1, 1)))
 
 
-def _table(
-    data: TrainingSet,
-    angles: np.ndarray,
-    images: np.ndarray,
-    identities: np.ndarray,
-    medians: np.ndarray,
-    summary: dict[str, Any],
-) -> str:
-    shares = "".join(f"{share:>8}" for share in summary["angle percentiles"])
-    degrees = "".join(f"{angle:>7.1f}°" for angle in summary["angle percentiles"].values())
-    lines = [
-        f"{len(data):,} images of {data.num_classes:,} identities",
-        "",
-        f"{'images up to':<14}{shares}",
-        f"{'angle':<14}{degrees}",
-        "",
-        f"{'angle':>6}{'label':>8}  most suspicious images",
-    ]
-    lines += [
-        f"{angles[i]:>5.1f}°{data.labels[i]:>8}  {data.name(i)}" for i in images[:PRINTED].tolist()
-    ]
-    lines += ["", f"{'median':>6}{'label':>8}{'images':>8}  most suspicious identities"]
-    counts = np.bincount(data.labels)
-    lines += [f"{medians[c]:>5.1f}°{c:>8}{counts[c]:>8}" for c in identities[:PRINTED].tolist()]
-    unreadable = summary["images that can't be read"]
-    if unreadable:
-        lines += ["", f"images that can't be read: {len(unreadable):,}", *unreadable[:PRINTED]]
-    return "\n".join(lines)
+def _class_blocks(labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(images, class by class; where each class begins among them), about `ROWS` at a time."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], np.arange(labels.max() + 2))
+    first = 0
+    while first < len(starts) - 1:
+        last = np.searchsorted(starts, starts[first] + ROWS, side="right") - 1
+        last = max(int(last), first + 1)
+        yield order[starts[first] : starts[last]], starts[first:last] - starts[first]
+        first = last
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+def _read_rows(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of features as float32, read in ascending order, which is faster from a disk."""
+    order = np.argsort(rows)
+    block = np.empty((len(rows), features.shape[1]), np.float32)
+    block[order] = features[rows[order]]
+    return block
 
 
-def _digest(names: Iterable[str]) -> str:
-    found = hashlib.sha256()
-    for name in names:
-        found.update(name.encode("utf-8", "surrogateescape") + b"\n")
-    return found.hexdigest()
+def _rows_of_zeros(features: np.ndarray) -> np.ndarray:
+    """The indices, int64, of the rows that hold nothing else."""
+    starts = range(0, len(features), ROWS)
+    found = [start + np.flatnonzero(~features[start : start + ROWS].any(1)) for start in starts]
+    return np.concatenate(found)
 
 
 def _class_weights(head: torch.Tensor | None, data: TrainingSet, feature_dim: int) -> np.ndarray:

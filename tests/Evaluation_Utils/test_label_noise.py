@@ -18,11 +18,10 @@ from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.formats.image_list import parse_list
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import CheckpointError, DataError
-from Utils.Evaluation_Utils import class_centres
-from Utils.Evaluation_Utils.class_centres import angles_to_centres, typical_images
-from Utils.Evaluation_Utils.clean_list import write_clean_list
+from Utils.Evaluation_Utils import label_noise
+from Utils.Evaluation_Utils.clean_list import leave_out_worst, rank, write_report
 from Utils.Evaluation_Utils.embedding import embed
-from Utils.Evaluation_Utils.label_noise import _class_weights, measure, write_report
+from Utils.Evaluation_Utils.label_noise import _class_weights, angles_to_centres, measure
 from Utils.Pretrained_Utils.load import build, read_weights
 from Utils.Training_Utils.trainer import Trainer
 
@@ -69,7 +68,7 @@ def test_blocks_of_any_size_give_the_same_angles(clouds, monkeypatch, tmp_path):
     features, labels = clouds
     whole = angles_to_centres(features, labels)
     np.save(tmp_path / "features.npy", features)
-    monkeypatch.setattr(class_centres, "ROWS", 9)  # fewer than the largest class has
+    monkeypatch.setattr(label_noise, "ROWS", 9)  # fewer than the largest class has
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     np.testing.assert_allclose(angles_to_centres(mapped, labels), whole, atol=1e-3)
 
@@ -86,7 +85,7 @@ def test_a_centre_stays_with_the_majority_where_a_mean_does_not():
     assert angles[:11].max() < 25
     assert angles[11:].min() > 60
     assert np.degrees(np.arccos(unit(features.mean(0)) @ right)) > 35
-    assert typical_images(angles, np.zeros(20, int))[0] < 11
+    assert rank(angles, np.zeros(20, int)).typical[0] < 11
 
 
 def test_weights_of_another_number_of_classes_are_refused(tiny_faces):
@@ -171,7 +170,7 @@ def test_wrong_labels_are_among_the_most_suspicious(noisy_run, tmp_path):
         assert int(row["images"]) == len(own)
 
     target = tmp_path / "clean.txt"
-    text = write_clean_list(tmp_path, target, share=0.15)
+    text = leave_out_worst(tmp_path, target, share=0.15)
     assert f"left out: {round(0.15 * len(rows))} images, 0 identities" in text
     names, labels = parse_list(target)
     kept = {name: int(label) for name, label in zip(names, labels, strict=True)}
@@ -224,17 +223,17 @@ def test_a_clean_list_numbers_the_labels_anew_and_keeps_lonely_images(tmp_path):
     rows = [(90, 1, 2, "c"), (60, 0, 0, "a, b"), (60.01, 0, 1, "b"), (50, 2, 3, "d"),
             ("nan", 3, 4, "e")]  # fmt: skip
     write_images(tmp_path, rows)
-    write_clean_list(tmp_path, tmp_path / "list.txt", max_angle=60)
+    leave_out_worst(tmp_path, tmp_path / "list.txt", max_angle=60)
     assert (tmp_path / "list.txt").read_text() == "a, b  0\nd  1\ne  2\n"
-    write_clean_list(tmp_path, tmp_path / "list.txt", share=0.2)
+    leave_out_worst(tmp_path, tmp_path / "list.txt", share=0.2)
     assert (tmp_path / "list.txt").read_text() == "a, b  0\nb  0\nd  1\ne  2\n"
-    write_clean_list(tmp_path, tmp_path / "list.txt", share=0.99)
+    leave_out_worst(tmp_path, tmp_path / "list.txt", share=0.99)
     assert (tmp_path / "list.txt").read_text() == "e  0\n"
     write_images(tmp_path, [(90, 0, 0, "a")])
     with pytest.raises(DataError, match=r"max_angle 60 .*nothing is written"):
-        write_clean_list(tmp_path, tmp_path / "none.txt", max_angle=60)
+        leave_out_worst(tmp_path, tmp_path / "none.txt", max_angle=60)
     with pytest.raises(DataError, match=r"share 0.9 .*nothing is written"):
-        write_clean_list(tmp_path, tmp_path / "none.txt", share=0.9)
+        leave_out_worst(tmp_path, tmp_path / "none.txt", share=0.9)
 
 
 def test_a_report_that_cannot_be_used_is_told(tmp_path):
@@ -242,13 +241,13 @@ def test_a_report_that_cannot_be_used_is_told(tmp_path):
     assert_one_paragraph(run_script(*command, "--share", "0.1"), "run label_noise")
     write_images(tmp_path, [(90, 0, 0, "a"), ("wide", 0, 1, "b")])
     with pytest.raises(DataError, match="line 3"):
-        write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)
+        leave_out_worst(tmp_path, tmp_path / "list.txt", share=0.1)
     for label, name in ((10**30, "b"), (0, "b" * 200_000)):
         write_images(tmp_path, [(90, 0, 0, "a"), (80, label, 1, name)])
         with pytest.raises(DataError, match="line 3 is no row"):
-            write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)
+            leave_out_worst(tmp_path, tmp_path / "list.txt", share=0.1)
     write_images(tmp_path, [(90, 0, 0, "a"), (80, 0, 2, "b")])
     with pytest.raises(DataError, match="lacks some"):
-        write_clean_list(tmp_path, tmp_path / "list.txt", share=0.1)
+        leave_out_worst(tmp_path, tmp_path / "list.txt", share=0.1)
     with pytest.raises(ValueError, match="one of --max_angle and --share"):
-        write_clean_list(tmp_path, tmp_path / "list.txt")
+        leave_out_worst(tmp_path, tmp_path / "list.txt")

@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from Utils.Datasets_Utils.demo import faces as face_drawing
+from Utils.Datasets_Utils.demo import plan as demo_plan
 from Utils.Datasets_Utils.demo import sets as demo_sets
-from Utils.Datasets_Utils.demo.faces import DemoSizes, draw_face
+from Utils.Datasets_Utils.demo.faces import draw_face
 from Utils.Datasets_Utils.demo.people import random_identity, random_photo
+from Utils.Datasets_Utils.demo.plan import DemoSizes
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
+from Utils.errors import RunError
 
 TINY = DemoSizes(
     train_people=3,
@@ -135,15 +137,15 @@ def test_default_distractor_lists_are_the_three_nested_sizes(tmp_path):
 
 
 def test_no_person_is_in_two_sets():
-    jobs = face_drawing.plan_jobs(TINY, seed=1)
+    jobs = demo_plan.plan_jobs(TINY, seed=1)
     numbers = {(job.set_name, job.person) for job in jobs}
-    people = {face_drawing.demo_person(1, *number) for number in numbers}
-    assert {job.set_name for job in jobs} == set(face_drawing.SETS)
+    people = {demo_plan.demo_person(1, *number) for number in numbers}
+    assert {job.set_name for job in jobs} == set(demo_plan.SETS)
     assert len(people) == len(numbers)
 
 
 def test_lfw_and_facescrub_names_differ():
-    jobs = face_drawing.plan_jobs(DemoSizes(), seed=1)
+    jobs = demo_plan.plan_jobs(DemoSizes(), seed=1)
     names = {
         wanted: {Path(job.path).parent.name for job in jobs if job.set_name == wanted}
         for wanted in ("lfw", "facescrub")
@@ -186,7 +188,7 @@ def test_another_stamp_draws_again(tmp_path, monkeypatch):
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match="other than demo faces"):
+    with pytest.raises(RunError, match="other than demo faces"):
         ensure_demo_sets(tmp_path, sizes=TINY, workers=1, progress=False)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
 
@@ -194,7 +196,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
 def test_too_few_people_for_the_pairs_is_said():
     sizes = DemoSizes(folds=1, people_per_fold=2, lfw_pairs=60)
     with pytest.raises(ValueError, match="2 people per fold"):
-        list(face_drawing.lfw_lines(sizes, 0, ["A_B", "C_D"]))
+        list(demo_plan.lfw_lines(sizes, 0, ["A_B", "C_D"]))
 
 
 def test_a_photo_is_a_function_of_identity_and_conditions():

@@ -1,26 +1,24 @@
-"""Procedurally drawn faces: an `Identity` says who, a `Photo` says under which conditions.
+"""Procedurally drawn faces: an `Identity` is the person, a `Photo` the conditions.
 
-The face is drawn from outlines on a turned head; light, colour and grain come last, as a camera
-would add them. The same identity and photo give the same pixels.
-
-What the demo sets consist of: every image of every set, and the pairs of the test sets.
-
-An image depends on the seed and its own job alone, so that any number of worker processes draws the
-same bytes. People are never shared by two sets.
+A face is a list of outlines in face coordinates (see camera.py), drawn from back to front. The same
+identity and photo give the same pixels.
 """
-
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from Utils.Datasets_Utils.demo.features import before, behind, on_the_face
-from Utils.Datasets_Utils.demo.head import Colours, Head
-from Utils.Datasets_Utils.demo.people import Identity, Photo, aged, random_identity, random_photo
+from Utils.Datasets_Utils.demo.camera import (
+    CHEEK,
+    Colours,
+    HeadShape,
+    Shape,
+    background,
+    closed,
+    oval,
+    photograph,
+    surface,
+)
+from Utils.Datasets_Utils.demo.people import Identity, Photo, aged
 
 SUPERSAMPLING = 2
 
@@ -29,248 +27,281 @@ def draw_face(identity: Identity, photo: Photo, size: int = 112) -> np.ndarray:
     """Draw the person under these conditions: uint8 size×size×3, RGB."""
     rng = np.random.default_rng(photo.seed)
     person = aged(identity, photo.age)
-    head = Head(person, photo, size * SUPERSAMPLING)
-    canvas = _background(rng, size * SUPERSAMPLING)
+    head = HeadShape(person, photo, size * SUPERSAMPLING)
+    canvas = background(rng, size * SUPERSAMPLING)
     colours = Colours(person, photo, rng)
-    shapes = behind(person, photo, head, colours)
-    shapes += head.project_all(on_the_face(person, photo, colours))
-    shapes += before(person, photo, head, colours)
+    shapes = _behind(person, photo, head, colours)
+    shapes += head.project_all(_on_the_face(person, photo, colours))
+    shapes += _before(person, photo, head, colours)
     for shape in shapes:
         shape.draw(canvas, head.unit)
     small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
-    return _photograph(small, photo, head.centre * (size / 112), rng)
+    return photograph(small, photo, head.centre * (size / 112), rng)
 
 
-def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A soft gradient with a few blots, uint8 size×size×3."""
-    corners = rng.uniform(10, 245, (2, 2, 3)).astype(np.uint8)
-    blots = cv2.resize(corners, (28, 28), interpolation=cv2.INTER_LINEAR)
-    for _ in range(rng.integers(0, 6)):
-        x, y, across, down = (int(value) for value in rng.integers([0, 0, 2, 2], [28, 28, 9, 14]))
-        colour = rng.uniform(10, 245, 3).tolist()
-        if rng.random() < 0.5:
-            cv2.rectangle(blots, (x, y), (x + across, y + down), colour, -1)
-        else:
-            cv2.circle(blots, (x, y), across // 2 + 1, colour, -1)
-    return cv2.resize(blots, (size, size), interpolation=cv2.INTER_CUBIC)
-
-
-@lru_cache(maxsize=4)
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    line = np.arange(size, dtype=np.float32)
-    return line[None, :], line[:, None]
-
-
-def _photograph(
-    picture: np.ndarray, photo: Photo, centre: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Light, colour cast, exposure, blur and grain, as a camera would add them."""
-    size = len(picture)
-    lit = picture.astype(np.float32) * (1 / 255)
-    if photo.saturation != 1:
-        grey = cv2.cvtColor(lit, cv2.COLOR_RGB2GRAY)[..., None]
-        lit = grey + (lit - grey) * np.float32(photo.saturation)
-    shade = _light(photo, centre, size)
-    cast = np.array(
-        [1 + photo.warmth, 1 + photo.greenness - abs(photo.warmth) * 0.1, 1 - photo.warmth],
-        np.float32,
+def _behind(person: Identity, photo: Photo, head: HeadShape, colours: Colours) -> list[Shape]:
+    """Hair at the back, neck, clothes, skull and ears."""
+    hair_end = person.hair_length + 4 * photo.hair_change
+    volume = max(0.0, person.hair_volume + 1.5 * photo.hair_change)
+    y = np.linspace(-60, max(hair_end, 20), 22)
+    shapes = []
+    if hair_end > 20:
+        left, right = head.silhouette(np.minimum(y, CHEEK), volume * 0.6 + 3)
+        shapes.append(closed(left, right, y, colours.hair * 0.8))
+    neck_shift = -10 * head.sin
+    neck = np.array(
+        [[-24, 30], [24, 30], [26, 80], [90, 96], [90, 130], [-90, 130], [-90, 96], [-26, 80]]
     )
-    lit *= shade[..., None] * (cast * np.float32(photo.exposure))
-    lit = (lit - np.float32(0.45)) * np.float32(photo.contrast) + np.float32(0.45)
-    if photo.blur > 0.25:
-        lit = cv2.GaussianBlur(lit, (0, 0), photo.blur)
-    grain = rng.standard_normal((size, size), np.float32) * np.float32(photo.noise / 255)
-    lit += grain[..., None]
-    return (np.clip(lit, 0, 1) * 255 + 0.5).astype(np.uint8)
+    shapes.append(Shape(neck[[0, 1, 2, 7]] + [neck_shift, 0], colours.shade(0.72)))
+    shapes.append(Shape(neck[2:] + [neck_shift, 0], colours.clothes))
+    y = np.linspace(-60, 24, 20)
+    bumps = 1 + person.hair_curl * 0.35 * np.cos(np.arange(20) * 2.6)
+    left, right = head.silhouette(y, volume * 0.7 + 0.8)
+    cap = closed(left * (1 + (bumps - 1) * 0.2), right * (1 + (bumps - 1) * 0.2), y, colours.hair)
+    cap.points[:, 1] -= volume * np.clip(-cap.points[:, 1] / 30, 0, 1)
+    shapes.append(cap)
+    if hair_end < 20:
+        shapes += [_ear(person, head, colours, side) for side in (-1, 1)]
+    return [Shape(head.place(s.points), s.colour, s.width) for s in shapes]
 
 
-def _light(photo: Photo, centre: np.ndarray, size: int) -> np.ndarray:
-    """Brightness size×size of a lamp on a head taken as an ellipsoid around `centre`."""
-    x, y = _grid(size)
-    side = (x - np.float32(centre[0])) * np.float32(1 / (size * 0.46))
-    down = (y - np.float32(centre[1])) * np.float32(1 / (size * 0.6))
-    front = np.sqrt(np.maximum(1 - side * side - down * down, 0.05))
-    azimuth, elevation = np.deg2rad([photo.light_azimuth, photo.light_elevation])
-    lamp = np.array(
-        [
-            np.sin(azimuth) * np.cos(elevation),
-            -np.sin(elevation),
-            np.cos(azimuth) * np.cos(elevation),
-        ],
-        np.float32,
+def _ear(person: Identity, head: HeadShape, colours: Colours, side: int) -> Shape:
+    edge = side * person.face_width * head.cos
+    width = 2.5 * person.ear + 6 * max(0.0, -side * head.sin)
+    turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
+    x, y = edge + side * width * (0.4 + np.cos(turn)), 8 + 9 * person.ear * np.sin(turn)
+    return Shape(np.stack([x, y], axis=1), colours.shade(0.85))
+
+
+def _skin(person: Identity, colours: Colours) -> list[Shape]:
+    """The face below the hairline, cheeks, beard."""
+    u = np.linspace(-0.999, 0.999, 17)
+    skewed = u - 0.35 * person.hair_part * (1 - u**2)
+    line = person.hairline + person.hair_temple * np.abs(skewed) ** 2.2
+    line = line + person.hair_peak * np.exp(-((u * 4) ** 2)) - 3 * person.hair_part * u
+    sides = np.linspace(line[-1] + 4, person.chin, 14)
+    x = np.concatenate([u * person.face_width, np.full(14, 99.0), np.full(14, -99.0)])
+    y = np.concatenate([line, sides, sides[::-1]])
+    shapes = [Shape(surface(x, y), colours.skin)]
+    if person.blush > 0.3:
+        blush = colours.skin * np.array([1.0, 1 - 0.16 * person.blush, 1 - 0.14 * person.blush])
+        shapes += [Shape(oval(side * 22, 24, 7.5, 6), blush) for side in (-1, 1)]
+    if person.beard > 0.05:
+        shapes.append(_beard(person, colours))
+    if person.moustache > 0.05:
+        shapes.append(_moustache(person, colours))
+    return shapes
+
+
+def _beard(person: Identity, colours: Colours) -> Shape:
+    down = np.linspace(16, person.chin, 8)
+    across = np.linspace(-0.75, 0.75, 9) * person.face_width
+    inner = person.mouth_height - 5 + 8 * np.cos(across / person.face_width * 3.4) ** 2
+    x = np.concatenate([np.full(8, -99.0), np.full(8, 99.0), across[::-1]])
+    y = np.concatenate([down, down[::-1], inner[::-1]])
+    return Shape(surface(x, y), _mixed(colours.skin, colours.hair, person.beard))
+
+
+def _moustache(person: Identity, colours: Colours) -> Shape:
+    x = np.linspace(-1, 1, 9) * person.mouth_width * 1.05
+    bow = person.mouth_height + 3 * np.abs(x / person.mouth_width) ** 2
+    top = bow - 7 + 3 * np.abs(x / person.mouth_width)
+    points = surface(np.concatenate([x, x[::-1]]), np.concatenate([top, bow[::-1]]), 1.0)
+    return Shape(points, _mixed(colours.skin, colours.hair, person.moustache))
+
+
+def _mixed(first: np.ndarray, second: np.ndarray, part: float) -> np.ndarray:
+    return first + (second - first) * part
+
+
+def _marks(person: Identity, photo: Photo, colours: Colours) -> list[Shape]:
+    """Moles, freckles, a scar, and the wrinkles of age."""
+    shapes = [Shape(oval(x, y, r, r, n=8), colours.shade(0.35)) for x, y, r in person.moles]
+    shapes += [Shape(oval(x, y, 0.6, 0.6, n=5), colours.shade(0.72)) for x, y in person.freckles]
+    if person.scar:
+        x, y, dx, dy = person.scar
+        shapes.append(Shape(surface([x, x + dx], [y, y + dy]), colours.shade(1.3), 1.0))
+    old = np.clip((photo.age - 38) / 35, 0, 1)
+    if old > 0.1:
+        shapes += _wrinkles(person, colours.shade(1 - 0.35 * old), 0.5 + 0.6 * old)
+    return shapes
+
+
+def _wrinkles(person: Identity, colour: np.ndarray, width: float) -> list[Shape]:
+    x = np.linspace(-16, 16, 7)
+    lines = [surface(x, y + (x / 10) ** 2 * 0.6) for y in (-24, -20)]
+    for side in (-1, 1):
+        fold = np.linspace(0, 1, 5)
+        start, end = person.nose_width + 2, person.mouth_width + 5
+        reach = person.mouth_height - person.nose_length + 4
+        lines.append(
+            surface(
+                side * (start + (end - start) * fold**0.7), person.nose_length - 2 + reach * fold
+            )
+        )
+        corner = side * (person.eye_gap + person.eye_width + 2)
+        lines += [surface([corner, corner + side * 5], [0, y]) for y in (-3, 1, 4)]
+        bag = np.linspace(-0.8, 0.8, 5)
+        lines.append(surface(side * person.eye_gap + bag * person.eye_width, 7.5 - 2.5 * bag**2))
+    return [Shape(line, colour, width) for line in lines]
+
+
+def _nose(person: Identity, photo: Photo, colours: Colours) -> list[Shape]:
+    """A wedge whose lit and shaded halves follow the light, wings and nostrils."""
+    n, w, d = person.nose_length, person.nose_width, person.nose_depth
+    lit = -1 if photo.light_azimuth < 0 else 1
+    shapes = []
+    for side, tone in ((-lit, 0.84), (lit, 0.97)):
+        x = side * np.array([0.0, 2.2, 2.6, w * 0.9, w, w * 0.6, 0.0])
+        y = np.array([-3, -2, n * 0.5, n * 0.82, n * 0.97, n + 2, n + 3])
+        bulge = np.array([1.5, 0.5, d * 0.3, d * 0.25, 0.0, d * 0.25, d * 0.8])
+        shapes.append(Shape(surface(x, y, bulge), colours.shade(tone)))
+    ridge = surface(
+        [0, 1.3, 2.4, 0, -2.4, -1.3],
+        [-3, n * 0.5, n, n + 3, n, n * 0.5],
+        np.array([1.5, 0.55 * d, d, 0.85 * d, d, 0.55 * d]),
     )
-    diffuse = np.maximum(side * lamp[0] + down * lamp[1] + front * lamp[2], 0)
-    return np.float32(photo.ambient) + np.float32(1.25 * (1 - photo.ambient)) * diffuse
+    shapes.append(Shape(ridge, colours.shade(1.07)))
+    for side in (-1, 1):
+        nostril = oval(side * w * 0.48, n + 1.6, w * 0.2 + 0.4, 1.1, d * 0.4, 8)
+        shapes.append(Shape(nostril, colours.shade(0.4)))
+    return shapes
 
 
-SETS = ("train", "lfw", "agedb_30", "cfp_fp", "facescrub", "distractors")
-FIRST_NAMES = (
-    "Ada Alba Anton Aron Bela Bruno Carla Cleo Dario Dora Edda Elio Enzo Etta Fabio Flora "
-    "Gero Gilda Hanno Hedda Ilja Ines Ivo Jana Jonas Kira Lars Leona Livia Marek Mila Nelo "
-    "Nora Olga Oskar Petra Quirin Rita Ruben Sanna Silas Tessa Tilo Ursa Vera Vito Wanda "
-    "Yorick Zita Zeno"
-).split()
-LAST_NAMES = (
-    "Abelin Ambrask Bordun Brevik Calder Corvane Dahlmar Dorvik Eskeland Ferrow Fennimar "
-    "Galbrek Gorsk Halvane Hollin Iversk Jastrow Kelmar Korvald Lindqvar Lorimand Marvek "
-    "Melgaard Norrind Ostrel Pavlin Perrault Quillar Rasmind Rovane Salvek Sorrel Tamsin "
-    "Torvald Ulvane Vargand Vellin Wexmar Wrenfeld Yarrow Zabel Zorin"
-).split()
-
-
-@dataclass(frozen=True)
-class DemoSizes:
-    """How much to draw; a fold holds as many matched as mismatched pairs."""
-
-    train_people: int = 200
-    train_photos: int = 10
-    folds: int = 10
-    lfw_pairs: int = 60
-    agedb_pairs: int = 60
-    cfp_pairs: int = 70
-    people_per_fold: int = 12
-    probe_people: int = 20
-    probe_photos: int = 6
-    distractors: int = 1000
-
-
-class Job(NamedTuple):
-    """One image to draw: `path` below the root, the person's number within the set, conditions."""
-
-    path: str
-    set_name: str
-    person: int
-    photo: int
-    kind: str
-
-
-def demo_person(seed: int, set_name: str, person: int) -> Identity:
-    """The person of that number in a set; no two sets share one."""
-    return random_identity(np.random.default_rng([seed, SETS.index(set_name), person]))
-
-
-def demo_photo(seed: int, job: Job) -> Photo:
-    """The conditions of one image."""
-    rng = np.random.default_rng([seed, SETS.index(job.set_name), job.person, job.photo + 1])
-    # The person's age in most of their photos: a stream of its own, shared by their photos.
-    usual_age = np.random.default_rng([seed, SETS.index(job.set_name), job.person, 0]).uniform(
-        22, 56
+def _mouth(person: Identity, photo: Photo, colours: Colours) -> list[Shape]:
+    x = np.linspace(-1, 1, 11)
+    width = person.mouth_width * (1 + 0.14 * max(0.0, photo.smile))
+    parting = max(0.0, photo.mouth_open) * 4.5
+    rest = person.mouth_height - photo.smile * 3.0 * np.abs(x) ** 1.6
+    arch = np.sqrt(1.0001 - x**2)
+    bow = arch * (1 - 0.3 * np.exp(-((x * 5) ** 2)))
+    upper, lower = rest - parting * 0.35 * arch, rest + parting * arch
+    both = np.concatenate([x, x[::-1]]) * width
+    outer = surface(
+        both,
+        np.concatenate([upper - person.upper_lip * bow, (lower + person.lower_lip * arch)[::-1]]),
+        1.0,
     )
-    side = rng.choice([-1, 1])
-    profile = tuple(sorted((side * 58.0, side * 76.0)))
-    near = (usual_age - 4, usual_age + 4)
-    if job.kind == "train":
-        turn = tuple(sorted((side * 25.0, side * 76.0))) if rng.random() < 0.3 else (-25.0, 25.0)
-        age = (16.0, 74.0) if rng.random() < 0.5 else near
-        return random_photo(rng, yaw=turn, age=age)
-    ranges = {
-        "everyday": {"yaw": (-16.0, 16.0), "age": near, "glasses": 0.08, "cover": 0.03},
-        "young": {"yaw": (-25.0, 25.0), "age": (16.0, 26.0)},
-        "old": {"yaw": (-25.0, 25.0), "age": (56.0, 72.0)},
-        "frontal": {"yaw": (-8.0, 8.0), "age": near},
-        "profile": {"yaw": profile, "age": near},
-    }
-    return random_photo(rng, **ranges[job.kind])
+    shapes = [Shape(outer, colours.lips)]
+    gap = surface(both * 0.96, np.concatenate([upper, lower[::-1]]), 0.8)
+    if parting > 1.2:
+        shapes.append(Shape(gap, np.array([70.0, 25, 28])))
+        bite = np.minimum(upper + 2.2, lower)
+        shapes.append(
+            Shape(
+                surface(both * 0.8, np.concatenate([upper, bite[::-1]]), 0.8),
+                np.array([240.0, 236, 224]),
+            )
+        )
+    else:
+        shapes.append(Shape(gap[:11], colours.lips * 0.45, 0.8))
+    return shapes
 
 
-def draw_job(seed: int, job: Job) -> np.ndarray:
-    """The image of a job: uint8 112×112×3, RGB."""
-    return draw_face(demo_person(seed, job.set_name, job.person), demo_photo(seed, job))
+def _eye(person: Identity, photo: Photo, colours: Colours, side: int) -> list[Shape]:
+    """Socket, white, iris cut by the lids, lid line, brow."""
+    wide = person.eye_width
+    opening = wide * person.eye_open * (1 - photo.squint) * (1 + 0.12 * photo.brow_raise)
+    x = np.linspace(-1, 1, 9)
+    slant = -person.eye_tilt * x * wide
+    upper = slant - opening * np.sqrt(1.0001 - x**2)
+    lower = slant + 0.7 * opening * (1 - x**2)
+    lid_x = side * (person.eye_gap + x * wide)
+    lids = np.concatenate([lid_x, lid_x[::-1]])
+    socket = surface(lids, np.concatenate([upper - 2.6, lower[::-1] + 1.2]))
+    white = surface(lids, np.concatenate([upper, lower[::-1]]))
+    shapes = [Shape(socket, colours.shade(0.86)), Shape(white, np.array([238.0, 236, 232]))]
+    centre = photo.gaze * 0.22 * wide * side
+    radius = min(4.6, wide * 0.52)
+    for part, colour in ((1.0, colours.iris), (0.48, np.array([12.0, 10, 12]))):
+        disc = oval(centre, -0.1 * opening, radius * part, radius * part, n=14)
+        top = np.interp(disc[:, 0], x * wide, upper)
+        disc[:, 1] = np.clip(disc[:, 1], top, np.interp(disc[:, 0], x * wide, lower))
+        disc[:, 0] = side * (person.eye_gap + disc[:, 0])
+        shapes.append(Shape(disc, colour))
+    glint = side * (person.eye_gap + centre) + 1.2
+    shapes.append(Shape(oval(glint, -1.2, 0.8, 0.8, n=6), np.array([250.0, 250, 250])))
+    shapes.append(Shape(surface(lid_x, upper), colours.shade(0.25), 1.0))
+    return shapes + [_brow(person, photo, colours, side)]
 
 
-def plan_jobs(sizes: DemoSizes, seed: int) -> list[Job]:
-    """Every image of every set."""
-    names = invented_names(sizes, seed)
-    people = sizes.folds * sizes.people_per_fold
-    jobs = [
-        Job(f"train/images/{person:06d}/{photo:03d}.jpg", "train", person, photo, "train")
-        for person in range(sizes.train_people)
-        for photo in range(sizes.train_photos)
-    ]
-    for person, photo in itertools.product(range(people), range(4)):
-        name = names[person]
-        path = f"lfw/images/{name}/{name}_{photo + 1:04d}.jpg"
-        jobs.append(Job(path, "lfw", person, photo, "everyday"))
-        for set_name, kinds in (("agedb_30", ("young", "old")), ("cfp_fp", ("frontal", "profile"))):
-            kind = kinds[photo // 2]
-            path = f"{set_name}/images/{_file_name(person, kind, photo % 2)}"
-            jobs.append(Job(path, set_name, person, photo, kind))
-    for person, photo in itertools.product(range(sizes.probe_people), range(sizes.probe_photos)):
-        path = f"megaface/facescrub/{probe_name(names[people + person], person, photo)}"
-        jobs.append(Job(path, "facescrub", person, photo, "everyday"))
-    jobs += [
-        Job(f"megaface/distractors/{distractor_name(number)}", "distractors", number, 0, "everyday")
-        for number in range(sizes.distractors)
-    ]
-    return jobs
-
-
-def invented_names(sizes: DemoSizes, seed: int) -> list[str]:
-    """As many invented names as LFW and FaceScrub need, all different."""
-    everyone = [f"{first}_{last}" for first in FIRST_NAMES for last in LAST_NAMES]
-    order = np.random.default_rng([seed, len(SETS)]).permutation(len(everyone))
-    return [everyone[i] for i in order[: sizes.folds * sizes.people_per_fold + sizes.probe_people]]
-
-
-def _file_name(person: int, kind: str, photo: int) -> str:
-    return f"{person:04d}_{kind}_{photo + 1:02d}.jpg"
-
-
-def probe_name(name: str, person: int, photo: int) -> str:
-    return f"{name}/{name}_{40000 + 100 * person + photo}.png"
-
-
-def distractor_name(number: int) -> str:
-    return f"{number // 100:03d}/{number // 10:05d}/{number:06d}_0.jpg"
-
-
-def _fold_pairs(
-    rng: np.random.Generator, fold: int, sizes: DemoSizes, pairs: int, crossed: bool
-) -> tuple[list, list]:
-    """Matched and mismatched pairs ((person, photo), (person, photo)) among one fold's people.
-
-    `crossed` sets pair one of a person's first two photos with one of the last two.
-    """
-    people = range(fold * sizes.people_per_fold, (fold + 1) * sizes.people_per_fold)
-    photos = (
-        list(itertools.product((0, 1), (2, 3)))
-        if crossed
-        else list(itertools.combinations(range(4), 2))
+def _brow(person: Identity, photo: Photo, colours: Colours, side: int) -> Shape:
+    x = np.linspace(-1, 1, 7)
+    height = -person.brow_height - 2.2 * photo.brow_raise
+    middle = height - person.brow_tilt * x * 6 - person.brow_arch * (1 - x**2)
+    half = person.brow_thickness * 0.5 * (1 - 0.55 * np.clip(x, -0.2, 1))
+    across = side * (person.eye_gap + 0.6 + x * person.brow_length)
+    points = surface(
+        np.concatenate([across, across[::-1]]),
+        np.concatenate([middle - half, (middle + half)[::-1]]),
     )
-    matched = [((p, i), (p, j)) for p in people for i, j in photos]
-    mismatched = [
-        ((p, i), (q, j))
-        for p, q in itertools.permutations(people, 2)
-        for i, j in photos
-        if crossed or p < q
-    ]
-    half = pairs // 2
-    if half > min(len(matched), len(mismatched)):
-        raise ValueError(f"{sizes.people_per_fold} people per fold are too few for {pairs} pairs")
-    return tuple(
-        [choices[i] for i in rng.permutation(len(choices))[:half]]
-        for choices in (matched, mismatched)
+    return Shape(points, _mixed(colours.hair * 0.75, colours.skin, 0.1))
+
+
+def _glasses(person: Identity, photo: Photo, colours: Colours) -> list[Shape]:
+    if not photo.glasses:
+        return []
+    shapes = []
+    power = 0.5 if photo.glasses == "square" else 1.0
+    turn = np.linspace(0, 2 * np.pi, 21)
+    for side in (-1, 1):
+        x = (
+            side * (person.eye_gap + 0.5)
+            + 13 * np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** power
+        )
+        y = 1.5 + 10 * np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** power
+        rim = surface(x, y, 4.0)
+        if photo.glasses == "dark":
+            shapes.append(Shape(rim, colours.thing * 0.25))
+        shapes.append(Shape(rim, colours.thing * 0.6, 1.3))
+        temple = side * (person.eye_gap + 13.5)
+        shapes.append(
+            Shape(surface([temple, side * 99.0], [-1, -1], [4, 1]), colours.thing * 0.6, 1.3)
+        )
+    bridge = person.eye_gap - 12.5
+    shapes.append(Shape(surface([-bridge, 0, bridge], [0, -1, 0], 6.0), colours.thing * 0.6, 1.3))
+    return shapes
+
+
+def _on_the_face(person: Identity, photo: Photo, colours: Colours) -> list[Shape]:
+    """Skin, marks, nose, mouth, eyes and glasses; on the head's surface."""
+    return (
+        _skin(person, colours)
+        + _marks(person, photo, colours)
+        + _nose(person, photo, colours)
+        + _mouth(person, photo, colours)
+        + _eye(person, photo, colours, -1)
+        + _eye(person, photo, colours, 1)
+        + _glasses(person, photo, colours)
     )
 
 
-def lfw_lines(sizes: DemoSizes, seed: int, names: list[str]) -> Iterator[str]:
-    rng = np.random.default_rng([seed, SETS.index("lfw")])
-    yield f"{sizes.folds}\t{sizes.lfw_pairs // 2}"
-    for fold in range(sizes.folds):
-        matched, mismatched = _fold_pairs(rng, fold, sizes, sizes.lfw_pairs, crossed=False)
-        for (person, i), (_, j) in matched:
-            yield f"{names[person]}\t{i + 1}\t{j + 1}"
-        for (left, i), (right, j) in mismatched:
-            yield f"{names[left]}\t{i + 1}\t{names[right]}\t{j + 1}"
-
-
-def pair_lines(
-    sizes: DemoSizes, seed: int, set_name: str, pairs: int, kinds: tuple[str, str]
-) -> Iterator[str]:
-    rng = np.random.default_rng([seed, SETS.index(set_name)])
-    for fold in range(sizes.folds):
-        chosen = _fold_pairs(rng, fold, sizes, pairs, crossed=True)
-        for group, label in zip(chosen, (1, -1), strict=True):
-            for sides in group:
-                left, right = (_file_name(p, kinds[photo // 2], photo % 2) for p, photo in sides)
-                yield f"{left} {right} {label}"
+def _before(person: Identity, photo: Photo, head: HeadShape, colours: Colours) -> list[Shape]:
+    """Locks beside the face, then a hand or a scarf; in the picture's plane."""
+    shapes = []
+    if person.hair_length > 20:
+        end = person.hair_length + 4 * photo.hair_change
+        y = np.linspace(person.hairline - 6, end, 12)
+        left, right = head.silhouette(np.minimum(y, CHEEK), 2.0)
+        grown = np.clip((y - y[0]) / 22, 0.2, 1)
+        for edge, side in ((left, -1), (right, 1)):
+            if side * head.sin > 0.3:
+                continue  # the lock on the side turned away would hide the profile
+            thick = grown * (
+                7 + 2 * np.sin(y * 0.12 + person.hair_part * 3) * (1 + person.hair_curl)
+            )
+            shapes.append(closed(edge, edge - side * thick, y, colours.hair * 0.92))
+    place = photo.cover_place
+    if photo.cover == "scarf":
+        edge = person.mouth_height + 4 + 7 * place
+        outline = np.array(
+            [[-70, edge + 6], [-20, edge], [20, edge + 2], [70, edge + 5], [70, 130], [-70, 130]]
+        )
+        shapes.append(Shape(outline, colours.thing))
+    elif photo.cover == "hand":
+        side = -1 if place < 0 else 1
+        for finger in range(4):
+            tip = np.array([side * (20 + 3 * finger), 12 + 9 * finger + 24 * abs(place)])
+            root = tip + [side * 60, 26]
+            shapes.append(Shape(np.stack([tip, root]), colours.shade(0.9 - 0.04 * finger), 10))
+    return [Shape(head.place(s.points), s.colour, s.width) for s in shapes]

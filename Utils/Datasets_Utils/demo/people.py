@@ -1,6 +1,6 @@
-"""Who a demo face shows and how: an `Identity` and a `Photo`, drawn at random from a generator.
+"""The person of a demo face and the conditions: an `Identity` and a `Photo`, chosen at random.
 
-Everything is a function of its arguments: the same generator state gives the same person.
+Everything is a function of its arguments: the same state of the generator gives the same person.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ EYES = np.array(
 
 @dataclass(frozen=True)
 class Identity:
-    """Who is drawn. Lengths in face coordinates, colours as RGB 0-255, the rest fractions."""
+    """A person. Lengths in face coordinates, colours as RGB 0-255, the rest fractions."""
 
     face_width: float
     jaw: float
@@ -65,7 +65,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Photo:
-    """How it is drawn: angles in degrees, age in years, lengths in pixels, the rest fractions."""
+    """Conditions: angles in degrees, age in years, lengths in pixels, the rest fractions."""
 
     yaw: float
     pitch: float
@@ -125,7 +125,7 @@ PHOTO_RANGES = {
 
 
 def random_identity(rng: np.random.Generator) -> Identity:
-    """Draw a person; about forty independent traits."""
+    """A random person; about forty independent traits."""
     melanin = _trait(rng, 0, len(SKINS) - 1.01)
     skin = _between(SKINS, melanin) * rng.uniform(0.95, 1.05, 3)
     # Dark skin with fair hair is left out: it would be the easiest cue and looks odd.
@@ -177,9 +177,9 @@ def random_identity(rng: np.random.Generator) -> Identity:
 
 
 def random_photo(rng: np.random.Generator, **ranges: tuple[float, float] | float) -> Photo:
-    """Draw conditions; `ranges` narrows any number of `PHOTO_RANGES` to (low, high).
+    """Random conditions; `ranges` narrows any number of `PHOTO_RANGES` to (low, high).
 
-    Two keys more: `glasses` and `cover`, the probabilities of wearing glasses (default 0.15) and of
+    Two more keys: `glasses` and `cover`, the probabilities of wearing glasses (default 0.15) and of
     a hand or scarf before the face (default 0.08).
     """
     glasses_chance, cover_chance = ranges.pop("glasses", 0.15), ranges.pop("cover", 0.08)
@@ -222,7 +222,7 @@ def aged(identity: Identity, age: float) -> Identity:
 
 
 def _trait(rng: np.random.Generator, low: float, high: float) -> float:
-    """A number of the range, the ends likelier than the middle: caricatures are told apart."""
+    """A number in the range, likelier near its ends: so people are easier to tell apart."""
     return low + (high - low) * float(np.sin(rng.uniform(0, np.pi / 2)) ** 2)
 
 

@@ -1,6 +1,6 @@
-"""The demo data: one training set and four test sets of drawn faces, laid out as the real ones are.
+"""The demo sets on disk: one training set and four test sets, laid out as the real ones are.
 
-`ensure_demo_sets` draws them on first use and afterwards returns the paths at once.
+`ensure_demo_sets` draws them on first use; after that it returns their paths at once.
 """
 
 import itertools
@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.demo.faces import (
+from Utils.Datasets_Utils.demo.plan import (
     DemoSizes,
     Job,
     distractor_name,
@@ -27,20 +26,23 @@ from Utils.Datasets_Utils.demo.faces import (
     lfw_lines,
     pair_lines,
     plan_jobs,
-    probe_name,
+    probe_list,
+    train_lines,
 )
+from Utils.errors import RunError
+from Utils.files import not_written
 
-GENERATOR_VERSION = 1  # raise it when drawing or layout changes, so that cached sets are redrawn
+GENERATOR_VERSION = 1  # raise it when pixels or layout change, so that existing sets are redrawn
 STAMP = "demo_sets.json"
 JPEG_QUALITY = 93
 CHUNK = 32  # images a worker draws between two steps of the progress bar
 DEFAULT_SIZES = DemoSizes()
-ABANDONED_AFTER = 3600.0  # seconds after which another process's unfinished folder is rubbish
+ABANDONED_AFTER = 3600.0  # seconds; an unfinished folder that is older belongs to a dead process
 
 
 @dataclass(frozen=True)
 class DemoSets:
-    """Where the sets are: image folders and the lists that go with them."""
+    """The paths of the sets: image folders and their lists."""
 
     root: Path
     train_images: Path
@@ -67,22 +69,20 @@ def ensure_demo_sets(
 ) -> DemoSets:
     """Draw the demo sets into `root` unless they are there already, and return their paths.
 
-    They are drawn into a folder beside `root` that is renamed when whole; sets of another seed,
-    size or generator are replaced. `workers` defaults to the cores this process may use. Raises
-    FileExistsError where `root` holds something else than demo sets.
+    They are drawn into a folder beside `root`, which is renamed at the end; sets of another seed,
+    size or generator are replaced. `workers` defaults to the cores that this process may use.
+    Raises RunError where `root` holds other files, or can't be written.
     """
     root = Path(root).absolute()
     stamp = {"generator": GENERATOR_VERSION, "seed": seed, "sizes": asdict(sizes)}
     if _read_stamp(root) == stamp:
         return _paths(root, sizes)
-    if root.is_dir() and any(root.iterdir()) and not (root / STAMP).exists():
-        raise FileExistsError(
-            f"{root} holds files other than demo faces: name another folder for them"
-        )
-    _remove_abandoned(root)
     building = root.with_name(f".{root.name}.building-{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
     try:
+        if root.is_file() or (_holds_files(root) and not (root / STAMP).exists()):
+            raise RunError(f"{root} holds files other than demo faces: name another folder.")
+        _remove_abandoned(root)
+        shutil.rmtree(building, ignore_errors=True)
         jobs = plan_jobs(sizes, seed)
         for folder in {os.path.dirname(job.path) for job in jobs}:
             (building / folder).mkdir(parents=True, exist_ok=True)
@@ -90,51 +90,34 @@ def ensure_demo_sets(
         _write_lists(building, sizes, seed)
         (building / STAMP).write_text(json.dumps(stamp, indent=1))
         _move_into_place(building, root, stamp)
+    except OSError as error:
+        raise RunError(not_written(root, error)) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return _paths(root, sizes)
 
 
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def _write_lists(root: Path, sizes: DemoSizes, seed: int) -> None:
-    names = invented_names(sizes, seed)
     paths = _paths(root, sizes)
-    train = (job for job in plan_jobs(sizes, seed) if job.set_name == "train")
-    _write_lines(
-        paths.train_list,
-        (f"{job.path.removeprefix('train/images/')}  {job.person}" for job in train),
-    )
-    _write_lines(paths.lfw_pairs, lfw_lines(sizes, seed, names))
-    _write_lines(
-        paths.agedb_pairs, pair_lines(sizes, seed, "agedb_30", sizes.agedb_pairs, ("young", "old"))
-    )
-    _write_lines(
-        paths.cfp_pairs, pair_lines(sizes, seed, "cfp_fp", sizes.cfp_pairs, ("frontal", "profile"))
-    )
-    _write_megaface_lists(paths, sizes, names)
-
-
-def _write_megaface_lists(paths: DemoSets, sizes: DemoSizes, names: list[str]) -> None:
-    first = sizes.folds * sizes.people_per_fold
-    probes = [
-        (names[first + person], probe_name(names[first + person], person, photo))
-        for person in range(sizes.probe_people)
-        for photo in range(sizes.probe_photos)
-    ]
-    lists = {"path": [path for _, path in probes], "id": [name for name, _ in probes]}
-    paths.facescrub_list.write_text(json.dumps(lists, indent=4))
-    for target, count in zip(paths.distractor_lists, _distractor_counts(sizes), strict=True):
-        target.write_text(
-            json.dumps({"path": [distractor_name(n) for n in range(count)]}, indent=4)
-        )
+    for path, lines in (
+        (paths.train_list, train_lines(sizes, seed)),
+        (paths.lfw_pairs, lfw_lines(sizes, seed, invented_names(sizes, seed))),
+        (paths.agedb_pairs, pair_lines(sizes, seed, "agedb_30")),
+        (paths.cfp_pairs, pair_lines(sizes, seed, "cfp_fp")),
+    ):
+        path.write_text("".join(f"{line}\n" for line in lines))
+    paths.facescrub_list.write_text(json.dumps(probe_list(sizes, seed), indent=4))
+    for path, count in zip(paths.distractor_lists, _distractor_counts(sizes), strict=True):
+        path.write_text(json.dumps({"path": [distractor_name(n) for n in range(count)]}, indent=4))
 
 
 def _distractor_counts(sizes: DemoSizes) -> list[int]:
-    """10, 100, 1000, ... as far as there are distractors."""
+    """10, 100, 1000, ... up to the number of distractors."""
     return [10**power for power in range(1, 7) if 10**power <= sizes.distractors]
-
-
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def _paths(root: Path, sizes: DemoSizes) -> DemoSets:
@@ -168,7 +151,7 @@ def _read_stamp(root: Path) -> dict | None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove what killed processes left beside `root`, but nothing that may still be growing."""
+    """Remove the folders of killed processes beside `root`, none that may still be in use."""
     for folder in root.parent.glob(f".{root.name}.building-*"):
         try:
             if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
@@ -179,7 +162,7 @@ def _remove_abandoned(root: Path) -> None:
 
 def _move_into_place(building: Path, root: Path, stamp: dict) -> None:
     if _read_stamp(root) == stamp:
-        return  # another process was faster; its files are the same
+        return  # another process was faster; it drew the same files
     if root.exists():
         old = building.with_name(f"{building.name}-old")
         root.rename(old)
@@ -190,7 +173,7 @@ def _move_into_place(building: Path, root: Path, stamp: dict) -> None:
 
 
 def _cores() -> int:
-    """The cores this process may use; macOS and Windows tell only how many there are."""
+    """The cores that this process may use; on macOS and Windows, all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -223,7 +206,7 @@ def _draw_in_processes(
 
 
 def _draw_chunk(root: Path, seed: int, jobs: list[Job]) -> int:
-    """Draw and write some images; returns how many."""
+    """Draw and write some images; return their number."""
     for job in jobs:
         path = root / job.path
         settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []

@@ -1,10 +1,12 @@
-"""The geometry of a demo face: outlines on a head that is turned, projected and aligned.
+"""The camera of a demo face: the turned head in the picture, then background, light and grain.
 
 Outlines are in *face coordinates*: pixels of a 112×112 crop, the origin between the eyes, x to the
 viewer's right, y down. They lie on a head whose horizontal slices are half-ellipses; it is turned,
 projected, and aligned by its five landmarks to the ArcFace template with a least-squares
 similarity, the way real photographs are cropped.
 """
+
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -41,8 +43,11 @@ class Shape:
             cv2.fillPoly(canvas, points, colour, cv2.LINE_AA, 4)
 
 
-class Head:
-    """The turned head: takes face coordinates to pixels of the canvas."""
+class HeadShape:
+    """The turned head: maps face coordinates to pixels of the canvas.
+
+    size: of the canvas in pixels. unit: pixels of the canvas in one face coordinate.
+    """
 
     def __init__(self, person: Identity, photo: Photo, size: int):
         self.person = person
@@ -52,8 +57,7 @@ class Head:
         self.unit = size / 112
         self.rotation, self.offset = 1 + 0j, 0j
         self._align(photo)
-        middle = self.place(np.array([[0.0, CHEEK - 4]]))[0] / self.unit
-        self.centre = middle
+        self.centre = self.place(np.array([[0.0, CHEEK - 4]]))[0] / self.unit
 
     def half_width(self, y: np.ndarray) -> np.ndarray:
         top, chin = -58.0, self.person.chin
@@ -153,3 +157,68 @@ def oval(x: float, y: float, width: float, height: float, bulge: float = 0.0, n:
 def closed(left: np.ndarray, right: np.ndarray, y: np.ndarray, colour: np.ndarray) -> Shape:
     x = np.concatenate([left, right[::-1]])
     return Shape(np.stack([x, np.concatenate([y, y[::-1]])], axis=1), colour)
+
+
+def background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A soft gradient with a few blots, uint8 size×size×3."""
+    corners = rng.uniform(10, 245, (2, 2, 3)).astype(np.uint8)
+    blots = cv2.resize(corners, (28, 28), interpolation=cv2.INTER_LINEAR)
+    for _ in range(rng.integers(0, 6)):
+        x, y, across, down = (int(value) for value in rng.integers([0, 0, 2, 2], [28, 28, 9, 14]))
+        colour = rng.uniform(10, 245, 3).tolist()
+        if rng.random() < 0.5:
+            cv2.rectangle(blots, (x, y), (x + across, y + down), colour, -1)
+        else:
+            cv2.circle(blots, (x, y), across // 2 + 1, colour, -1)
+    return cv2.resize(blots, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def photograph(
+    picture: np.ndarray, photo: Photo, centre: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Light, colour cast, exposure, blur and grain, as a camera would add them.
+
+    picture: uint8 size×size×3. centre: (x, y) of the head in it.
+    """
+    size = len(picture)
+    lit = picture.astype(np.float32) * (1 / 255)
+    if photo.saturation != 1:
+        grey = cv2.cvtColor(lit, cv2.COLOR_RGB2GRAY)[..., None]
+        lit = grey + (lit - grey) * np.float32(photo.saturation)
+    shade = _light(photo, centre, size)
+    cast = np.array(
+        [1 + photo.warmth, 1 + photo.greenness - abs(photo.warmth) * 0.1, 1 - photo.warmth],
+        np.float32,
+    )
+    lit *= shade[..., None] * (cast * np.float32(photo.exposure))
+    lit = (lit - np.float32(0.45)) * np.float32(photo.contrast) + np.float32(0.45)
+    if photo.blur > 0.25:
+        lit = cv2.GaussianBlur(lit, (0, 0), photo.blur)
+    grain = rng.standard_normal((size, size), np.float32) * np.float32(photo.noise / 255)
+    lit += grain[..., None]
+    return (np.clip(lit, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _light(photo: Photo, centre: np.ndarray, size: int) -> np.ndarray:
+    """Brightness size×size of a lamp on a head taken as an ellipsoid around `centre`."""
+    x, y = _grid(size)
+    side = (x - np.float32(centre[0])) * np.float32(1 / (size * 0.46))
+    down = (y - np.float32(centre[1])) * np.float32(1 / (size * 0.6))
+    front = np.sqrt(np.maximum(1 - side * side - down * down, 0.05))
+    azimuth, elevation = np.deg2rad([photo.light_azimuth, photo.light_elevation])
+    lamp = np.array(
+        [
+            np.sin(azimuth) * np.cos(elevation),
+            -np.sin(elevation),
+            np.cos(azimuth) * np.cos(elevation),
+        ],
+        np.float32,
+    )
+    diffuse = np.maximum(side * lamp[0] + down * lamp[1] + front * lamp[2], 0)
+    return np.float32(photo.ambient) + np.float32(1.25 * (1 - photo.ambient)) * diffuse
+
+
+@lru_cache(maxsize=4)
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    line = np.arange(size, dtype=np.float32)
+    return line[None, :], line[:, None]

@@ -8,7 +8,6 @@ them not at all or not first.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -79,14 +78,6 @@ def cmc(beats: np.ndarray, gallery: int) -> tuple[np.ndarray, np.ndarray]:
     return ranks, rates
 
 
-def verification(
-    negatives: Negatives, positives: np.ndarray, points: Sequence[OperatingPoint]
-) -> Verification:
-    """Figures of sorted float64 positive scores against negatives; points: those asked for."""
-    curve = roc(negatives, positives)
-    return Verification(len(positives), negatives.count, tuple(points), curve)
-
-
 def is_kept(negatives: Negatives, fpr: float) -> bool:
     """Whether the negatives that are kept are enough for `operating_point` at a FPR."""
     return negatives.complete or allowed(fpr, negatives.count) < len(negatives.highest)
@@ -121,7 +112,8 @@ def roc(negatives: Negatives, positives: np.ndarray) -> Curve:
     if not negatives.complete:
         # Of scores equal to the last one kept there may be more than were kept.
         values, false = values[false < len(highest)], false[false < len(highest)]
-        edges, counts = _edge_counts(negatives)
+        # The bins' lower edges as thresholds, descending, and the scores at or above each.
+        edges, counts = negatives.bins.edges[::-1], np.cumsum(negatives.counts[::-1])
         beyond = (counts > len(highest)) & (edges < highest[-1])
         values = np.concatenate([values, edges[beyond]])
         false = np.concatenate([false, counts[beyond]])
@@ -168,8 +160,3 @@ def _spread(last: int) -> np.ndarray:
     decades = math.log10(max(last, 1))
     steps = np.logspace(0, decades, int(decades * _POINTS_PER_DECADE) + 2)
     return np.unique(np.clip(np.rint(steps), 1, max(last, 1)).astype(np.int64))
-
-
-def _edge_counts(negatives: Negatives) -> tuple[np.ndarray, np.ndarray]:
-    """(threshold, scores at or above it) at the bins' lower edges, descending."""
-    return negatives.bins.edges[::-1], np.cumsum(negatives.counts[::-1])

@@ -1,8 +1,8 @@
-"""Identification and verification among many distractors, as MegaFace has them. On arrays alone.
+"""Identification and verification among many distractors, as in MegaFace. On arrays alone.
 
 Identification: for every ordered pair of two probes of one person, one is searched for, the other
-stands in the gallery among all distractors; the rank is the number of distractors that score
-strictly higher than it (`ties="against"`: or as high). Rank 1 means: none does.
+is in the gallery among all distractors; the rank is the number of distractors that score strictly
+higher than it (`ties="against"`: at least as high). Rank 1 means: none does.
 
 Verification: every unordered pair of two probes of one person is a positive. Negatives are, for
 `all`, every probe with every distractor, and for `devkit` the first 100 probes of the list with
@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
-import torch
+from tqdm import tqdm
 
+from Utils.cpu import lone_threads
+from Utils.errors import DataError
+from Utils.Evaluation_Utils.exact_scores import SCORE_DTYPES, full_precision, unit_rows
 from Utils.Evaluation_Utils.figures import (
     OpenSetPoint,
     Verification,
@@ -33,19 +35,18 @@ from Utils.Evaluation_Utils.figures import (
     open_set,
     operating_point,
     rank_rate,
-    verification,
+    roc,
 )
-from Utils.Evaluation_Utils.identification_checks import (
-    check_arrays,
-    check_pairs,
-    check_requests,
-)
-from Utils.Evaluation_Utils.mates import Mates
+from Utils.Evaluation_Utils.ranks import TIES, has_pairs
 from Utils.Evaluation_Utils.roc import OperatingPoint
-from Utils.Evaluation_Utils.scoring import Outcome, ScoringSettings, score_trials
-from Utils.Evaluation_Utils.trials import Plan, Trial
-from Utils.Evaluation_Utils.wide_rates import WideRate, wide_points
-from Utils.processes import ALONE, Processes
+from Utils.Evaluation_Utils.scoring import (
+    Scores,
+    ScoringSettings,
+    Trial,
+    TrialScorer,
+    choose_bins,
+    not_finite,
+)
 
 __all__ = ["IdentificationResult", "ScoringSettings", "Trial", "evaluate", "evaluate_trials"]
 
@@ -55,9 +56,8 @@ FPIRS = (1e-2, 1e-3)
 
 SETTINGS = ScoringSettings()
 
-_EXACT_CURVE = 100_000  # scores at the top of the ROC curve that are kept exactly in any case
-# In all lists together, at about 160 bytes; FPRs that more negatives reach take further passes.
-_MOST_KEPT = 4_000_000
+_EXACT_CURVE = 100_000  # scores at the top of the ROC curve that are kept in any case
+_MOST_KEPT = 1_000_000  # at FPRs that accept more negatives, they are counted in further passes
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Confusion:
 
 @dataclass(frozen=True, eq=False)
 class IdentificationResult:
-    """What a set of distractors makes of the probes. Rates are 0..1.
+    """The figures of some probes among a set of distractors. Rates are 0..1.
 
     probes, identities, distractors: how many. searches: ordered same-person pairs. alone: probes
     that are in no pair. rank_rates: rank -> share of the searches that succeed at it.
@@ -111,25 +111,16 @@ def evaluate(
     ranks: Sequence[int] = RANKS,
     fprs: Sequence[float] = FPRS,
     fpirs: Sequence[float] = FPIRS,
-    device: torch.device | str = "cpu",
-    ties: str = "mate",
-    score_dtype: str = "fp32",
-    block_size: int = 0,
-    progress: str | None = None,
-    processes: Processes = ALONE,
+    settings: ScoringSettings = SETTINGS,
 ) -> IdentificationResult:
-    """Judge P probes among N distractors.
+    """Evaluate P probes among N distractors.
 
     probes: P×D and distractors: N×D of any float types, not necessarily normalised, arrays or
     memory maps. probe_ids: P identities. ranks: whole numbers from 1. fprs, fpirs: rates, 0..1.
-    device, ties, score_dtype, block_size, progress, processes: see `scoring.ScoringSettings`.
 
     Raises DataError for shapes that do not fit, features that are not finite, no distractors, or no
-    identity with two probes; ValueError for ranks, rates or settings that are none.
+    identity with two probes; ValueError for ranks, rates or settings that are not valid.
     """
-    settings = ScoringSettings(
-        torch.device(device), ties, score_dtype, block_size, progress, processes
-    )
     trial = Trial(np.arange(len(probes)), np.arange(len(distractors)))
     return evaluate_trials(probes, probe_ids, distractors, [trial], ranks, fprs, fpirs, settings)[0]
 
@@ -144,121 +135,173 @@ def evaluate_trials(
     fpirs: Sequence[float] = FPIRS,
     settings: ScoringSettings = SETTINGS,
 ) -> list[IdentificationResult]:
-    """Judge several choices of probes and distractors in one pass; otherwise as `evaluate`."""
+    """Evaluate several choices of probes and distractors, each in a pass of its own; otherwise as
+    `evaluate`."""
     probes, ids = np.asarray(probes), np.asarray(probe_ids)
-    check_arrays(probes, ids, distractors, trials)
-    check_pairs(ids, trials)
-    check_requests(ranks, fprs, fpirs, settings)
-    plan = Plan(list(trials), len(probes), len(distractors), partial(_kept, fprs))
-    mates, outcomes = score_trials(probes, ids, distractors, plan, settings)
-    searches = [_Searches(ids, trial, mates) for trial in trials]
-    points = _points(probes, distractors, plan, settings, searches, outcomes, fprs)
-    return [
-        _result(ids, trial, found, outcome, point, ranks, fpirs)
-        for trial, found, outcome, point in zip(trials, searches, outcomes, points, strict=True)
-    ]
+    _check_arrays(probes, ids, distractors, trials)
+    _check_requests(ranks, fprs, fpirs, settings)
+    unit = _checked_unit(probes)
+    used = np.unique(np.concatenate([trial.probes for trial in trials]))
+    bins = choose_bins(unit[used], distractors, list(trials))
+    hidden = settings.progress is None or not settings.processes.is_main
+    total = sum(len(trial.distractors) for trial in trials)
+    results = []
+    with (
+        full_precision(),
+        lone_threads() as threads,
+        tqdm(
+            total=total, desc=settings.progress, unit="distractor", unit_scale=True, disable=hidden
+        ) as bar,
+    ):
+        for trial in trials:
+            scorer = TrialScorer(
+                trial, unit[trial.probes], ids[trial.probes], distractors, settings, threads, bar
+            )
+            scores = scorer.score(bins, _kept(trial, fprs))
+            points = _points(scorer, scores, fprs)
+            results.append(_result(ids, trial, scores, points, ranks, fpirs))
+    return results
 
 
-def _kept(fprs: Sequence[float], count: int, lists: int) -> int:
-    needed = (allowed(fpr, count) + 1 for fpr in fprs)
-    most = max((k for k in needed if k <= _MOST_KEPT // lists), default=0)
-    return min(count, max(most, _EXACT_CURVE))
-
-
-class _Searches:
-    """The ordered same-person pairs of a trial.
-
-    mates: of all probes. pairs: bool P×M, which of them are the trial's. scores: float64 of the
-    pairs, in row order. positives: float64, ascending, of the unordered pairs.
-    """
-
-    def __init__(self, ids: np.ndarray, trial: Trial, mates: Mates) -> None:
-        chosen = np.zeros(len(ids), bool)
-        chosen[trial.probes] = True
-        self.mates = mates
-        self.pairs = mates.real & chosen[:, None] & chosen[mates.mate]  # P×M
-        self.scores = mates.score[self.pairs]
-        rows = np.broadcast_to(np.arange(len(ids))[:, None], self.pairs.shape)[self.pairs]
-        self.positives = np.sort(self.scores[rows < mates.mate[self.pairs]])
+def _kept(trial: Trial, fprs: Sequence[float]) -> dict[str, int]:
+    """How many of the highest negatives of each kind are kept."""
+    kept = {}
+    for kind, probes in (("all", trial.probes), ("devkit", trial.devkit_probes)):
+        count = len(probes) * trial.gallery
+        needed = (allowed(fpr, count) + 1 for fpr in fprs)
+        most = max((k for k in needed if k <= _MOST_KEPT), default=0)
+        kept[kind] = min(count, max(most, _EXACT_CURVE))
+    return kept
 
 
 def _points(
-    probes: np.ndarray,
-    distractors: np.ndarray,
-    plan: Plan,
-    settings: ScoringSettings,
-    searches: Sequence[_Searches],
-    outcomes: Sequence[Outcome],
-    fprs: Sequence[float],
-) -> list[dict[str, list[OperatingPoint]]]:
-    """For each trial and kind of negatives, the point at each FPR."""
-    found, wide = [], []
-    for trial, (search, outcome) in enumerate(zip(searches, outcomes, strict=True)):
-        kinds = {"all": outcome.all, "devkit": outcome.devkit}
-        found.append({kind: [None] * len(fprs) for kind in kinds})
-        for shift, (kind, negatives) in enumerate(kinds.items()):
-            for place, fpr in enumerate(fprs):
-                if is_kept(negatives, fpr):
-                    point = operating_point(negatives, search.positives, fpr)
-                    found[trial][kind][place] = point
-                else:
-                    rate = WideRate(
-                        trial, trial + shift * len(outcomes), fpr, search.positives, negatives
-                    )
-                    wide.append(((trial, kind, place), rate))
-    points = wide_points(probes, distractors, plan, settings, [rate for _, rate in wide])
-    for ((trial, kind, place), _), point in zip(wide, points, strict=True):
-        found[trial][kind][place] = point
-    return found
+    scorer: TrialScorer, scores: Scores, fprs: Sequence[float]
+) -> dict[str, list[OperatingPoint]]:
+    """For each kind of negatives, the point at each FPR."""
+    wide = [
+        (kind, fpr)
+        for kind, negatives in scores.negatives.items()
+        for fpr in fprs
+        if not is_kept(negatives, fpr)
+    ]
+    found = dict(zip(wide, scorer.wide_points(scores, wide), strict=True))
+    return {
+        kind: [
+            found.get((kind, fpr)) or operating_point(negatives, scores.mates.positives, fpr)
+            for fpr in fprs
+        ]
+        for kind, negatives in scores.negatives.items()
+    }
 
 
 def _result(
     ids: np.ndarray,
     trial: Trial,
-    searches: _Searches,
-    outcome: Outcome,
+    scores: Scores,
     points: Mapping[str, Sequence[OperatingPoint]],
     ranks: Sequence[int],
     fpirs: Sequence[float],
 ) -> IdentificationResult:
-    pairs, scores = searches.pairs, searches.scores
-    beats = outcome.beats[pairs]
+    mates, positives = scores.mates, scores.mates.positives
+    beats = scores.beats[mates.pairs]
     ordered = np.sort(beats)
     return IdentificationResult(
         probes=len(trial.probes),
         identities=len(np.unique(ids[trial.probes])),
-        alone=int(np.sum(~pairs[trial.probes].any(axis=1))),
+        alone=int(np.sum(~mates.pairs.any(axis=1))),
         distractors=trial.gallery,
-        searches=len(scores),
+        searches=len(beats),
         devkit_probes=len(trial.devkit_probes),
         rank_rates={int(rank): rank_rate(ordered, rank) for rank in ranks},
         cmc=cmc(ordered, trial.gallery),
         verification={
-            "all": verification(outcome.all, searches.positives, points["all"]),
-            "devkit": verification(outcome.devkit, searches.positives, points["devkit"]),
+            kind: Verification(
+                positives=len(positives),
+                negatives=negatives.count,
+                points=tuple(points[kind]),
+                curve=roc(negatives, positives),
+            )
+            for kind, negatives in scores.negatives.items()
         },
-        open_set=tuple(
-            open_set(outcome.best[trial.probes], scores, beats == 0, fpir) for fpir in fpirs
-        ),
-        confusions=_confusions(searches, outcome),
+        open_set=tuple(open_set(scores.best, mates.scores, beats == 0, fpir) for fpir in fpirs),
+        confusions=_confusions(trial, scores),
         beats=ordered,
     )
 
 
-def _confusions(searches: _Searches, outcome: Outcome) -> list[Confusion]:
-    mates, beaten = searches.mates, searches.pairs & (outcome.beats > 0)
+def _confusions(trial: Trial, scores: Scores) -> list[Confusion]:
+    mates, beaten = scores.mates, scores.mates.pairs & (scores.beats > 0)
     found = []
     for probe in np.flatnonzero(beaten.any(axis=1)):
-        # The mate nearest to the probe that was beaten: of the others little was to be expected.
+        # The beaten mate that is most like the probe: little was to be expected of the others.
         place = int(np.flatnonzero(beaten[probe])[-1])
         found.append(
             Confusion(
-                probe=int(probe),
-                mate=int(mates.mate[probe, place]),
-                distractor=int(outcome.best_distractor[probe]),
+                probe=int(trial.probes[probe]),
+                mate=int(trial.probes[mates.mate[probe, place]]),
+                distractor=int(scores.best_distractor[probe]),
                 mate_score=float(mates.score[probe, place]),
-                distractor_score=float(outcome.best[probe]),
-                beats=int(outcome.beats[probe, place]),
+                distractor_score=float(scores.best[probe]),
+                beats=int(scores.beats[probe, place]),
             )
         )
     return sorted(found, key=lambda c: (c.mate_score - c.distractor_score, c.probe))
+
+
+def _checked_unit(probes: np.ndarray) -> np.ndarray:
+    bad = np.flatnonzero(~np.isfinite(probes).all(axis=1))
+    if bad.size:
+        raise DataError(not_finite("probe", bad[0]))
+    return unit_rows(probes)
+
+
+def _check_arrays(
+    probes: np.ndarray, ids: np.ndarray, distractors: np.ndarray, trials: Sequence[Trial]
+) -> None:
+    """Raises DataError for tables, identities or trials that do not fit each other, and for trials
+    in which nobody has two probes."""
+    for name, table in (("probes", probes), ("distractors", distractors)):
+        if table.ndim != 2 or 0 in table.shape:
+            raise DataError(f"{name} have shape {table.shape}; expected a row of features each.")
+        if table.dtype.kind != "f":
+            raise DataError(f"{name} are {table.dtype}; expected floating-point features.")
+    if probes.shape[1] != distractors.shape[1]:
+        raise DataError(
+            f"probes have {probes.shape[1]} features each and distractors "
+            f"{distractors.shape[1]}; extract both with the same network."
+        )
+    if ids.shape != (len(probes),):
+        raise DataError(f"{len(ids)} identities for {len(probes)} probes; expected one for each.")
+    for trial in trials:
+        if not len(trial.probes) or not len(trial.distractors):
+            raise DataError(
+                f"a set of {len(trial.probes)} probes and {len(trial.distractors)} distractors; "
+                f"there must be some of both."
+            )
+        if not has_pairs(ids[trial.probes]):
+            raise DataError(
+                "no identity has two probes, so there is no mate to look for; check the identities "
+                "in the probe list."
+            )
+
+
+def _check_requests(
+    ranks: Sequence[int],
+    fprs: Sequence[float],
+    fpirs: Sequence[float],
+    settings: ScoringSettings,
+) -> None:
+    """Raises ValueError for ranks, rates or settings that are not valid."""
+    if any(rank < 1 or rank != int(rank) for rank in ranks):
+        raise ValueError(f"ranks are {list(ranks)}; expected whole numbers from 1 on")
+    for name, rates in (("fprs", fprs), ("fpirs", fpirs)):
+        if any(not 0 <= rate <= 1 for rate in rates):
+            raise ValueError(f"{name} are {list(rates)}; expected rates from 0 to 1")
+    if settings.ties not in TIES:
+        raise ValueError(f"ties is {settings.ties!r}; expected one of {', '.join(TIES)}")
+    if settings.score_dtype not in SCORE_DTYPES:
+        raise ValueError(
+            f"score_dtype is {settings.score_dtype!r}; expected one of {', '.join(SCORE_DTYPES)}"
+        )
+    if settings.block_size < 0:
+        raise ValueError(f"block_size is {settings.block_size}; expected 0 (automatic) or more")

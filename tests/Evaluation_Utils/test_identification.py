@@ -14,8 +14,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from Utils.errors import DataError
-from Utils.Evaluation_Utils import exact_scores, identification, mates, negatives, wide_rates
-from Utils.Evaluation_Utils.identification import Trial, evaluate, evaluate_trials
+from Utils.Evaluation_Utils import exact_scores, identification, negatives, ranks, scoring
+from Utils.Evaluation_Utils.identification import (
+    ScoringSettings,
+    Trial,
+    evaluate,
+    evaluate_trials,
+)
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -104,7 +109,7 @@ def check_equal(result, expected):
 
 
 def run(seed, **settings):
-    return evaluate(*problem(seed), RANKS, FPRS, FPIRS, **settings)
+    return evaluate(*problem(seed), RANKS, FPRS, FPIRS, ScoringSettings(**settings))
 
 
 def everything(result):
@@ -160,9 +165,9 @@ def test_the_same_whatever_the_product_is_computed_in(seed, score_dtype):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("score_dtype", ["fp32", "bf16"])
 def test_the_same_on_cuda(score_dtype):
-    there = run(4, score_dtype=score_dtype, device="cuda")
+    there = run(4, score_dtype=score_dtype, device=torch.device("cuda"))
     assert everything(there) == everything(run(4))
-    there = run_crowded(device="cuda")
+    there = run_crowded(device=torch.device("cuda"))
     assert everything(there) == everything(run_crowded())
 
 
@@ -178,19 +183,6 @@ class Made(TorchDispatchMode):
         return made
 
 
-def test_pairs_are_refined_in_parts(monkeypatch):
-    monkeypatch.setattr(exact_scores, "_REFINED_AT_ONCE", 64)
-    rng = np.random.default_rng(0)
-    probes, distractors = rng.normal(size=(10, 32)), rng.normal(size=(50, 32))
-    products = exact_scores.Products(unit(probes), torch.device("cpu"), torch.bfloat16)
-    products.load(distractors)
-    probe, column = np.divmod(rng.permutation(500), 50)
-    with Made() as made:
-        found = products.refine(probe, column)
-    assert np.allclose(found, score_matrix(probes, distractors)[probe, column], atol=1e-6)
-    assert made.largest == 64 * 32 * 4
-
-
 @pytest.mark.parametrize("score_dtype", ["bf16", "fp16"])
 def test_half_precision_takes_about_the_memory_of_single(score_dtype):
     """Also where half of all pairs are near enough to matter."""
@@ -201,7 +193,9 @@ def test_half_precision_takes_about_the_memory_of_single(score_dtype):
     used = {}
     for dtype in ("fp32", score_dtype):
         with Made() as used[dtype]:
-            evaluate(probes, ids, distractors, fprs=(1e-4,), score_dtype=dtype)
+            evaluate(
+                probes, ids, distractors, fprs=(1e-4,), settings=ScoringSettings(score_dtype=dtype)
+            )
     assert used[score_dtype].largest == used["fp32"].largest, "more than a block at once"
     assert used[score_dtype].total < 4 * used["fp32"].total
 
@@ -217,7 +211,7 @@ def crowded():
 
 
 def run_crowded(**settings):
-    return evaluate(*crowded(), RANKS, FPRS, FPIRS, **settings)
+    return evaluate(*crowded(), RANKS, FPRS, FPIRS, ScoringSettings(**settings))
 
 
 def run_wide(**settings):
@@ -225,7 +219,7 @@ def run_wide(**settings):
     before = identification._EXACT_CURVE, identification._MOST_KEPT
     identification._EXACT_CURVE, identification._MOST_KEPT = 3, 8
     try:
-        result = evaluate(*crowded(), RANKS, WIDE_FPRS, FPIRS, **settings)
+        result = evaluate(*crowded(), RANKS, WIDE_FPRS, FPIRS, ScoringSettings(**settings))
         return [v.points for v in result.verification.values()]
     finally:
         identification._EXACT_CURVE, identification._MOST_KEPT = before
@@ -246,11 +240,12 @@ def test_exact_where_float32_is_not():
 def test_exact_when_little_is_kept(monkeypatch, make, score_dtype):
     """The lists of candidates are cut down and settled all the time."""
     monkeypatch.setattr(identification, "_EXACT_CURVE", 5)
-    monkeypatch.setattr(negatives, "_SLACK", 3)
-    monkeypatch.setattr(mates, "_COSTLY", 0.0)
+    monkeypatch.setattr(negatives, "_WAITING", 3)
+    monkeypatch.setattr(ranks, "_MANY", 0.0)
+    monkeypatch.setattr(ranks, "_SORTED_AT_ONCE", 3)
     monkeypatch.setattr(exact_scores, "_PAIRS_AT_ONCE", 4)
-    fprs = (0.02, 1e-3)
-    result = evaluate(*make(), RANKS, fprs, FPIRS, block_size=16, score_dtype=score_dtype)
+    fprs, how = (0.02, 1e-3), ScoringSettings(block_size=16, score_dtype=score_dtype)
+    result = evaluate(*make(), RANKS, fprs, FPIRS, how)
     expected = brute_force(*make())
     assert result.beats.tolist() == expected["beats"]
     for name in ("all", "devkit"):
@@ -275,8 +270,7 @@ def keep_little(monkeypatch):
     """Hardly any negatives may be kept, so FPRs are found by counting again."""
     monkeypatch.setattr(identification, "_EXACT_CURVE", 3)
     monkeypatch.setattr(identification, "_MOST_KEPT", 8)
-    monkeypatch.setattr(wide_rates, "_COUNTABLE", 4)
-    monkeypatch.setattr(wide_rates, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(scoring, "_ROWS_AT_ONCE", 3)
 
 
 WIDE_FPRS = (1.0, 0.999, 0.5, 0.3, 0.05, 0.01, 1e-3, 0.0)
@@ -292,7 +286,8 @@ def check_points(result, expected):
 @pytest.mark.parametrize("seed", [*SEEDS, "crowded"])
 def test_tpr_at_fprs_that_more_negatives_reach_than_are_kept(keep_little, seed, score_dtype):
     parts = crowded() if seed == "crowded" else problem(seed)
-    result = evaluate(*parts, RANKS, WIDE_FPRS, FPIRS, score_dtype=score_dtype, block_size=16)
+    how = ScoringSettings(score_dtype=score_dtype, block_size=16)
+    result = evaluate(*parts, RANKS, WIDE_FPRS, FPIRS, how)
     check_points(result, brute_force(*parts))
 
 
@@ -349,7 +344,7 @@ def test_many_trials_share_the_memory_of_one(monkeypatch):
     """Lists are kept for each choice of probes, and scores of each set of distractors."""
     monkeypatch.setattr(identification, "_MOST_KEPT", 100_000)
     monkeypatch.setattr(identification, "_EXACT_CURVE", 1000)
-    monkeypatch.setattr(negatives, "_SLACK", 1000)
+    monkeypatch.setattr(negatives, "_WAITING", 1000)
     rng = np.random.default_rng(3)
     ids = np.repeat(np.arange(150), 2)
     probes = rng.normal(size=(300, 8)).astype(np.float32)
@@ -514,8 +509,8 @@ def test_the_same_where_the_caller_has_switched_gradients_off():
 
 SCRIPT = """
 import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_identification import everything, run, run_crowded, run_wide
+sys.path.insert(0, {root!r})
+from tests.Evaluation_Utils.test_identification import everything, run, run_crowded, run_wide
 from Utils.processes import started_by_torchrun
 def main():
     with started_by_torchrun() as processes:
@@ -530,7 +525,7 @@ main()
 
 def test_the_same_under_torchrun(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out.txt"
-    script.write_text(SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"), out=str(out)))
+    script.write_text(SCRIPT.format(root=str(ROOT), out=str(out)))
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         + ["--nproc_per_node=3", str(script)],

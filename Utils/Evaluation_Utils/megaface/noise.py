@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from Utils.Evaluation_Utils.exact_scores import unit_rows
-from Utils.Evaluation_Utils.mates import has_pairs
-from Utils.Evaluation_Utils.trials import Trial
+from Utils.Evaluation_Utils.ranks import has_pairs
+from Utils.Evaluation_Utils.scoring import Trial
 
 RAW, CLEANED = "as listed", "cleaned"
 

@@ -11,7 +11,7 @@ import torch
 
 from Backbone import build_backbone
 from Config import Config
-from tests.conftest import assert_one_paragraph, run_script
+from tests.conftest import assert_one_paragraph, run_script, run_script_many
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.verification_set import ImageFiles
@@ -154,7 +154,7 @@ def test_mistakes_of_a_user_end_in_one_paragraph(trained, tiny_faces, tmp_path):
     a_file.write_text("")
     foreign = tmp_path / "foreign.pt"
     torch.save({"layer.weight": torch.zeros(2)}, foreign)
-    for arguments, said in (
+    cases = (
         ([*paths, *out], ["--checkpoint"]),
         ([*paths, *out, "--checkpoint", a_file], [str(a_file), "truncated or not a checkpoint"]),
         ([*paths, *out, "--checkpoint", foreign], [str(foreign), "layer.weight"]),
@@ -168,8 +168,10 @@ def test_mistakes_of_a_user_end_in_one_paragraph(trained, tiny_faces, tmp_path):
         ([*paths, "--output", a_file / "out", "--checkpoint", trained], [str(a_file), "--output"]),
         ([*paths[2:], *out, "--checkpoint", trained], ["lfw_file_list", "lfw_dataset_path"]),
         ([*paths[:3], "/nope", *out, "--checkpoint", trained], ["the pairs file /nope"]),
-    ):
-        assert_one_paragraph(run_script("LFW_Evaluation.py", *arguments), *said)
+    )
+    runs = run_script_many("LFW_Evaluation.py", [arguments for arguments, _ in cases])
+    for run, (_, said) in zip(runs, cases, strict=True):
+        assert_one_paragraph(run, *said)
 
 
 def test_megaface_without_a_checkpoint_asks_for_one(tiny_faces):

@@ -19,7 +19,7 @@ import torch
 from Backbone import build_backbone
 from Config import Config
 from Head import HEADS
-from tests.conftest import ROOT, assert_one_paragraph, run_script
+from tests.conftest import ROOT, assert_one_paragraph, run_script, run_script_many
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Training_Utils.trainer import Trainer
@@ -366,7 +366,7 @@ def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path
     flags, new = tiny_faces.flags, ["--save_dir", tmp_path / "runs"]
     a_file = tmp_path / "file"
     a_file.write_text("")
-    for arguments, said in (
+    cases = (
         (["--resume", last, "--backbone", "ResNet18_IR"], ["MobileFaceNet", "ResNet18_IR"]),
         (["--resume", last, "--sub_centers", "2"], ["sub_centers 3, the settings say 2"]),
         (["--resume", last, "--train_file_list", other_list], ["6 classes", "has 5"]),
@@ -380,6 +380,8 @@ def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path
         ([*flags, *new, "--batch_size", "100"], ["batch_size is 100", "24 images"]),
         ([*flags, *new, "--backbone", "MobilFaceNet"], ["did you mean 'MobileFaceNet'"]),
         ([*flags, *new, "--lfw_file_list", a_file], [str(a_file)]),
-    ):
-        assert_one_paragraph(run_script("Train.py", *arguments), *said)
+    )
+    runs = run_script_many("Train.py", [arguments for arguments, _ in cases])
+    for run, (_, said) in zip(runs, cases, strict=True):
+        assert_one_paragraph(run, *said)
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""Choosing devices and number formats from the settings."""
+"""Devices and the dtype of mixed precision, chosen from the settings."""
 
 import torch
 from torch import nn
@@ -8,10 +8,10 @@ from Utils.processes import ALONE, Processes
 
 
 def choose_device(config: Config, processes: Processes = ALONE) -> torch.device:
-    """The device to train on, as `device` and, when several GPUs share the work, `gpus` say; of
-    several processes each has the CUDA device of its number on the machine.
+    """The device to train on, from `device` and, with `use_multi_gpus`, the first of `gpus`.
 
-    Raises ConfigError where there are more processes than devices.
+    With several processes, each takes the CUDA device whose index is its local rank. Raises
+    ConfigError where a machine has more processes than devices.
     """
     if processes.world_size > 1:
         device, found = find_device(config.device), torch.cuda.device_count()
@@ -28,14 +28,22 @@ def choose_device(config: Config, processes: Processes = ALONE) -> torch.device:
 
 
 def find_device(name: str, first: int = 0) -> torch.device:
-    """The device that a `device` setting names; of CUDA without a number, number `first`."""
+    """The device that a `device` setting names; "cuda" without an index is device `first`.
+
+    Raises ConfigError for a name that PyTorch does not know.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device("cuda", first) if name == "cuda" else torch.device(name)
+    if name == "cuda":
+        return torch.device("cuda", first)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError("device", name, "expected auto, cpu, cuda or cuda:N.") from None
 
 
 def choose_amp_dtype(config: Config, device: torch.device) -> torch.dtype | None:
-    """The number format of mixed precision; None where it is off."""
+    """The dtype of mixed precision; None where it is off."""
     if not config.use_amp:
         return None
     if config.amp_dtype != "auto":
@@ -48,9 +56,9 @@ def choose_amp_dtype(config: Config, device: torch.device) -> torch.dtype | None
 def spread_over_gpus(
     backbone: nn.Module, config: Config, device: torch.device
 ) -> tuple[nn.Module, str]:
-    """Wrap the backbone in DataParallel where `use_multi_gpus` asks for it and it can be done.
+    """Wrap the backbone in DataParallel where `use_multi_gpus` is on and there are several GPUs.
 
-    Returns the module to call and a line that says what runs where.
+    Returns (the module to call, a line for the log that names the devices).
     """
     found = torch.cuda.device_count() if device.type == "cuda" else 0
     gpus = list(config.gpus) or list(range(found))

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from Config import ConfigError
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.photos import PhotoList, Photos
@@ -69,13 +70,13 @@ def measure(
     Returns (angles, float32 N degrees, NaN where there is none; indices, int64, of the images that
     can't be read, whose angle is NaN too).
     """
-    numbers = PhotoList([str(i) for i in range(len(data))], None, str(data.source))
+    indices = PhotoList([str(i) for i in range(len(data))], None, str(data.source))
     names = hashlib.sha256()
     for i in range(len(data)):
         names.update(data.name(i).encode("utf-8", "surrogateescape") + b"\n")
     about = about_photos(
         weights_digest(backbone),
-        numbers,
+        indices,
         backbone.feature_dim,
         "fp16",
         "sum",
@@ -85,7 +86,7 @@ def measure(
     rows = np.arange(len(data)) if data.rows is None else data.rows
     images = _ReadableImages(StoredImages(data.images, rows))
     producer = embedded(
-        Photos(numbers, images),
+        Photos(indices, images),
         backbone.to(device),
         "sum",
         device,
@@ -94,7 +95,7 @@ def measure(
         "Embedding",
         ALONE,
     )
-    features = packed_features(folder, numbers, about, images.without_others(producer)).table
+    features = packed_features(folder, indices, about, images.without_others(producer)).table
     labels, unreadable = np.asarray(data.labels), _rows_of_zeros(features)
     if class_weights is None:
         return angles_to_centres(features, labels), unreadable
@@ -235,6 +236,9 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="images embedded at once")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")
     given = parser.parse_args()
+    for name, least in (("batch_size", 1), ("num_workers", 0)):
+        if getattr(given, name) < least:
+            raise ConfigError(name, getattr(given, name), f"it must be at least {least}.")
     data = open_training_set(given.data, given.file_list)
     weights = read_weights(given.source, given.lineage, given.weights)
     backbone = build(weights, given.channel_order, given.input_mean, given.input_scale)

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize
 
 from Backbone import build_backbone
-from Config import Config
+from Config import Config, ConfigError
 from tests.conftest import _write_face, assert_one_paragraph, run_script
 from tests.scripts.test_training import only_run
 from Utils.Datasets_Utils import open_training_set
@@ -249,5 +249,8 @@ def test_a_report_that_cannot_be_used_is_told(tmp_path):
     write_images(tmp_path, [(90, 0, 0, "a"), (80, 0, 2, "b")])
     with pytest.raises(DataError, match="lacks some"):
         leave_out_worst(tmp_path, tmp_path / "list.txt", share=0.1)
-    with pytest.raises(ValueError, match="one of --max_angle and --share"):
+    with pytest.raises(ConfigError, match="one of --max_angle and --share"):
         leave_out_worst(tmp_path, tmp_path / "list.txt")
+    for out_of_range in ({"share": 1.0}, {"max_angle": -1.0}, {"max_angle": float("nan")}):
+        with pytest.raises(ConfigError, match=next(iter(out_of_range))):
+            leave_out_worst(tmp_path, tmp_path / "list.txt", **out_of_range)

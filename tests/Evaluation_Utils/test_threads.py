@@ -1,4 +1,4 @@
-"""Work shared by threads: in order, at once, errors passed on, and torch's setting put back."""
+"""Work shared by threads: in order, at once, errors passed on, and PyTorch's setting restored."""
 
 import threading
 

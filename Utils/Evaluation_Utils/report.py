@@ -5,7 +5,7 @@ for any other verification set. Each image is embedded once; pairs are rows of t
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ COMPARED_PAIRS = 600
 @dataclass(frozen=True)
 class Benchmark:
     """title: as tables show it. prefix: of its settings, <prefix>_dataset_path and
-    <prefix>_file_list. file_name: of its results, without suffix."""
+    <prefix>_file_list; empty for `data` and `pairs`. file_name: of its results, without suffix."""
 
     title: str
     prefix: str
@@ -73,8 +73,7 @@ def evaluate_checkpoint(config: Config, prefix: str) -> Report:
     CheckpointError or RunError.
     """
     validate(config, torch.cuda.device_count(), settings_for(prefix))
-    benchmark = find_benchmark(prefix)
-    return _evaluate(config, benchmark, lambda: open_benchmark(config, benchmark))
+    return _evaluate(config, find_benchmark(prefix))
 
 
 def evaluate_set(config: Config) -> Report:
@@ -87,21 +86,15 @@ def evaluate_set(config: Config) -> Report:
         raise DataError("there is no data to evaluate on: give --data PATH.")
     path = Path(config.data).absolute()
     name = path.name if path.is_dir() else path.stem
-    return _evaluate(
-        config,
-        Benchmark(title=name, prefix="", file_name=name),
-        lambda: _open_set(config.data, config.pairs, config.blp_channel_order),
-    )
+    return _evaluate(config, Benchmark(title=name, prefix="", file_name=name))
 
 
-def _evaluate(
-    config: Config, benchmark: Benchmark, open_data: Callable[[], tuple[VerificationSet, str]]
-) -> Report:
+def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     """Read the checkpoint, make the output folder, open the data: each fails before the work."""
     device = find_device(config.device)
     backbone = load_network(config, device)
     folder = make_output(config)
-    data, source = open_data()
+    data, source = open_benchmark(config, benchmark)
     results = _evaluate_backbone(
         backbone, data, config, device, config.eval_dtype, f"Embedding {benchmark.title}"
     )
@@ -183,6 +176,8 @@ def find_benchmark(prefix: str) -> Benchmark:
 def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
     """(images, pairs file) of the settings. Both are empty where the settings name no data set,
     the second also for formats that hold their pairs."""
+    if not benchmark.prefix:
+        return config.data, config.pairs
     return (
         getattr(config, f"{benchmark.prefix}_dataset_path"),
         getattr(config, f"{benchmark.prefix}_file_list"),
@@ -191,17 +186,13 @@ def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
 
 def open_benchmark(config: Config, benchmark: Benchmark) -> tuple[VerificationSet, str]:
     """(the benchmark's data, a text that says where they are): the data set of the settings, or
-    else the demo's, drawn if it isn't there yet. Raises DataError for unusable data."""
+    otherwise the demo's, drawn if it isn't there yet. Raises DataError for unusable data."""
     path, file_list = benchmark_paths(config, benchmark)
     if not path:
         demo = ensure_demo_sets(Path(config.demo_dataset_path))
         path = str(getattr(demo, f"{benchmark.prefix}_images"))
         file_list = str(getattr(demo, f"{benchmark.prefix}_pairs"))
-    return _open_set(path, file_list, config.blp_channel_order)
-
-
-def _open_set(path: str, file_list: str, blp_channel_order: str) -> tuple[VerificationSet, str]:
-    data = open_verification_set(path, file_list, blp_channel_order)
+    data = open_verification_set(path, file_list, config.blp_channel_order)
     source = f"{path}, {file_list}" if file_list else path
     _check_pairs(data, source)
     return data, source
@@ -349,13 +340,13 @@ def sample_pairs(data: VerificationSet, count: int) -> VerificationSet:
     """About `count` pairs (all, if there are no more), the same share of each fold and kind, with
     the images that they need."""
     share = min(1.0, count / len(data.same))
-    rows = np.concatenate(
-        [
-            _spread(np.flatnonzero((data.folds == fold) & (data.same == kind)), share)
-            for fold in np.unique(data.folds)
-            for kind in (True, False)
-        ]
-    )
+    taken = []
+    for fold in np.unique(data.folds):
+        for kind in (True, False):
+            group = np.flatnonzero((data.folds == fold) & (data.same == kind))
+            size = min(len(group), max(1, round(share * len(group))))
+            taken.append(group[np.linspace(0, len(group) - 1, size).round().astype(int)])
+    rows = np.concatenate(taken)
     left, right = np.asarray(data.left)[rows], np.asarray(data.right)[rows]
     used = np.unique(np.concatenate((left, right)))
     return replace(
@@ -367,9 +358,3 @@ def sample_pairs(data: VerificationSet, count: int) -> VerificationSet:
         same=np.asarray(data.same)[rows],
         folds=np.asarray(data.folds)[rows],
     )
-
-
-def _spread(rows: np.ndarray, share: float) -> np.ndarray:
-    """A share of the rows, at least one of any, evenly spaced."""
-    count = min(len(rows), max(1, round(share * len(rows))))
-    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)] if count else rows

@@ -159,7 +159,15 @@ class VerificationResult:
             "fold_thresholds": list(self.fold_thresholds),
             "threshold": self.threshold,
             "tar_at_far": {str(far): tar for far, tar in self.tar_at_far.items()},
-            "operating_points": [_point_dict(point) for point in self.operating_points],
+            "operating_points": [
+                {
+                    "far_target": point.target,
+                    "far": point.far,
+                    "tar": point.tar,
+                    "threshold": point.threshold if np.isfinite(point.threshold) else None,
+                }
+                for point in self.operating_points
+            ],
             "auc": self.auc,
             "eer": self.eer,
         }
@@ -320,7 +328,7 @@ def _checked_features(name: str, features: np.ndarray) -> np.ndarray:
 
 
 def _checked_folds(folds: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The fold numbers in order (K ints) and each pair's own (P ints)."""
+    """The folds in order (K ints) and the fold of each pair (P ints)."""
     folds = np.asarray(folds)
     if folds.shape != (count,) or not np.issubdtype(folds.dtype, np.integer):
         raise ValueError(
@@ -340,12 +348,3 @@ def _checked_folds(folds: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarra
             f"{numbers[0]} to {numbers[-1]}; number the folds consecutively"
         )
     return numbers, folds
-
-
-def _point_dict(point: OperatingPoint) -> dict:
-    return {
-        "far_target": point.target,
-        "far": point.far,
-        "tar": point.tar,
-        "threshold": point.threshold if np.isfinite(point.threshold) else None,
-    }

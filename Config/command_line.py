@@ -141,6 +141,20 @@ def make_parser(description: str, settings: Iterable[Setting]) -> argparse.Argum
     return parser
 
 
+def flags_of(config: Config) -> list[str]:
+    """The flags with which Train.py has exactly these settings."""
+    taken = settings_for("training")
+    return [_flag(name, value) for name, value in vars(config).items() if name in taken]
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    if isinstance(value, tuple):
+        return f"--{name}={','.join(map(str, value))}"
+    return f"--{name}={'none' if value is None else value}"
+
+
 def _add_flag(flags: argparse._ArgumentGroup, setting: Setting) -> None:
     default = setting.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)

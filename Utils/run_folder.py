@@ -7,10 +7,12 @@ A checkpoint may also be a folder: iteration_00000100.dcp ... last.dcp  best.dcp
 """
 
 import itertools
+import json
 import os
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from Config import Config
 from Utils.errors import RunError
@@ -23,6 +25,7 @@ METADATA = ".metadata"
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"
 BEST = "best.pt"
+SWEEP = "FACE_TRAINING_SWEEP"  # environment variable: the name of the sweep that starts the run
 
 
 def is_checkpoint_folder(path: Path) -> bool:
@@ -54,12 +57,31 @@ class RunFolder:
         return self._file_or_folder(BEST)
 
     def create(self, config: Config) -> None:
-        """Make the folders and save the settings. Raises RunError where that can't be done."""
+        """Make the folders and save the settings, of this start of the run and of those before it.
+
+        Raises RunError where that can't be done.
+        """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            save_json(self.settings, config.to_dict())
+            save_json(self.settings, self._settings_with(config))
         except OSError as error:
             raise RunError(_not_writable(self.path, error)) from None
+
+    def starts(self) -> list[dict[str, Any]]:
+        """The settings of each start of the run, oldest first; none where they can't be read.
+
+        `sweep` among them is the name of the sweep that started it.
+        """
+        try:
+            saved = json.loads(self.settings.read_text())
+            return list(saved.get("starts", [saved]))  # once there was only the last one
+        except (OSError, ValueError, AttributeError, TypeError):
+            return []
+
+    def _settings_with(self, config: Config) -> dict[str, Any]:
+        start = config.to_dict()
+        sweep = {"sweep": os.environ[SWEEP]} if SWEEP in os.environ else {}
+        return {**start, "starts": [*self.starts(), {**start, **sweep}]}
 
     def _file_or_folder(self, name: str) -> Path:
         folder = (self.checkpoints / name).with_suffix(SUFFIX)

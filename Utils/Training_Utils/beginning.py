@@ -8,12 +8,12 @@ import torch
 
 from Config import Config
 from Utils.Datasets_Utils.training_set import TrainingSet
-from Utils.errors import CheckpointError
+from Utils.errors import CheckpointError, DataError
 from Utils.processes import Processes
 from Utils.run_folder import RunFolder, create_run, find_checkpoint, run_to_continue
 from Utils.Training_Utils import checkpoint as checkpoints
 from Utils.Training_Utils.checkpoints.writer import remove_unfinished
-from Utils.Training_Utils.finished_runs import is_finished
+from Utils.Training_Utils.reports.results import read_results
 from Utils.Training_Utils.restarts import note_run, restarted_from
 from Utils.Training_Utils.state import TrainingState, build_state
 
@@ -71,11 +71,15 @@ def _check_not_over(epoch: int, path: Path, config: Config) -> None:
     if epoch < config.total_epoch:
         return
     run = run_to_continue(path)
-    if epoch > config.total_epoch or run is None or is_finished(run):
-        raise CheckpointError(
-            f"checkpoint {path} is the end of {epoch} epochs, and total_epoch is "
-            f"{config.total_epoch}: give a larger --total_epoch to train on."
-        )
+    if epoch == config.total_epoch and run is not None:
+        try:
+            read_results(run)
+        except DataError:  # it has none
+            return
+    raise CheckpointError(
+        f"checkpoint {path} is the end of {epoch} epochs, and total_epoch is "
+        f"{config.total_epoch}: give a larger --total_epoch to train on."
+    )
 
 
 def _make_run(config: Config, resumed: Path | None) -> RunFolder:

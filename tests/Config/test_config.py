@@ -13,7 +13,7 @@ import torch
 from Backbone import BACKBONES
 from Backbone.preprocessing import CHANNEL_ORDERS
 from Config import RECIPES, Config, ConfigError, read_config, settings_for, validate
-from Config.command_line import make_parser
+from Config.command_line import flags_of, make_parser
 from Config.fields import group, setting, settings_of
 from Config.sweep import settings_of_run
 from Head import HEADS, build_head
@@ -233,6 +233,13 @@ def test_each_allowed_word_is_a_flag_and_valid(name, word):
     config = read(f"--{name}", word)
     assert getattr(config, name) == word
     validate(dataclasses.replace(config, margin_size=None), cuda_devices=1)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_settings_survive_their_trip_through_flags(recipe):
+    config = dataclasses.replace(Config(), **RECIPES[recipe], save_dir="-a b", head_lr=1 / 3)
+    config = dataclasses.replace(config, fprs=(1e-7, 0.1), gpus=(1, 0), seed=2**63 - 1)
+    assert read(*flags_of(config)) == config
 
 
 def test_a_new_setting_is_one_place(capsys):

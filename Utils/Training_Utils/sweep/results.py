@@ -1,31 +1,39 @@
-"""What the runs of a sweep come to: the figures of each, and mean and spread over the seeds.
+"""The results of a sweep: the figures of each run, and their mean and spread over the seeds.
 
-The spread is the sample standard deviation, with n - 1: that of the runs there might have been,
-estimated from the n that there are.
+The spread is the sample standard deviation, with n - 1: it estimates that of all seeds from the n
+seeds that were trained.
 """
 
 import csv
-import json
+import math
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from Config.sweep import Sweep, Variation
-from Utils.errors import DataError
 from Utils.files import atomic_path, save_json
 from Utils.run_folder import RunFolder
+from Utils.tables import format_table
+from Utils.Training_Utils.reports.metrics import read_rows
 from Utils.Training_Utils.reports.results import MEAN, mean_accuracy, read_results
 
 SEED = "seed"
 STD = "sample standard deviation (n - 1) over the seeds"
 WAITING, DONE, FAILED = "waiting", "done", "failed"
+_COLOURS, _DASHES = 10, ("-", "--", ":", "-.")
 
 
 @dataclass
 class SweepRun:
     """One run. state: waiting, done or failed. folder: "" before it has one. reason: why it failed.
-    loss: mean since its last report. last, best: accuracies 0..1 by test set, and their mean."""
+    loss: mean since the last line of its log. last, best: accuracies 0..1 by test set, and their
+    mean."""
 
     variation: Variation
     state: str = WAITING
@@ -36,7 +44,7 @@ class SweepRun:
     best: dict[str, float] = field(default_factory=dict)
 
     def finish(self, folder: Path) -> None:
-        """Take in the figures of a run that came to its end. Raises DataError as
+        """Take the figures of a run that was trained to its end. Raises DataError as
         `read_results` does."""
         results = read_results(RunFolder(folder))
         self.loss, self.last = results["loss"], dict(results["last"])
@@ -44,6 +52,11 @@ class SweepRun:
         if self.last:
             self.last[MEAN] = mean_accuracy(self.last)
         self.state, self.folder, self.reason = DONE, str(folder), ""
+
+    def figure(self, name: str) -> float | None:
+        """`loss`, or the accuracy of a test set as in `last LFW` or `best LFW`."""
+        kind, _, test = name.partition(" ")
+        return getattr(self, kind).get(test) if test else self.loss
 
 
 @dataclass(frozen=True)
@@ -57,19 +70,17 @@ class Group:
     def done(self) -> list[SweepRun]:
         return [run for run in self.runs if run.state == DONE]
 
-    def spread(self, figure: str, name: str = "") -> tuple[float, float] | None:
-        """(mean, standard deviation) of `loss`, or of `last` or `best` of a test set, over the runs
-        that are done; the second is nan for one run. None where no run has it."""
-        values = [getattr(run, figure) for run in self.done]
-        values = [value.get(name) if isinstance(value, dict) else value for value in values]
+    def spread(self, figure: str) -> tuple[float | None, float | None]:
+        """(mean, standard deviation) over the runs that are done and have the figure; None for
+        what too few of them have."""
+        values = [run.figure(figure) for run in self.done]
         values = [value for value in values if value is not None]
-        if not values:
-            return None
-        return statistics.fmean(values), statistics.stdev(values) if values[1:] else float("nan")
+        mean = statistics.fmean(values) if values else None
+        return mean, statistics.stdev(values) if len(values) > 1 else None
 
 
 def groups_of(runs: list[SweepRun]) -> list[Group]:
-    """The runs, put together where they differ in their seed alone; in their order."""
+    """The runs, grouped where they differ in their seed alone; in their order."""
     groups: dict[str, Group] = {}
     for run in runs:
         rest = {name: value for name, value in run.variation.items() if name != SEED}
@@ -78,119 +89,136 @@ def groups_of(runs: list[SweepRun]) -> list[Group]:
 
 
 def describe(variation: Variation) -> str:
-    """A variation for people, as in `margin ArcFace, scale_size 32`."""
-    return ", ".join(f"{name} {show(value)}" for name, value in variation.items())
-
-
-def show(value: Any) -> str:
-    """A setting's value as it would be typed."""
-    if isinstance(value, tuple):
-        return ",".join(map(show, value)) or "none"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    """A variation in words, as in `margin ArcFace, scale_size 32`."""
+    return ", ".join(f"{name} {_typed(value)}" for name, value in variation.items())
 
 
 def sweep_table(runs: list[SweepRun]) -> str:
     """Lines with the figures of each group, and why runs failed, for printing."""
-    groups = groups_of(runs)
-    tests = test_names(runs)
-    rows = [[*groups[0].variation, "runs", "loss", *tests]]
-    rows += [_row(group, tests) for group in groups]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = len(groups[0].variation)
-    lines = [
-        "  ".join(
-            cell.ljust(width) if at < left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    notes = ["", "Accuracies in percent, at the end of training."]
+    groups, tests = groups_of(runs), _test_names(runs)
+    settings = list(groups[0].variation)
+    rows = [[*settings, "runs", "loss", *tests]]
+    for group in groups:
+        count, done = len(group.runs), len(group.done)
+        rows.append(
+            [
+                *map(_typed, group.variation.values()),
+                str(count) if done == count else f"{done} of {count}",
+                _shown(*group.spread("loss"), ".4f"),
+                *(_shown(*group.spread(f"last {name}"), ".2%") for name in tests),
+            ]
+        )
+    notes = "Accuracies in percent, at the end of training."
     if any(len(group.runs) > 1 for group in groups):
-        notes[-1] += f" ±: {STD}."
+        notes += f" ±: {STD}."
     failures = [
         f"failed: {describe(run.variation)}: {run.reason}" for run in runs if run.state == FAILED
     ]
-    return "\n".join([*lines, *notes, *failures])
+    align = "<" * len(settings) + ">" * (len(rows[0]) - len(settings))
+    return "\n".join([format_table(rows, align), "", notes, *failures])
 
 
-def test_names(runs: list[SweepRun]) -> list[str]:
+def write_files(sweep: Sweep, runs: list[SweepRun], folder: Path) -> None:
+    """Write sweep.json, sweep.csv (a line for each group) and, if a run is done, curves.png."""
+    groups, tests = groups_of(runs), _test_names(runs)
+    figures = [_figures(group, tests) for group in groups]
+    record = {
+        "axes": sweep.axes,
+        "std": STD,
+        "groups": [
+            {"settings": g.variation, **row} for g, row in zip(groups, figures, strict=True)
+        ],
+        "runs": [asdict(run) for run in runs],
+    }
+    save_json(folder / "sweep.json", record)
+    with atomic_path(folder / "sweep.csv") as path, open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*groups[0].variation, *figures[0]])
+        for group, row in zip(groups, figures, strict=True):
+            writer.writerow([*map(_typed, group.variation.values()), *row.values()])
+    if any(run.state == DONE for run in runs):
+        _draw(runs, folder / "curves.png")
+
+
+def _test_names(runs: list[SweepRun]) -> list[str]:
     """The test sets of all runs, the mean over them last."""
     names = dict.fromkeys(name for run in runs for name in run.last)
     return [name for name in names if name != MEAN] + ([MEAN] if len(names) > 2 else [])
 
 
-def write_json(sweep: Sweep, runs: list[SweepRun], path: Path) -> None:
-    """Write the runs and the groups; `read_json` gives the runs back."""
-    tests = test_names(runs)
-    values = {
-        "axes": sweep.axes,
-        "std": STD,
-        "groups": [_figures(group, tests) for group in groups_of(runs)],
-        "runs": [asdict(run) for run in runs],
-    }
-    save_json(path, values)
-
-
-def read_json(path: Path) -> list[SweepRun]:
-    """The runs that `write_json` wrote; none where there is no such file."""
-    try:
-        runs = [SweepRun(**run) for run in json.loads(path.read_text())["runs"]]
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no record of a sweep ({error}); delete it.") from None
-    for run in runs:  # JSON has lists alone
-        run.variation = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in run.variation.items()
-        }
-    return runs
-
-
-def write_csv(runs: list[SweepRun], path: Path) -> None:
-    """Write a line for each group: settings, runs, mean and std of each figure."""
-    tests = test_names(runs)
-    rows = [_figures(group, tests) for group in groups_of(runs)]
-    flat = [
-        {**{k: show(v) for k, v in row.pop("settings").items()}, **row} for row in map(dict, rows)
-    ]
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(flat[0]))
-        writer.writeheader()
-        writer.writerows(flat)
-
-
-def _row(group: Group, tests: list[str]) -> list[str]:
-    count = len(group.runs)
-    runs = str(count) if len(group.done) == count else f"{len(group.done)} of {count}"
-    loss = _shown(group.spread("loss"), 1, ".4f")
-    accuracies = [_shown(group.spread("last", name), 100, ".2f") for name in tests]
-    return [*map(show, group.variation.values()), runs, loss, *accuracies]
-
-
-def _shown(spread: tuple[float, float] | None, factor: float, digits: str) -> str:
-    if spread is None:
-        return "-"
-    mean, std = (factor * value for value in spread)
-    return f"{mean:{digits}}" if std != std else f"{mean:{digits}} ± {std:{digits}}"
-
-
 def _figures(group: Group, tests: list[str]) -> dict[str, Any]:
-    """Plain values; None for what there is not."""
-    values: dict[str, Any] = {
-        "settings": group.variation,
-        "runs": len(group.runs),
-        "done": len(group.done),
-    }
-    for figure, name in (
-        ("loss", ""),
-        *(("last", name) for name in tests),
-        *(("best", name) for name in tests),
-    ):
-        mean, std = group.spread(figure, name) or (None, None)
-        label = f"{figure} {name}".strip()
-        values[f"{label} mean"] = mean
-        values[f"{label} std"] = None if std != std else std
+    """The columns of a group in the files; None where there is no value."""
+    values: dict[str, Any] = {"runs": len(group.runs), "done": len(group.done)}
+    for name in ("loss", *(f"{kind} {test}" for kind in ("last", "best") for test in tests)):
+        values[f"{name} mean"], values[f"{name} std"] = group.spread(name)
     return values
+
+
+def _typed(value: Any) -> str:
+    """A setting's value as a user types it."""
+    if isinstance(value, tuple):
+        return ",".join(map(_typed, value)) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shown(mean: float | None, std: float | None, digits: str) -> str:
+    known = [f"{value:{digits}}".removesuffix("%") for value in (mean, std) if value is not None]
+    return " ± ".join(known) or "-"
+
+
+def _draw(runs: list[SweepRun], path: Path) -> None:
+    """Draw training loss and each test set's accuracy over the iterations, as PNG.
+
+    Lines are means over the seeds; bands, one standard deviation (n - 1) to each side.
+    """
+    groups = [group for group in groups_of(runs) if group.done]
+    tests = [name for name in _test_names(runs) if name != MEAN]
+    panels = {"training loss": "loss", **{f"{name} accuracy": name for name in tests}}
+    rows = math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(12, 3.8 * rows + 0.3 * len(groups)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, 2, squeeze=False).flat)
+    metrics = [[_rows(run) for run in group.done] for group in groups]
+    for panel, (heading, column) in zip(axes, panels.items(), strict=False):
+        panel.set_title(heading, fontsize=10)
+        panel.set_xlabel("iteration")
+        panel.grid(alpha=0.3)
+        for index, (group, tables) in enumerate(zip(groups, metrics, strict=True)):
+            name = describe(group.variation) or "all seeds"
+            label = f"{name} ({len(group.done)} runs)" if len(group.done) > 1 else name
+            style = {"color": f"C{index % _COLOURS}", "label": label}
+            style["linestyle"] = _DASHES[index // _COLOURS % len(_DASHES)]
+            _draw_group(panel, column, tables, style)
+    for panel in axes[len(panels) :]:
+        panel.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _rows(run: SweepRun) -> list[dict[str, float]]:
+    path = RunFolder(Path(run.folder)).metrics
+    return read_rows(path) if path.exists() else []
+
+
+def _draw_group(panel: Axes, column: str, tables: list[list], style: dict[str, str]) -> None:
+    """Draw the curve of a group, at the iterations that all its runs have.
+
+    tables: the rows of each run's metrics.csv.
+    """
+    curves = [{row["iteration"]: row[column] for row in rows if column in row} for rows in tables]
+    curves = [curve for curve in curves if curve]
+    shared = sorted(set.intersection(*map(set, curves))) if curves else []
+    if not shared:
+        return
+    values = np.array([[curve[iteration] for iteration in shared] for curve in curves])
+    mean, std = values.mean(0), values.std(0, ddof=1) if len(curves) > 1 else None
+    if len(shared) == 1:  # a line of one point can't be seen
+        panel.errorbar(shared, mean, std, marker="o", capsize=4, **style)
+        return
+    panel.plot(shared, mean, **style)
+    if std is not None:
+        panel.fill_between(shared, mean - std, mean + std, color=style["color"], alpha=0.15, lw=0)

@@ -1,68 +1,71 @@
-"""Running a sweep: one run after the other, each in a process of its own.
+"""Running a sweep: one run after the other, each a process of Train.py.
 
-A process of its own takes its memory with it when it ends, and can die, of a lack of memory or of a
-bug, without taking the sweep along. What was done is found again: a finished run with the same
-settings anywhere under save_dir is not trained again, and an interrupted one of this sweep goes on
-from its last checkpoint, so a sweep that was stopped is started again by the same command.
+A process of its own returns its memory when it ends, and a bug or a lack of memory ends it alone.
+What is done is found in the runs' folders: a finished run with the same settings anywhere under
+save_dir is not trained again, and an interrupted run of this sweep is resumed from its last
+checkpoint. So the same command continues a sweep that was stopped.
 
 <save_dir>/sweep_<settings>_<digest>/sweep.json  sweep.csv  curves.png
 """
 
+import ctypes
 import dataclasses
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from Config import Config, ConfigError, Sweep, validate
+from Config.command_line import flags_of
 from Config.sweep import settings_of_run
 from Utils.errors import DataError, RunError, UserError
 from Utils.files import make_folder
 from Utils.processes import ALONE, Processes
-from Utils.run_folder import RunFolder, check_writable
-from Utils.Training_Utils.finished_runs import checkpoint_to_go_on_from, find_finished
-from Utils.Training_Utils.sweep.curves import draw_sweep
-from Utils.Training_Utils.sweep.process import SweepStop, train_in_a_process
-from Utils.Training_Utils.sweep.results import (
-    DONE,
-    FAILED,
-    SweepRun,
-    describe,
-    read_json,
-    sweep_table,
-    write_csv,
-    write_json,
-)
+from Utils.run_folder import SWEEP, RunFolder, check_writable
+from Utils.Training_Utils.data import fingerprint, open_training_data
+from Utils.Training_Utils.reports.results import read_results
+from Utils.Training_Utils.stopping import Sigterm
+from Utils.Training_Utils.sweep.results import FAILED, SweepRun, describe, sweep_table, write_files
+
+TRAIN = Path(__file__).resolve().parents[3] / "Train.py"
+INTERRUPTED = 130  # exit status after Ctrl-C
+PATIENCE = 10.0  # seconds that an interrupted run has to end
 
 
 def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
     """Train each run that is not done yet; write and print the table, draw the curves.
 
     Raises ConfigError, before anything is trained, for settings that can't be used, and RunError,
-    after everything is, where runs failed. SIGTERM ends it early: the run under way is saved.
+    after everything is, where runs failed. SIGTERM ends it early: the run in progress is saved.
     """
     if processes.world_size > 1:
-        text = " ".join(sweep.axes)
+        text = ", ".join(sweep.axes)
         raise ConfigError("sweep", text, "its runs have one process each; leave torchrun out.")
     _check(sweep)
-    save_dir = Path(sweep.runs[0][1].save_dir)
-    folder = save_dir / sweep_name(sweep)
+    folder = Path(sweep.runs[0][1].save_dir) / sweep_name(sweep)
     make_folder(folder)
-    with _alone(folder), SweepStop() as stop:
-        runs = _open_record(sweep, folder)
+    runs = [SweepRun(variation) for variation, _ in sweep.runs]
+    with open(folder / ".lock", "w") as lock, Sigterm() as stop:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another process is running this sweep ({folder}).") from None
         for number, (run, (_, config)) in enumerate(zip(runs, sweep.runs, strict=True), 1):
             print(f"\n[{number}/{len(runs)}] {describe(run.variation)}", flush=True)
-            _run(run, config, lambda: write_json(sweep, runs, folder / "sweep.json"), stop)
-            _write(sweep, runs, folder)
+            _run(run, config, folder.name, lock.fileno(), stop)
+            write_files(sweep, runs, folder)
             if stop.asked:
-                print("\nAsked to stop. The same command goes on with the sweep.")
+                print("\nAsked to stop. The same command continues the sweep.")
                 return runs
     print(f"\n{sweep_table(runs)}\n\nTable and curves: {folder}")
-    failed = sum(run.state == FAILED for run in runs)
-    if failed:
+    if failed := sum(run.state == FAILED for run in runs):
         raise RunError(f"{failed} of {len(runs)} runs failed; the table says why.")
     return runs
 
@@ -72,6 +75,18 @@ def sweep_name(sweep: Sweep) -> str:
     settings = [settings_of_run(config) for _, config in sweep.runs]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"sweep_{'_'.join(sweep.axes)}_{digest[:8]}"
+
+
+def find_finished(config: Config) -> RunFolder | None:
+    """The newest run under save_dir that was trained to its end with these settings, on the same
+    images and labels; None where there is none, or where the data can't be read."""
+    finished = [run for run in _runs_with(config) if _is_finished(run)]
+    try:
+        data = fingerprint(open_training_data(config)) if finished else {}
+    except UserError:  # the run will report it
+        return None
+    same = [run for run in finished if read_results(run).get("data") == data]
+    return same[-1] if same else None
 
 
 def _check(sweep: Sweep) -> None:
@@ -85,59 +100,90 @@ def _check(sweep: Sweep) -> None:
     check_writable(sweep.runs[0][1].save_dir)
 
 
-def _open_record(sweep: Sweep, folder: Path) -> list[SweepRun]:
-    """The sweep's runs, with the folders in which an earlier start of it trained them."""
-    earlier = {describe(run.variation): run.folder for run in read_json(folder / "sweep.json")}
-    return [
-        SweepRun(variation, folder=earlier.get(describe(variation), ""))
-        for variation, _ in sweep.runs
-    ]
+def _run(run: SweepRun, config: Config, sweep: str, lock: int, stop: Sigterm) -> None:
+    """Train one run until it is done or fails; it stays waiting where it was told to stop.
 
-
-def _run(run: SweepRun, config: Config, write_record: Callable[[], None], stop: SweepStop) -> None:
-    """Bring one run to its end, or to its failure; it waits on where it was asked to stop."""
-    try:
-        finished = find_finished(config, Path(config.save_dir))
-    except UserError:  # the training data can't be read: the run will say so
-        finished = None
-    if finished:
+    sweep: the name of the sweep. lock: the file descriptor of its lock.
+    """
+    if finished := find_finished(config):
         print(f"done before: {finished.path}")
         run.finish(finished.path)
         return
-    started = RunFolder(Path(run.folder)) if run.folder else None
-    checkpoint = checkpoint_to_go_on_from(started, config) if started else None
-    config = dataclasses.replace(config, resume=str(checkpoint or ""))
-
-    def begun(folder: str) -> None:
-        run.folder = folder
-        write_record()
-
-    reason = train_in_a_process(config, begun, stop)
-    if not reason:
+    begun = [folder for folder in _runs_with(config, sweep) if not _is_finished(folder)]
+    checkpoints = [folder.last for folder in begun if folder.last.exists()]
+    resume = str(checkpoints[-1]) if checkpoints else ""
+    status = _train(dataclasses.replace(config, resume=resume), sweep, lock, stop)
+    folders = _runs_with(config, sweep)
+    run.folder = str(folders[-1].path) if folders else ""
+    reason = f"exit status {status}; its messages are above"
+    if status == 0:
+        stop.asked |= not folders[-1].results.exists()  # its process alone was told to stop
         try:
-            run.finish(Path(run.folder))
+            run.finish(folders[-1].path)
+            return
         except DataError as error:
             reason = str(error)
-    if reason and not stop.asked:
+    stop.asked |= status == -signal.SIGTERM  # before the run listened
+    if not stop.asked:
         run.state, run.reason = FAILED, reason
         print(f"failed: {reason}")
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the sweep's folder. Raises RunError where another process has it."""
-    import fcntl  # here, because Windows has none, and a single run needs none
-
-    with open(folder / ".lock", "w") as lock:
+def _train(config: Config, sweep: str, lock: int, stop: Sigterm) -> int:
+    """Train in a process of Train.py; returns its exit status, negative for a signal's number."""
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *flags_of(config)],
+        env={**os.environ, SWEEP: sweep},
+        pass_fds=[lock],  # if the sweep is killed, its lock is held until the run has ended too
+        process_group=0,  # so that a terminal's Ctrl-C reaches it once, through the sweep
+        preexec_fn=_stop_with_parent,
+    )
+    try:
+        while not stop.asked and process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+        if stop.asked:
+            process.terminate()
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"this sweep is under way in another process ({folder}).") from None
-        yield
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
 
 
-def _write(sweep: Sweep, runs: list[SweepRun], folder: Path) -> None:
-    write_json(sweep, runs, folder / "sweep.json")
-    write_csv(runs, folder / "sweep.csv")
-    if any(run.state == DONE for run in runs):
-        draw_sweep(runs, folder / "curves.png")
+def _stop_with_parent() -> None:
+    """Have this process, a run's, receive SIGTERM when the sweep's process dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+
+
+def _runs_with(config: Config, sweep: str = "") -> list[RunFolder]:
+    """The runs under save_dir that were trained with these settings from their first iteration on:
+    not from another run's checkpoint, and never resumed with other settings. The newest is last.
+
+    sweep: only those that the sweep of this name began.
+    """
+    ours, found = settings_of_run(config), []
+    for path in Path(config.save_dir).glob("*/settings.json"):
+        run = RunFolder(path.parent)
+        starts = run.starts()
+        if not starts or starts[0].get("resume") or (sweep and starts[0].get("sweep") != sweep):
+            continue
+        if all(settings_of_run(Config.from_dict(settings)) == ours for settings in starts):
+            found.append(run)
+    return sorted(found, key=lambda run: run.settings.stat().st_mtime_ns)
+
+
+def _is_finished(run: RunFolder) -> bool:
+    """Whether a run has results, which are removed when it is resumed."""
+    try:
+        read_results(run)
+    except DataError:
+        return False
+    return True

@@ -237,8 +237,9 @@ def test_each_allowed_word_is_a_flag_and_valid(name, word):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_settings_survive_their_trip_through_flags(recipe):
-    config = dataclasses.replace(Config(), **RECIPES[recipe], save_dir="-a b", head_lr=1 / 3)
-    config = dataclasses.replace(config, fprs=(1e-7, 0.1), gpus=(1, 0), seed=2**63 - 1)
+    config = dataclasses.replace(Config(), **RECIPES[recipe])
+    odd = {"save_dir": "-a b", "head_lr": 1 / 3, "fprs": (1e-7, 0.1), "seed": 2**63 - 1}
+    config = dataclasses.replace(config, **odd, gpus=(1, 0))
     assert read(*flags_of(config)) == config
 
 

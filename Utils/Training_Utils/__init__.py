@@ -1,0 +1,18 @@
+"""Training, from the settings to a trained network.
+
+trainer.py           the loop, in which the order of things is the explanation
+start.py             how a run begins or resumes
+step.py              one iteration: images in, changed weights out
+data.py              the training set and its batches
+augmentation.py      random changes of the images
+networks.py          how a step calls backbone and head: alone, over GPUs, with DDP, compiled
+optimization.py      learning rate, optimiser, loss scaling, clipping
+state.py             everything that changes while a run trains, and is saved
+evaluation.py        the test sets while training, MegaFace at its end
+stopping.py          SIGTERM: all processes agree to save and stop
+profiling.py         where the time of a few steps goes
+checkpoints/         writing and reading a run's checkpoints
+merge_checkpoint.py  the command that makes one file of a sharded checkpoint
+reports/             log, figures, curves and results of a run
+sweep/               many runs, one for each combination of settings
+"""

@@ -1,11 +1,11 @@
-"""Judging on the verification sets in the middle of training.
+"""Evaluating the network that is trained: verification sets now and then, MegaFace at the end.
 
-MegaFace at the end of training.
+Both are opened before training starts, so that a wrong path ends the run at once.
 """
 
 import logging
+import shutil
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -25,18 +25,19 @@ from Utils.Evaluation_Utils.report import (
     evaluate_pairs,
     open_benchmark,
 )
+from Utils.files import make_folder
 from Utils.processes import Processes
 from Utils.Training_Utils.reports.results import averaged_name
 
 
 class TestSets:
-    """The verification sets of the settings; for demo training, the demo's where none is named.
+    """The verification sets that the settings name; for demo training, the demo's for the others.
 
-    processes: which judge them together. descriptions: a line about each, and about each that
-    there is not.
+    processes: evaluate the sets together. descriptions: a line for the log about each benchmark.
+    Raises DataError where a set can't be opened.
     """
 
-    __test__ = False  # the name begins like a test's
+    __test__ = False  # pytest takes classes whose names begin with Test for tests
 
     def __init__(self, config: Config, device: torch.device, processes: Processes) -> None:
         self._config = config
@@ -52,25 +53,25 @@ class TestSets:
                 self._sets[benchmark.title] = data
                 text = f"{len(data.images):,} images, {len(data.same):,} pairs, {source}"
             else:
-                text = f"no {benchmark.prefix}_dataset_path, not judged"
+                text = f"no {benchmark.prefix}_dataset_path, not evaluated"
             self.descriptions.append(f"{benchmark.title}: {text}")
 
     def columns(self, averaged: bool) -> list[str]:
-        """Names of the accuracies; averaged: with those of the averaged weights."""
+        """The names of the accuracies; averaged: with those of the averaged weights."""
         names = list(self._sets)
         return [*names, *map(averaged_name, names)] if averaged else names
 
     def evaluate(self, backbone: nn.Module, averaged: nn.Module | None = None) -> dict[str, float]:
-        """Mean 10-fold accuracy of each set, with averaged weights too where there are any."""
-        accuracies = self._accuracies(backbone)
-        if averaged is not None:
-            found = self._accuracies(averaged)
-            accuracies |= {averaged_name(name): accuracy for name, accuracy in found.items()}
-        return accuracies
+        """The mean 10-fold accuracy, 0..1, on each set; all processes must call this.
 
-    def _accuracies(self, backbone: nn.Module) -> dict[str, float]:
-        """Mean 10-fold accuracy, 0..1, of each set; called by all processes together."""
-        return {name: self._accuracy(backbone, data) for name, data in self._sets.items()}
+        averaged: the backbone with averaged weights, whose accuracies are added under the names of
+        `averaged_name`. Raises DataError or ImageError where an image can't be read.
+        """
+        accuracies = {name: self._accuracy(backbone, data) for name, data in self._sets.items()}
+        if averaged is not None:
+            for name, data in self._sets.items():
+                accuracies[averaged_name(name)] = self._accuracy(averaged, data)
+        return accuracies
 
     def _accuracy(self, backbone: nn.Module, data: VerificationSet) -> float:
         config, protocol = self._config, self._protocol
@@ -89,7 +90,7 @@ class TestSets:
 
 
 class MegaFaceTest:
-    """The MegaFace data of the settings, found before training starts rather than after it.
+    """MegaFace as the settings name it, on which a network is evaluated at the end of training.
 
     Raises DataError for what is missing.
     """
@@ -107,7 +108,7 @@ class MegaFaceTest:
         for name in ("probe_features", "distractor_features"):
             if getattr(config, name):
                 raise DataError(
-                    f"test_on_megaface judges the network that is trained, so {name} can't be "
+                    f"test_on_megaface evaluates the network that is trained, so {name} can't be "
                     f"given in place of photos; leave it out."
                 )
         self._data = open_megaface(config)
@@ -115,25 +116,27 @@ class MegaFaceTest:
         log.info(f"MegaFace, at the end: {len(listed.names):,} distractors, {listed.source}")
 
     def evaluate(self, backbone: nn.Module, run: Path | None) -> None:
-        """Judge a trained backbone, and log the figures.
+        """Evaluate a trained backbone, and log the figures; all processes must call this.
 
-        run: the run's folder, which gets them below `megaface`; without one nothing is written.
-        All processes call this together.
+        run: the run's folder; features, figures and pictures are written to its `megaface`. None
+        writes them to a temporary folder.
         """
-        if run is None:
-            with ExitStack() as stack:
-                make = tempfile.TemporaryDirectory
-                folder = self._processes.from_main(lambda: stack.enter_context(make()))
-                self._judge(backbone, Path(folder))
-                self._processes.barrier()
-        else:
+        if run is not None:
             folder = run / "megaface"
-            folder.mkdir(exist_ok=True)
-            self._judge(backbone, folder)
+            make_folder(folder)
+            self._evaluate(backbone, folder)
             self._log.info(f"MegaFace figures and pictures: {folder}")
+            return
+        temporary = self._processes.from_main(tempfile.mkdtemp)
+        try:
+            self._evaluate(backbone, Path(temporary))
+            self._processes.barrier()
+        finally:
+            if self._processes.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
 
-    def _judge(self, backbone: nn.Module, folder: Path) -> None:
-        judged = judge_megaface(
+    def _evaluate(self, backbone: nn.Module, folder: Path) -> None:
+        result = judge_megaface(
             self._config,
             self._data,
             Network(backbone, weights_digest(backbone)),
@@ -146,5 +149,5 @@ class MegaFaceTest:
         if not self._processes.is_main:
             return
         name = "the network at the end of training"
-        for line in write_report(self._config, judged, name, folder).splitlines():
+        for line in write_report(self._config, result, name, folder).splitlines():
             self._log.info(line)

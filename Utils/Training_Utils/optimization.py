@@ -1,11 +1,11 @@
-"""The optimiser of a run: one for all weights, or the head's own; clipping; the loss's scale.
+"""Everything that changes the weights of a run: learning rate, optimiser, loss scaling, clipping.
 
-Two optimisers, of the backbone and of the head, that are one to the rest of the program.
+The learning rate is a pure function of the settings and the position in the run (`Schedule`).
+Nothing is carried from one iteration to the next, so a resumed run has the rates that it would
+have had without the interruption, and changed settings take effect at once.
 
-The learning rate over a run, as a pure function of the position in it.
-
-Nothing is carried from one iteration to the next, so a resumed run has the rates of the run left
-alone, and settings changed in between hold at once.
+One optimiser updates all weights, unless the settings give the head an optimiser, rate or weight
+decay of its own: then `PairedOptimizer` makes two optimisers look like one.
 """
 
 from __future__ import annotations
@@ -25,132 +25,19 @@ from torch.optim import Optimizer
 from Config import Config
 from Config.checks import milestones_never_reached
 
-
-def build_optimizer(
-    backbone: nn.Module, head: nn.Module, config: Config, device: torch.device
-) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, as the lineage trains, or AdamW.
-
-    With any of the settings `head_optimizer`, `head_lr`, `head_weight_decay`, the head has its own.
-    """
-    head_settings = config.head_lr, config.head_weight_decay
-    if not config.head_optimizer and head_settings == (None, None):
-        parameters = [*backbone.parameters(), *head.parameters()]
-        return _optimizer(config.optimizer, parameters, config, device)
-    of_backbone = _optimizer(config.optimizer, backbone.parameters(), config, device)
-    kind = config.head_optimizer or config.optimizer
-    of_head = _optimizer(kind, head.parameters(), config, device, *head_settings)
-    return PairedOptimizer(of_backbone, of_head)
-
-
-def _optimizer(
-    kind: str,
-    parameters: Iterable[nn.Parameter],
-    config: Config,
-    device: torch.device,
-    rate: float | None = None,
-    weight_decay: float | None = None,
-) -> torch.optim.Optimizer:
-    """rate, weight_decay: None takes those of the settings for all."""
-    rate = scaled_rate(config.initial_lr if rate is None else rate, config)
-    group = {"params": list(parameters), "initial_lr": rate}
-    decay = config.weight_decay if weight_decay is None else weight_decay
-    # Fused, it takes the gradient scaler's verdict on the device; else each step waits for it.
-    fused = device.type == "cuda"
-    if kind == "adamw":
-        return torch.optim.AdamW([group], lr=rate, weight_decay=decay, fused=fused)
-    return torch.optim.SGD(
-        *([group], rate, config.momentum), weight_decay=decay, nesterov=True, fused=fused
-    )
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Take the momenta from a checkpoint's optimiser; rates, decay and groups stay the settings'.
-
-    The weights must be the same ones in the same order, and the kinds of optimiser too.
-    """
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-
-
-def build_scaler(
-    device: torch.device, amp_dtype: torch.dtype | None, group: dist.ProcessGroup | None = None
-) -> torch.amp.GradScaler:
-    """What keeps fp16 gradients from underflow; does nothing for bf16, which has float32's range.
-
-    group: processes with different shards of the head, which must skip the same steps.
-    """
-    enabled = amp_dtype == torch.float16
-    if group is None:
-        return torch.amp.GradScaler(device.type, enabled=enabled)
-    return ShardedGradScaler(device.type, enabled=enabled, process_group=group)
-
-
-def clip_gradients(
-    optimizer: torch.optim.Optimizer,
-    max_norm: float,
-    shard: Tensor | None = None,
-    group: dist.ProcessGroup | None = None,
-) -> Tensor:
-    """Shorten the gradient of all weights together to `max_norm` where it is longer.
-
-    shard: the weight of which the group's processes have other rows each; the rest is the same
-    everywhere. Returns the norm before.
-    """
-    with_gradient = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-    if group is None:
-        norm = nn.utils.get_total_norm([p.grad for p in with_gradient])
-    else:
-        replicated = nn.utils.get_total_norm([p.grad for p in with_gradient if p is not shard])
-        squares = shard.grad.square().sum()
-        dist.all_reduce(squares, group=group)
-        norm = (replicated.to(squares.device) ** 2 + squares).sqrt()
-    nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)
-    return norm
-
-
-class PairedOptimizer(Optimizer):
-    """Groups and state of both, saved and loaded as one; a step is a step of each.
-
-    With fp16's scaler each step waits for the device, to know whether it is skipped.
-    """
-
-    def __init__(self, backbone: Optimizer, head: Optimizer) -> None:
-        self._parts = backbone, head
-        super().__init__([*backbone.param_groups, *head.param_groups], {})
-        self._share()
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for part in self._parts:
-            part.step()
-        return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)  # makes new groups and state
-        self._share()
-
-    def _share(self) -> None:
-        first = len(self._parts[0].param_groups)
-        for part, groups in zip(
-            self._parts, (self.param_groups[:first], self.param_groups[first:]), strict=True
-        ):
-            part.param_groups, part.state = groups, self.state
-
-
 LR_FACTOR = 0.1  # at each milestone
 POWER = 2  # of the polynomial decay
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rates of an optimiser's groups, each from its own `initial_lr`.
+    """The learning rates of an optimiser's parameter groups, each from its own `initial_lr`.
 
-    kind: milestones (times `LR_FACTOR` after these finished epochs), polynomial
-    ((1 - t)^`POWER`) or cosine ((1 + cos πt) / 2), where t goes from 0 after the warm-up to 1 at
-    the end of the run. warmup: iterations at the start in which the rate rises linearly; the
-    first one has 1/warmup of it, so that no iteration is idle. batches: iterations an epoch.
-    epochs: of the run.
+    kind: "milestones" multiplies the rate by `LR_FACTOR` after each of these epochs; "polynomial"
+    by (1 - t)^`POWER` and "cosine" by (1 + cos πt) / 2, where t goes from 0 after the warm-up to 1
+    at the end of the run. warmup: iterations at the start in which the rate rises linearly; the
+    first one has 1/warmup of it, so that no iteration has a rate of 0. batches: iterations of an
+    epoch. epochs: of the run.
     """
 
     kind: str
@@ -161,17 +48,18 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: Config, batches: int) -> Schedule:
+        """The schedule of the settings, for epochs of so many batches."""
         return cls(
-            config.schedule,
-            config.milestones,
-            round(config.warmup_epochs * batches),
-            batches,
-            config.total_epoch,
+            kind=config.schedule,
+            milestones=config.milestones,
+            warmup=round(config.warmup_epochs * batches),
+            batches=batches,
+            epochs=config.total_epoch,
         )
 
     def rate(self, initial: float, epoch: int, batch: int) -> float:
-        """The learning rate of an iteration, after so many finished epochs and batches of the
-        epoch under way, for a group that starts from `initial`."""
+        """The learning rate of the iteration `batch` of `epoch`, both counted from 0, for a group
+        whose rate begins at `initial`."""
         rate = initial
         if self.kind == "milestones":
             # Multiplied one by one, as MultiStepLR does, for the same last digit.
@@ -186,24 +74,25 @@ class Schedule:
         return rate * ((1 - t) ** POWER if self.kind == "polynomial" else _cosine(t))
 
     def apply(self, optimizer: torch.optim.Optimizer, epoch: int, batch: int) -> None:
-        """Set the rates for an iteration."""
+        """Set the rates of the optimiser's groups for the iteration `batch` of `epoch`."""
         for group in optimizer.param_groups:
             group["lr"] = self.rate(group["initial_lr"], epoch, batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint tells of it; to go on, the settings and the position are enough."""
+        """Plain values for a checkpoint. Resuming needs only the settings and the position."""
         return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
 
 
 def scaled_rate(rate: float, config: Config) -> float:
-    """A rate of the settings after the rule `lr_scaling`."""
+    """A learning rate of the settings, scaled with the batch size where `lr_scaling` says so
+    (https://arxiv.org/abs/1706.02677, section 2.1)."""
     if config.lr_scaling == "none":
         return rate
     return rate * config.batch_size / config.lr_reference_batch
 
 
 def describe_rates(config: Config) -> str:
-    """A line for the log that says what the learning rate comes from."""
+    """A line for the log: the learning rate, where it comes from and how it changes."""
     text = f"learning rate {scaled_rate(config.initial_lr, config):g}"
     if config.lr_scaling == "linear":
         text += (
@@ -227,3 +116,122 @@ def describe_rates(config: Config) -> str:
 
 def _cosine(t: float) -> float:
     return (1 + math.cos(math.pi * t)) / 2
+
+
+def build_optimizer(
+    backbone: nn.Module, head: nn.Module, config: Config, device: torch.device
+) -> Optimizer:
+    """SGD with Nesterov momentum, as the lineage trains, or AdamW.
+
+    With any of the settings `head_optimizer`, `head_lr`, `head_weight_decay`, the head has its own.
+    """
+    rate, decay = config.initial_lr, config.weight_decay
+    if not config.head_optimizer and (config.head_lr, config.head_weight_decay) == (None, None):
+        parameters = [*backbone.parameters(), *head.parameters()]
+        return _optimizer(config.optimizer, parameters, rate, decay, config, device)
+    head_rate = rate if config.head_lr is None else config.head_lr
+    head_decay = decay if config.head_weight_decay is None else config.head_weight_decay
+    head_kind = config.head_optimizer or config.optimizer
+    return PairedOptimizer(
+        _optimizer(config.optimizer, backbone.parameters(), rate, decay, config, device),
+        _optimizer(head_kind, head.parameters(), head_rate, head_decay, config, device),
+    )
+
+
+def _optimizer(
+    kind: str,
+    parameters: Iterable[nn.Parameter],
+    rate: float,
+    weight_decay: float,
+    config: Config,
+    device: torch.device,
+) -> Optimizer:
+    rate = scaled_rate(rate, config)
+    group = {"params": list(parameters), "initial_lr": rate}
+    # A fused step reads on the device whether the gradient scaler skips it; others wait for it.
+    shared = {"lr": rate, "weight_decay": weight_decay, "fused": device.type == "cuda"}
+    if kind == "adamw":
+        return torch.optim.AdamW([group], **shared)
+    return torch.optim.SGD([group], momentum=config.momentum, nesterov=True, **shared)
+
+
+class PairedOptimizer(Optimizer):
+    """An optimiser of the backbone and one of the head as one: a step is a step of each.
+
+    It has the parameter groups and the state of both, saved and loaded together. With fp16's
+    gradient scaler each step waits for the device, to know whether it is skipped.
+    """
+
+    def __init__(self, backbone: Optimizer, head: Optimizer) -> None:
+        self._pair = backbone, head
+        super().__init__([*backbone.param_groups, *head.param_groups], {})
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all weights; closure: as in `torch.optim.Optimizer.step`."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for optimizer in self._pair:
+            optimizer.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the groups and the state of both."""
+        super().load_state_dict(state_dict)  # makes new groups and a new state
+        self._share()
+
+    def _share(self) -> None:
+        """Let both optimisers use the groups and the state of this one."""
+        backbone, head = self._pair
+        first = len(backbone.param_groups)
+        backbone.param_groups, head.param_groups = (
+            self.param_groups[:first],
+            self.param_groups[first:],
+        )
+        backbone.state = head.state = self.state
+
+
+def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load the momenta of a checkpoint's optimiser; rates, decay and groups stay the settings'.
+
+    saved: the `state_dict` of an optimiser of the same kind, with the same weights in the same
+    order; its groups may differ.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def build_scaler(
+    device: torch.device, amp_dtype: torch.dtype | None, group: dist.ProcessGroup | None = None
+) -> torch.amp.GradScaler:
+    """The loss scaling that keeps fp16 gradients from underflow; disabled for other dtypes, as
+    bf16 has float32's range.
+
+    group: processes with different shards of the head, which must all skip the same steps.
+    """
+    enabled = amp_dtype == torch.float16
+    if group is None:
+        return torch.amp.GradScaler(device.type, enabled=enabled)
+    return ShardedGradScaler(device.type, enabled=enabled, process_group=group)
+
+
+def clip_gradients(
+    optimizer: Optimizer,
+    max_norm: float,
+    shard: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Scale all gradients down so that their common L2 norm is at most `max_norm`.
+
+    shard: the head's weight, of which each process of `group` has different rows; all other
+    weights are replicated. Returns the norm before clipping, a scalar.
+    """
+    with_gradient = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    if group is None:
+        norm = nn.utils.get_total_norm([p.grad for p in with_gradient])
+    else:
+        replicated = nn.utils.get_total_norm([p.grad for p in with_gradient if p is not shard])
+        squares = shard.grad.square().sum()
+        dist.all_reduce(squares, group=group)
+        norm = (replicated.to(squares.device) ** 2 + squares).sqrt()
+    nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)
+    return norm

@@ -1,12 +1,13 @@
 """Where the time of a few training steps goes: `--profile N`.
 
-A trace by torch.profiler (open it in chrome://tracing or https://ui.perfetto.dev), the operators
-that take longest, and the share of time in which training waited for its next batch.
+Writes a trace of torch.profiler (open it in chrome://tracing or https://ui.perfetto.dev), and logs
+the operators that take longest and the share of time in which training waited for its data.
 """
 
 import logging
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from Utils.files import atomic_path
+from Utils.tables import format_table
 from Utils.Training_Utils.data import Batch
 
-SHOWN = 10
-_SKIPPED = 2  # the first steps allocate, and choose algorithms
+SHOWN = 10  # operators
+_SKIPPED = 2  # the first steps allocate memory and choose algorithms
 
 
 class StepProfile:
-    """Profiles the first `steps` steps of a run that come after its start; once.
+    """Profiles `steps` steps of a run, once, after its first two.
 
     steps: 0 profiles nothing. folder: gets trace.json; None writes none.
     """
@@ -35,10 +37,9 @@ class StepProfile:
         self._log = log
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches. What is done with each before the next is asked for is a step."""
-        for _ in range(_SKIPPED if self._left else 0):
-            yield from _first(batches)
+        """The same batches. A step is what the caller does between asking for two of them."""
         if self._left:
+            yield from islice(batches, _SKIPPED)
             yield from self._profiled(batches)
         yield from batches
 
@@ -46,57 +47,54 @@ class StepProfile:
         activities = [ProfilerActivity.CPU]
         if self._device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        found = profile(activities=activities)
-        found.start()
+        profiler = profile(activities=activities)
+        profiler.start()
         waited, steps, begin = 0.0, 0, time.perf_counter()
         try:
             while self._left:
                 asked = time.perf_counter()
                 batch = next(batches, None)
                 waited += time.perf_counter() - asked
-                if batch is None:  # an epoch's end; what it had is enough
+                if batch is None:  # the epoch has ended: the steps so far are enough
                     break
                 steps, self._left = steps + 1, self._left - 1
                 yield batch
-        finally:  # also where the loop over the batches ends with one of these
+        finally:  # also where the caller leaves its loop at one of these batches
             self._left = 0
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             took = time.perf_counter() - begin
-            found.stop()
-            self._tell(found, _share(waited, took, steps))
+            profiler.stop()
+            self._report(profiler)
+            share = 100 * waited / took
+            self._log.info(f"{steps} steps in {took:.2f} s, {share:.1f} % of it waiting for data")
+            self._write_trace(profiler)
 
-    def _tell(self, found: profile, share: str) -> None:
-        for line in (*describe(found, self._device), share):
+    def _report(self, profiler: profile) -> None:
+        for line in operator_table(profiler, self._device).splitlines():
             self._log.info(line)
+
+    def _write_trace(self, profiler: profile) -> None:
         if self._folder:
-            with atomic_path(self._folder / "trace.json") as temporary:
-                found.export_chrome_trace(str(temporary))
-            self._log.info(f"profile: {self._folder / 'trace.json'}")
+            path = self._folder / "trace.json"
+            with atomic_path(path) as temporary:
+                profiler.export_chrome_trace(str(temporary))
+            self._log.info(f"profile: {path}")
 
 
-def describe(found: profile, device: torch.device) -> list[str]:
-    """The operators that took longest themselves, on the device that computes: lines of a table."""
+def operator_table(profiler: profile, device: torch.device) -> str:
+    """A table of the operators that took longest on the device that computes, without the time of
+    the operators that they call."""
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
 
-    def taken(event: Any) -> float:
-        return getattr(event, key)  # microseconds
+    def microseconds(event: Any) -> float:
+        return getattr(event, key)
 
-    events = sorted(found.key_averages(), key=taken, reverse=True)
-    total = sum(taken(event) for event in events) or 1.0
-    lines = [f"{'operator':<44}{'calls':>8}{'ms':>10}{'share':>8}"]
+    events = sorted(profiler.key_averages(), key=microseconds, reverse=True)
+    total = sum(map(microseconds, events)) or 1.0
+    rows = [["operator", "calls", "ms", "share"]]
     for event in events[:SHOWN]:
-        share = 100 * taken(event) / total
-        name = event.key[:42]
-        lines.append(f"{name:<44}{event.count:>8}{taken(event) / 1e3:>10.1f}{share:>6.1f} %")
-    return lines
-
-
-def _share(waited: float, took: float, steps: int) -> str:
-    return f"{steps} steps in {took:.2f} s, {100 * waited / took:.1f} % of it waiting for data"
-
-
-def _first(batches: Iterator[Batch]) -> Iterator[Batch]:
-    batch = next(batches, None)
-    if batch is not None:
-        yield batch
+        taken = microseconds(event)
+        share = f"{100 * taken / total:.1f} %"
+        rows.append([event.key[:42], str(event.count), f"{taken / 1e3:.1f}", share])
+    return format_table(rows, "<>>>")

@@ -230,7 +230,7 @@ def test_a_run_whose_last_test_failed_is_judged_again(tiny_config, in_process):
     run = RunFolder(Path(done.folder))
     trained = run.log.read_text().count("  loss ")
     run.results.write_text(json.dumps({**json.loads(run.results.read_text()), "last": {}}))
-    with pytest.raises(DataError, match="test sets were not judged"):
+    with pytest.raises(DataError, match="test sets were not evaluated"):
         SweepRun({}).finish(run.path)
     (again,) = run_sweep(sweep)
     assert (again.folder, again.last) == (done.folder, done.last)

@@ -144,3 +144,11 @@ def test_killing_the_server_in_mid_training_does_not_disturb_the_run(start, tiny
     assert "Traceback" not in out + err
     assert out.count("python -m visdom.server") == 1
     assert "Trained 120 iterations" in out
+
+
+def test_a_bug_in_the_figures_is_not_taken_for_a_server_that_is_away():
+    metrics = metrics_of_a_run()
+    del metrics.rows[0]["iteration"]
+    curves = VisdomCurves("http://localhost", free_port(), "bug", metrics, open_log(None))
+    with pytest.raises(KeyError, match="iteration"):
+        curves.update()

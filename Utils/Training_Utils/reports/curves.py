@@ -1,13 +1,11 @@
-"""The picture of a run: loss, accuracy, learning rate and test accuracies over the iterations.
+"""The curves of a run over its iterations: as a picture, and live in a Visdom server.
 
-Live curves in a Visdom server, which may be away: training never waits for it.
-
-A thread sends the curves. When the server can't be reached the figures are kept, the log says once
-how to start it, and as soon as it answers everything is drawn.
+The server may be absent: a thread sends the curves, and training never waits for it. When the
+server can't be reached the log says once how to start it, and as soon as it answers it gets all
+figures so far.
 """
 
 import logging
-import queue
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,122 +14,125 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from Utils.files import atomic_path
-from Utils.Training_Utils.reports.metrics import TRAINING_COLUMNS, Metrics
+from Utils.Training_Utils.reports.metrics import Metrics
+
+SECONDS_TO_FINISH = 5.0
+
+Curves = dict[str, tuple[list[float], list[float]]]  # by name: iterations, values
 
 
 def draw_curves(metrics: Metrics, path: Path, title: str) -> None:
-    """Draw the four panels as PNG."""
+    """Draw loss, test accuracies, training accuracy and learning rate as a PNG."""
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    panels = figure.subplots(2, 2, sharex=True).flat
-    tests = [name for name in metrics.columns if name not in TRAINING_COLUMNS]
-    for panel, heading, columns in zip(
-        panels,
-        ("training loss", "test accuracy", "training accuracy, margin applied", "learning rate"),
-        (["loss"], tests, ["accuracy"], ["learning_rate"]),
-        strict=True,
-    ):
-        panel.set_title(heading, fontsize=10)
-        panel.grid(alpha=0.3)
-        for column in columns:
-            iterations, values = metrics.series(column)
-            marker = "o" if column in tests else None
-            panel.plot(iterations, values, label=column, marker=marker, markersize=4)
-        if columns and columns == tests:
-            panel.legend(loc="lower right", fontsize=8)
-        if heading == "learning rate":
-            panel.set_yscale("log")
-    for panel in figure.axes[-2:]:
+    loss, tests, accuracy, rate = figure.subplots(2, 2, sharex=True).flat
+    _draw_panel(loss, "training loss", _curves(metrics, ["loss"]))
+    _draw_panel(tests, "test accuracy", _curves(metrics, metrics.test_names), marker="o")
+    if metrics.test_names:
+        tests.legend(loc="lower right", fontsize=8)
+    _draw_panel(accuracy, "training accuracy, without the margin", _curves(metrics, ["accuracy"]))
+    _draw_panel(rate, "learning rate", _curves(metrics, ["learning_rate"]))
+    rate.set_yscale("log")
+    for panel in (accuracy, rate):
         panel.set_xlabel("iteration")
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 
 
-SECONDS_TO_FINISH = 5.0
+def _draw_panel(panel: Any, heading: str, curves: Curves, marker: str | None = None) -> None:
+    panel.set_title(heading, fontsize=10)
+    panel.grid(alpha=0.3)
+    for name, (iterations, values) in curves.items():
+        panel.plot(iterations, values, label=name, marker=marker, markersize=4)
+
+
+def _curves(metrics: Metrics, columns: list[str]) -> Curves:
+    return {column: metrics.series(column) for column in columns}
 
 
 class VisdomCurves:
-    """Curves of one run, in an environment of its own.
+    """Live curves of one run, in a Visdom environment of its own.
 
-    environment: its name in Visdom. metrics: the figures, with those of earlier work on the run.
+    environment: its name in Visdom. metrics: the figures, those of earlier work on the run too.
     """
 
     def __init__(
         self, server: str, port: int, environment: str, metrics: Metrics, log: logging.Logger
     ) -> None:
         self._address = {"server": server, "port": port}
-        # Visdom takes an underscore for the border between an environment's group and its name.
+        # In Visdom an underscore separates the name of an environment from that of its group.
         self._environment = environment.replace("_", "-")
         self._metrics = metrics
         self._log = log
         self._client: Any = None
-        self._told = False
-        self._wake: queue.Queue[bool] = queue.Queue()
+        self._has_warned = False
+        self._windows: dict[str, Curves] = {}
+        self._closing = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="visdom", daemon=True)
         self._thread.start()
 
     def update(self) -> None:
-        """Have the curves drawn as the figures are now; returns at once."""
-        self._wake.put(True)
+        """Have the curves drawn with the figures so far; returns at once."""
+        # In the caller's thread, so that a bug in here is not taken for a server's failure.
+        self._windows = {
+            "loss": _curves(self._metrics, ["loss"]),
+            "accuracy": _curves(self._metrics, ["accuracy"]),
+            "learning_rate": _curves(self._metrics, ["learning_rate"]),
+            "test_accuracy": _curves(self._metrics, self._metrics.test_names),
+        }
+        self._wake.set()
 
     def close(self) -> None:
-        """Draw what is left, but give a server that does not answer no more than some seconds."""
-        self._wake.put(False)
+        """Draw the last figures; waits only some seconds for a server that does not answer."""
+        self._closing = True
+        self.update()
         self._thread.join(SECONDS_TO_FINISH)
 
     def _work(self) -> None:
-        go_on = True
-        while go_on:
-            go_on = self._wake.get()
-            while not self._wake.empty():  # one drawing serves all that was asked meanwhile
-                go_on = self._wake.get() and go_on
+        closing = False
+        while not closing:
+            self._wake.wait()
+            self._wake.clear()
+            closing = self._closing
             try:
-                self._draw()
-            except Exception as error:  # a broken server must not end the run
+                self._send(self._windows)
+            except Exception as error:  # whatever a server causes must not end the run
                 self._client = None
-                self._tell(error)
+                self._warn(error)
 
-    def _draw(self) -> None:
+    def _send(self, windows: dict[str, Curves]) -> None:
         if self._client is None:
             self._client = _connect(self._environment, self._address)
-        tests = [name for name in self._metrics.columns if name not in TRAINING_COLUMNS]
-        for window, columns in (
-            ("loss", ["loss"]),
-            ("accuracy", ["accuracy"]),
-            ("learning_rate", ["learning_rate"]),
-            ("test_accuracy", tests),
-        ):
-            self._draw_window(window, columns)
-
-    def _draw_window(self, window: str, columns: list[str]) -> None:
-        curves = {name: self._metrics.series(name) for name in columns}
-        opts = {
-            "title": window.replace("_", " "),
-            "xlabel": "iteration",
-            "legend": columns,
-            "showlegend": window == "test_accuracy",
-            "markers": window == "test_accuracy",  # a line of one point can't be seen
-            "markersize": 6,
-        }
-        update = None
-        for name, (iterations, values) in curves.items():
-            if iterations:
+        for window, curves in windows.items():
+            options = {
+                "title": window.replace("_", " "),
+                "xlabel": "iteration",
+                "legend": list(curves),
+                "showlegend": window == "test_accuracy",
+                "markers": window == "test_accuracy",  # a line of one point is not visible
+                "markersize": 6,
+            }
+            update = None
+            for name, (iterations, values) in curves.items():
+                if not iterations:
+                    continue
                 answer = self._client.line(
-                    Y=values, X=iterations, win=window, name=name, update=update, opts=opts
+                    Y=values, X=iterations, win=window, name=name, update=update, opts=options
                 )
-                if answer != window:  # another program listens there, or the server is broken
+                if answer != window:  # another program has the port, or the server is broken
                     raise ConnectionError(f"the answer was {str(answer)[:80]!r}")
                 update = "append"
 
-    def _tell(self, error: Exception) -> None:
-        if self._told:
+    def _warn(self, error: Exception) -> None:
+        if self._has_warned:
             return
-        self._told = True
+        self._has_warned = True
         where = f"{self._address['server']}:{self._address['port']}"
         self._log.info(
-            f"Visdom at {where} can't be reached; training goes on without live curves. They "
-            f"appear once it runs: python -m visdom.server -port {self._address['port']}"
+            f"Visdom at {where} can't be reached; training continues without live curves. They "
+            f"appear as soon as it runs: python -m visdom.server -port {self._address['port']}"
         )
         self._log.debug(f"Visdom: {type(error).__name__}: {error}")
 

@@ -293,7 +293,7 @@ def test_an_error_in_megaface_at_the_end_costs_no_results(tiny_config, tiny, mon
     def fails(*_):
         raise RunError("no space left")
 
-    monkeypatch.setattr(trainer.megaface, "judge", fails)
+    monkeypatch.setattr(trainer.megaface, "evaluate", fails)
     with pytest.raises(RunError, match="no space left"):
         trainer.run()
     run = only_run(config.save_dir)

@@ -287,21 +287,12 @@ def _normalise(features: np.ndarray) -> np.ndarray:
 
 def _fit_threshold(scores: np.ndarray, same: np.ndarray, protocol: Protocol) -> float:
     """The protocol's threshold on the training folds, in the protocol's unit."""
-    order = np.argsort(protocol.thresholds * protocol.score_sign)
-    grid = protocol.thresholds[order] * protocol.score_sign
-    matched, mismatched = np.sort(scores[same]), np.sort(scores[~same])  # faster to look up
-    below = np.searchsorted(grid, matched, side="left")  # candidates below each score
-    side = "left" if protocol.tie_rejects else "right"
-    reached = np.searchsorted(grid, mismatched, side=side)
-    accepted = len(matched) - _running_count(below, len(grid))
-    correct = np.empty(len(grid), np.int64)
-    correct[order] = accepted + _running_count(reached, len(grid))
-    return protocol.choose(protocol.thresholds, correct)
-
-
-def _running_count(positions: np.ndarray, count: int) -> np.ndarray:
-    """How many positions (0..count) are at most 0, 1, ..., count - 1."""
-    return np.cumsum(np.bincount(positions, minlength=count + 1)[:count])
+    candidates = protocol.thresholds * protocol.score_sign
+    matched, mismatched = np.sort(scores[same]), np.sort(scores[~same])
+    accepted = len(matched) - np.searchsorted(matched, candidates, side="right")
+    side = "right" if protocol.tie_rejects else "left"
+    rejected = np.searchsorted(mismatched, candidates, side=side)
+    return protocol.choose(protocol.thresholds, accepted + rejected)
 
 
 def _is_right(

@@ -1,12 +1,12 @@
-"""Read every image of a training set and say what is wrong with it.
+"""Read every image of a training set and report what is wrong with it.
 
     python -m Utils.Datasets_Utils.check_dataset SOURCE [--file_list LIST] [--output FOLDER]
 
-SOURCE is anything that training opens. Reported are images that can't be read or are cut short,
-images of another size than most, exact duplicates (pixel for pixel), and identities with one image.
+SOURCE is anything that training opens. The report names images that can't be read or are truncated,
+images of another size than most, duplicates (of equal pixels), and identities with one image.
 FOLDER (Results/check_<name>) gets report.json, images_per_identity.png and clean_list.txt: the list
-of the good images, to train from with --train_file_list. Of duplicates under one label the first
-stays; of those under several labels none does, as all but one of the labels are wrong.
+of the good images, to train on with --train_file_list. Of duplicates with one label, it has the
+first; of duplicates with several labels it has none, because all labels but one are wrong.
 
 The exit status is 0 for a clean set, 2 for one that is not.
 """
@@ -26,22 +26,25 @@ from tqdm import tqdm
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
 from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_image
-from Utils.Datasets_Utils.training_set import TrainingSet
+from Utils.Datasets_Utils.training_set import TrainingSet, renumber
 from Utils.errors import run_script
 from Utils.files import atomic_path, make_folder
+from Utils.tables import format_table
 
 SHOWN = 5
 UNCLEAN = 2  # exit status
 _BATCH = 64
+_EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, np.inf)  # of the printed table
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the N images of a set are like.
+    """What was found in a set of N images.
 
-    sizes: int32 N×2, height and width, 0 for unreadable ones. unreadable: image -> why.
-    odd: bools N, of another size than most. duplicate_of: int64 N, the first image of the same
-    pixels, itself if there is none before. bad: bools N, what a clean list leaves out.
+    sizes: int32 N×2, height and width, 0 for unreadable images. unreadable: index -> the error.
+    odd: bools N, images of another size than most. duplicate_of: int64 N, index of the first image
+    of the same pixels, which may be the image itself. bad: bools N, images that a clean list leaves
+    out.
     """
 
     sizes: np.ndarray
@@ -111,23 +114,23 @@ def _first_of_same(digests: np.ndarray, readable: np.ndarray) -> np.ndarray:
 
 
 def _to_leave_out(duplicate_of: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Duplicates but for the first, and all of those whose labels differ."""
-    numbers = np.arange(len(labels))
+    """bools N: duplicates except the first, and all duplicates whose labels differ."""
+    indices = np.arange(len(labels))
     contradicted = np.zeros(len(labels), bool)
     contradicted[duplicate_of[labels != labels[duplicate_of]]] = True
-    return (duplicate_of != numbers) | contradicted[duplicate_of]
+    return (duplicate_of != indices) | contradicted[duplicate_of]
 
 
 def write_clean_list(data: TrainingSet, findings: Findings, path: Path) -> int:
-    """Write the list of the images that are not bad, labels numbered anew; returns their number."""
+    """Write the list of the good images, labelled from 0 again; returns how many they are."""
     kept = np.flatnonzero(~findings.bad)
-    labels = np.unique(np.asarray(data.labels)[kept], return_inverse=True)[1]
+    labels = renumber(np.asarray(data.labels)[kept], min_images=1)[1]
     write_lines(path, (data.name(row) for row in kept.tolist()), labels)
     return len(kept)
 
 
 def summary(data: TrainingSet, findings: Findings) -> dict:
-    """The findings as plain values: counts, and the places of what is wrong."""
+    """The findings as plain values: counts, and the names of the images that are wrong."""
     per_identity = np.bincount(data.labels, minlength=data.num_classes)
     sizes = Counter(map(tuple, findings.sizes.tolist()))
     sizes = {size if size != (0, 0) else None: count for size, count in sizes.items()}
@@ -159,27 +162,32 @@ def summary(data: TrainingSet, findings: Findings) -> dict:
     }
 
 
-def table(report: dict, per_identity: np.ndarray) -> str:
-    """The report for printing, with how many identities have how many images."""
+def describe(report: dict, per_identity: np.ndarray) -> str:
+    """The report for printing, with a table of how many identities have how many images."""
     lines = []
-    for name, value in report.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {number:g}" for key, number in value.items())
-        elif isinstance(value, list):
-            lines.append(f"{name:<28}{len(value):,}")
+    facts = format_table([(name, _cell(value)) for name, value in report.items()], "<<")
+    for line, value in zip(facts.split("\n"), report.values(), strict=True):
+        lines.append(line)
+        if isinstance(value, list):
             lines += [f"    {text}" for text in value[:SHOWN]]
             lines += ["    ..."] if len(value) > SHOWN else []
-            continue
-        elif isinstance(value, bool):
-            value = "yes" if value else "no"
-        lines.append(f"{name:<28}{value:,}" if isinstance(value, int) else f"{name:<28}{value}")
-    lines += ["", f"{'images':<12}{'identities':>10}"]
-    edges = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, np.inf]
-    for low, high in pairwise(edges):
-        number = int(((per_identity >= low) & (per_identity < high)).sum())
-        bounds = f"{low}" if high == low + 1 else f"{low} and more" if high == np.inf else ""
-        lines += [f"{bounds or f'{low} to {high - 1}':<12}{number:>10,}"] if number else []
-    return "\n".join(lines)
+    rows = [("images", "identities")]
+    for low, high in pairwise(_EDGES):
+        count = int(((per_identity >= low) & (per_identity < high)).sum())
+        bounds = f"{low}" if high == low + 1 else f"{low} to {high - 1}"
+        if count:
+            rows.append((f"{low} and more" if high == np.inf else bounds, f"{count:,}"))
+    return "\n".join([*lines, "", format_table(rows, "<>")])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {number:g}" for key, number in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        value = len(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def draw_histogram(per_identity: np.ndarray, path: Path) -> None:
@@ -198,7 +206,7 @@ def draw_histogram(per_identity: np.ndarray, path: Path) -> None:
 
 
 def run(source: str, file_list: str | None, output: Path, num_workers: int) -> bool:
-    """Check a set, write the files, print the report. Returns whether it is clean."""
+    """Check a set, write the files, print the report. Returns whether the set is clean."""
     data = open_training_set(source, file_list)
     make_folder(output)
     findings = check(data, num_workers)
@@ -207,13 +215,13 @@ def run(source: str, file_list: str | None, output: Path, num_workers: int) -> b
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     draw_histogram(per_identity, output / "images_per_identity.png")
     kept = write_clean_list(data, findings, output / "clean_list.txt")
-    print(f"\n{table(report, per_identity)}\n")
+    print(f"\n{describe(report, per_identity)}\n")
     print(f"Clean list of {kept:,} images, histogram and report: {output}")
     return findings.clean
 
 
 def main() -> None:
-    """Read the command line, check, and exit with the status that says whether it is clean."""
+    """Read the command line, check, and exit with a status: 0 for a clean set."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,23 +1,23 @@
-"""Convert a data set to another format, image bytes copied as they are.
+"""Convert a data set to another format. The bytes of the images are copied unchanged.
 
     python -m Utils.Datasets_Utils.convert_dataset SOURCE TARGET [--file_list LIST]
 
-SOURCE is anything that training or judging opens by its path. TARGET says the format by its name:
+SOURCE is anything that training or evaluation opens. The name of TARGET gives the format:
 
     faces_emore/train.rec       a record file, with .idx, .lst and property
     shards/%06d.tar             tar shards, with an index
-    lfw.bin                     a verification set; SOURCE's pairs file is --file_list
+    lfw.bin                     a verification set; --file_list is the pairs file of SOURCE
     images                      a folder for each class
 
-A .bin can be converted to the other three; its pairs then go to pairs.txt beside the images, and a
-class is those images that matched pairs say to be one person. An interrupted conversion goes on
+A .bin can be converted to the other three: its pairs are then written to pairs.txt beside the
+images, and the images that matched pairs connect are one class. An interrupted conversion resumes
 where it stopped when the same command is given again.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,39 @@ from Utils.Datasets_Utils.formats.writers import (
     Writer,
     check_target,
     choose_writer,
-    discard_parts,
+    discard_unfinished,
     siblings,
 )
 from Utils.Datasets_Utils.pairs import consecutive_folds
+from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError, RunError, run_script
-from Utils.files import atomic_path, make_folder
+from Utils.files import atomic_path, make_folder, not_written, read_json, save_json
 
 
-@dataclass(frozen=True)
-class Source:
-    """N images to convert. labels: int N. encoded, name: of an image by its number."""
+@dataclass
+class SourceImages:
+    """N images to convert, in the order in which they are written.
 
+    store, rows: the images, and the row of each. labels: ints N.
+    """
+
+    store: ImageStore
+    rows: np.ndarray
     labels: np.ndarray
-    encoded: Callable[[int], Any]
-    name: Callable[[int], str]
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of an image file."""
+        return bytes(self.store.encoded(int(self.rows[index])))
+
+    def name(self, index: int) -> str:
+        """The name of an image in the source."""
+        return self.store.name(int(self.rows[index]))
+
+    def shuffled(self, seed: int) -> SourceImages:
+        """The same images in a random order."""
+        order = np.random.default_rng(seed).permutation(len(self.labels))
+        return SourceImages(self.store, self.rows[order], self.labels[order])
 
 
 def convert(
@@ -60,13 +77,13 @@ def convert(
     shuffle: int | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> str:
-    """Convert a data set, and return a line that says what was written.
+    """Convert a data set, and return a line that describes the target.
 
     source, target, file_list: as above. shuffle: seed of a random order; None keeps the order.
-    shard_size: images a shard.
+    shard_size: images in a shard.
 
     Raises RunError for a target that exists or can't be written, DataError for data that does not
-    fit the target's format, and what opening the source raises.
+    fit the target's format, and the errors of opening the source.
     """
     source, target = Path(source), Path(target)
     make_folder(target.parent)
@@ -77,47 +94,42 @@ def convert(
     if shuffle is not None and verification:
         raise RunError("a verification set can't be shuffled: its pairs are in an order.")
     if shuffle is not None:
-        images = _shuffled(images, shuffle)
+        images = images.shuffled(shuffle)
     check_target(target, len(images.labels), shard_size)
     marker = target.with_name(f".{target.name.replace('%', '_')}.converting")
     made = [target, *([target.parent / PAIRS_NAME] if verification else [])]
     if target.suffix == ".rec":
         made += siblings(target)
-    _begin(made, marker, _fingerprint(source, images, shard_size))
-    writer = choose_writer(target, images.labels, shard_size)
-    _copy(images, writer)
-    if verification:
-        _write_pairs(writer, verification, images)
-    writer.finish()
-    marker.unlink()
+    try:
+        _begin(made, marker, _fingerprint(source, images, shard_size))
+        writer = choose_writer(target, images.labels, shard_size)
+        _copy(images, writer)
+        if verification:
+            _write_pairs(writer, verification, images)
+        writer.finish()
+        marker.unlink()
+    except OSError as error:  # the source's errors are of other kinds
+        raise RunError(not_written(target, error)) from None
     return f"{target}: {len(images.labels):,} images, {images.labels.max() + 1:,} classes"
 
 
-def _training_source(source: Path, file_list: str | Path | None) -> Source:
+def _training_source(source: Path, file_list: str | Path | None) -> SourceImages:
     data = open_training_set(source, file_list)
-    return Source(data.labels, data.encoded, data.name)
+    rows = np.arange(len(data)) if data.rows is None else data.rows
+    return SourceImages(data.images, rows, data.labels)
 
 
-def _bin_source(data: VerificationSet) -> Source:
-    """The images of a .bin, with a label for each person that its matched pairs tell apart."""
+def _bin_source(data: VerificationSet) -> SourceImages:
+    """The images of a .bin; those that its matched pairs connect have the same label."""
     count, matched = len(data.images), data.same
     ones = np.ones(int(matched.sum()))
     graph = coo_array((ones, (data.left[matched], data.right[matched])), (count, count))
     _, labels = connected_components(graph, directed=False)
-    return Source(labels, data.images.encoded, data.images.name)
-
-
-def _shuffled(images: Source, seed: int) -> Source:
-    order = np.random.default_rng(seed).permutation(len(images.labels))
-    return Source(
-        images.labels[order],
-        lambda number: images.encoded(int(order[number])),
-        lambda number: images.name(int(order[number])),
-    )
+    return SourceImages(data.images.store, data.images.rows, labels)
 
 
 def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None) -> str:
-    """A .bin is written at once, in seconds: there is nothing to go on with."""
+    """A .bin is written in seconds, as a whole: there is nothing to resume."""
     if target.exists():
         raise RunError(f"{target} exists already; remove it, or write elsewhere.")
     data = open_verification_set(source, file_list)
@@ -131,31 +143,31 @@ def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None) ->
     return f"{target}: {len(files):,} images, {len(data.same):,} pairs{note}"
 
 
-def _copy(images: Source, writer: Writer) -> None:
-    """Copy what is not there yet."""
+def _copy(images: SourceImages, writer: Writer) -> None:
+    """Copy the images that are not in the target yet."""
     total = len(images.labels)
     try:
         with tqdm(total=total, initial=writer.done, unit="image", desc=writer.target.name) as bar:
             for number in range(writer.done, total):
-                writer.write(number, bytes(images.encoded(number)), images.name(number))
+                writer.write(number, images.encoded(number), images.name(number))
                 bar.update()
     except BaseException:
         writer.close()
         raise
 
 
-def _write_pairs(writer: Writer, data: VerificationSet, images: Source) -> None:
-    """The pairs of a .bin, by the names that its images now have."""
-    names = [writer.name(n, bytes(images.encoded(n))) for n in range(len(images.labels))]
+def _write_pairs(writer: Writer, data: VerificationSet, images: SourceImages) -> None:
+    """Write the pairs of a .bin with the names of its images in the target."""
+    names = [writer.name(n, images.encoded(n)) for n in range(len(images.labels))]
     path = writer.folder / PAIRS_NAME
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
         for left, right, same in zip(data.left, data.right, data.same, strict=True):
             f.write(f"{names[left]} {names[right]} {1 if same else -1}\n")
 
 
-def _fingerprint(source: Path, images: Source, shard_size: int) -> dict[str, Any]:
+def _fingerprint(source: Path, images: SourceImages, shard_size: int) -> dict[str, Any]:
     labels = np.ascontiguousarray(images.labels, np.int64)
-    names = 0  # another list may give other images the same labels
+    names = 0  # another list may have the same labels for other images
     for number in range(len(labels)):
         names = zlib.crc32(images.name(number).encode("utf-8", "surrogateescape") + b"\0", names)
     return {
@@ -168,13 +180,13 @@ def _fingerprint(source: Path, images: Source, shard_size: int) -> dict[str, Any
 
 
 def _begin(made: list[Path], marker: Path, fingerprint: dict[str, Any]) -> None:
-    """Leave a note of what is being converted; raise RunError where something else is there.
+    """Write down what is being converted; raise RunError where other files are in the way.
 
-    made: the target, and what is written beside it.
+    made: the target, and the files that are written beside it.
     """
     target = made[0]
     if marker.exists():
-        if json.loads(marker.read_text()) == fingerprint:
+        if read_json(marker, "note of an unfinished conversion", RunError) == fingerprint:
             return
         raise RunError(
             f"{target}: another conversion to it was begun and not finished. Remove its files and "
@@ -185,18 +197,17 @@ def _begin(made: list[Path], marker: Path, fingerprint: dict[str, Any]) -> None:
     for path in made:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise RunError(f"{path} exists already; remove it, or write elsewhere.")
-    discard_parts(target)
-    with atomic_path(marker) as temporary:
-        temporary.write_text(json.dumps(fingerprint))
+    discard_unfinished(target)
+    save_json(marker, fingerprint)
 
 
 def main() -> None:
-    """Read the command line, convert, say what was written."""
+    """Read the command line, convert, print a line about the target."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", help="the data set to convert")
-    parser.add_argument("target", help="what to write; its name says the format")
+    parser.add_argument("target", help="what to write; its name gives the format")
     parser.add_argument("--file_list", help="image list or pairs file of the source")
     parser.add_argument(
         "--shuffle", type=int, metavar="SEED", help="write in a random order, best for shards"

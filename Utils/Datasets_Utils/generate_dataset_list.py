@@ -4,9 +4,9 @@
 
 SOURCE is a class-per-folder tree, or anything else that training opens: a record file, tar shards,
 an archive; or an .lst file, MXNet's `index<TAB>label<TAB>path` or insightface's
-`1<TAB>path<TAB>label`. Labels are numbered from 0 without gaps, in their order; images and classes
+`1<TAB>path<TAB>label`. The new labels are 0..C-1, in the order of the old ones; images and classes
 of a tree are sorted, so that the same tree gives the same list on every machine. Folders without
-images and other files are left out and reported.
+images and files of other kinds are left out and reported.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from Utils.Datasets_Utils.formats.image_list import SHOWN, Tree, scan_tree
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.training_set import renumber
 from Utils.errors import DataError, run_script
-from Utils.files import atomic_path
+from Utils.files import atomic_path, make_folder, reading
 
 _EXACT_FLOATS = 1 << 53  # whole numbers below it are exact as float64, and fit into an int64
 
 
 def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -> str:
-    """Write `name  label` lines for the images of source, and return a report of what was found.
+    """Write `name  label` lines for the images of source, and return a report for printing.
 
-    min_images: classes with fewer images are left out, and the labels numbered without them.
+    min_images: classes of fewer images are left out, and the others labelled without gaps.
     Raises DataError where no class is left, and for a source that can't be read.
     """
     source, file_list = Path(source), Path(file_list)
@@ -45,8 +45,8 @@ def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -
 
 
 def write_lines(file_list: Path, names: Iterable[str], labels: np.ndarray) -> None:
-    """Write an image list."""
-    file_list.parent.mkdir(parents=True, exist_ok=True)
+    """Write an image list. Raises RunError where it can't be written."""
+    make_folder(file_list.parent)
     with (
         atomic_path(file_list) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape") as f,
@@ -71,10 +71,8 @@ def _images(source: Path) -> tuple[PathTable, np.ndarray]:
 def _read_lst(path: Path) -> tuple[PathTable, np.ndarray]:
     """(paths, labels) of an .lst. Raises DataError naming file and line."""
     names, labels = [], []
-    try:
+    with reading(path, "image list"):
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from None
     for number, line in enumerate(text.split("\n"), 1):
         fields = [field.strip() for field in line.split("\t")]
         if not line.strip():
@@ -91,17 +89,17 @@ def _read_lst(path: Path) -> tuple[PathTable, np.ndarray]:
 
 
 def _parse_lst(fields: list[str]) -> tuple[str, int | None]:
-    """(path, label) of a line of either kind; no label where it is neither."""
+    """(path, label) of a line of either kind; the label is None for other lines."""
     if len(fields) < 3:
         return "", None
-    # MXNet's line has the (first) label as second field, insightface's the path.
+    # The second field is the (first) label in MXNet's lines, the path in insightface's.
     if (label := _label(fields[1])) is not None:
         return fields[-1], label
     return fields[1], _label(fields[2])
 
 
 def _label(text: str) -> int | None:
-    """A class number, which some tools write as 3.000000; None for other texts."""
+    """A class number, which some tools write as 3.000000; None for any other text."""
     try:
         value = float(text)
     except ValueError:

@@ -1,10 +1,10 @@
 """Pairs files: which two images make a pair, whether they show one person, and in which fold.
 
-Two formats, told apart by their contents.
+There are two formats, recognised by their contents.
 
 LFW's (http://vis-www.cs.umass.edu/lfw/README.txt): a header `folds<TAB>n`, then for each fold n
 matched pairs `Name<TAB>i<TAB>j` and n mismatched ones `NameA<TAB>i<TAB>NameB<TAB>j`. Image i of a
-person is `Name/Name_000i`, with an extension that the file does not say.
+person is `Name/Name_000i`, with a suffix that the file does not give.
 
 The list that circulates with AgeDB-30 and CFP-FP: `left right 1` or `left right -1`, with image
 names relative to the data set's folder. It names no folds: ten consecutive ones are made.
@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from Utils.errors import UserError
+from Utils.files import reading
 
 LIST_FOLDS = 10  # as published figures for AgeDB-30 and CFP-FP use
 _LONGEST_QUOTE = 80
@@ -30,7 +31,7 @@ _LIST_FORM = "`left right 1` or `left right -1` (tabs between them if names hold
 
 
 class PairsError(UserError, ValueError):
-    """A pairs file that cannot be read or understood; the message says where, and what was
+    """A pairs file that can't be read or understood; the text names the line and what was
     expected."""
 
 
@@ -40,7 +41,7 @@ class Pairs:
 
     names: the unique image names, in the order in which the file first mentions them.
     left, right: P ints, indices into names. same: P bools. folds: P ints, from 0.
-    source: the file they were read from.
+    source: the pairs file.
     """
 
     names: list[str]
@@ -63,23 +64,21 @@ class _Pair(NamedTuple):
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Pairs:
-    """The pairs in a file of either format (see above). Blank lines and CRLF line ends are fine.
+    """The pairs in a file of either format (see above). Blank lines and CRLF line ends are allowed.
 
-    LFW's names are stored as `Name/Name_0001`, without extension.
+    LFW's names become `Name/Name_0001`, without a suffix.
 
-    Raises PairsError naming the file, line and text for a malformed line, or saying both numbers
-    when there are fewer or more lines than LFW's header says, or why the file cannot be read.
+    Raises PairsError for a file that can't be read, for a malformed line, with its number and text,
+    and for another number of lines than LFW's header gives, with both numbers.
     """
     path = Path(path)
-    try:
+    with reading(path, "pairs file", PairsError):
         content = path.read_bytes()
-    except OSError as error:
-        raise PairsError(f"the pairs file {path} can't be read: {error.strerror}.") from None
     return parse_pairs(path, content)
 
 
 def parse_pairs(path: Path, content: bytes) -> Pairs:
-    """The pairs in the bytes of a pairs file; path is where they come from. As `read_pairs`."""
+    """As `read_pairs`, for the bytes of a pairs file; path: its name, for messages."""
     lines = _read_lines(path, content)
     if not lines:
         raise PairsError(f"{path}: is empty, expected LFW's pairs format or lines {_LIST_FORM}")
@@ -96,9 +95,9 @@ def parse_pairs(path: Path, content: bytes) -> Pairs:
 
 
 def consecutive_folds(count: int, folds: int = LIST_FOLDS) -> np.ndarray:
-    """`count` fold numbers (ints from 0): consecutive folds whose sizes differ by at most one."""
-    parts = np.array_split(np.arange(count), folds)
-    return np.repeat(np.arange(folds), [len(part) for part in parts])
+    """The fold (ints from 0) of each of `count` pairs, in order; sizes differ by at most one."""
+    split = np.array_split(np.arange(count), folds)
+    return np.repeat(np.arange(folds), [len(fold) for fold in split])
 
 
 def _read_lines(path: Path, content: bytes) -> list[_Line]:
@@ -108,7 +107,7 @@ def _read_lines(path: Path, content: bytes) -> list[_Line]:
         raise PairsError(
             f"{path}: byte {error.start} is not UTF-8 text; expected a pairs file, save it as UTF-8"
         ) from error
-    # Not splitlines(): it also breaks at characters that may stand in a name.
+    # Not splitlines(): it also breaks lines at characters that a name may have.
     lines = (_Line(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
     return [line for line in lines if line.text]
 
@@ -144,7 +143,7 @@ def _lfw_pair(path: Path, line: _Line, matched: bool) -> _Pair:
 
 
 def _list_pair(path: Path, line: _Line) -> _Pair:
-    # The flag comes off first: some files have a tab between the names and a blank before the flag.
+    # The flag is split off first: some files have a tab between the names, a blank before the flag.
     *rest, flag = line.text.rsplit(maxsplit=1)
     names = _split(rest[0]) if rest else []
     if len(names) != 2 or flag not in ("1", "-1"):
@@ -153,7 +152,7 @@ def _list_pair(path: Path, line: _Line) -> _Pair:
 
 
 def _split(text: str) -> list[str]:
-    """The fields of a line: between tabs where there are any, so that names may hold blanks."""
+    """The fields of a line: between tabs if it has any, so that names may have blanks."""
     if "\t" not in text:
         return text.split()
     return [field.strip() for field in text.split("\t") if field.strip()]
@@ -164,7 +163,7 @@ def _is_number(field: str) -> bool:
 
 
 def _index(pairs: Sequence[_Pair], folds: np.ndarray, path: Path) -> Pairs:
-    """Name each image once: an image is embedded once however many pairs it is in."""
+    """Number each image once: an image in several pairs is embedded once."""
     rows: dict[str, int] = {}
     for pair in pairs:
         rows.setdefault(pair.left, len(rows))

@@ -1,4 +1,4 @@
-"""Archives of a folder tree, read in place: a .zip, or a .tar that is not compressed.
+"""Archives of a folder tree, read without unpacking: a .zip, or a .tar that is not compressed.
 
 zip: PKWARE's APPNOTE, members stored or deflated. tar: POSIX ustar and pax, and GNU's.
 """
@@ -26,11 +26,12 @@ _ENCRYPTED = 0x1
 
 
 class Archive(ImageStore):
-    """The files in an archive, sorted as a folder tree is gone through.
+    """The files in an archive, sorted in the order of a folder tree.
 
-    names: their paths in the archive. offsets, packed, sizes: int64; of a zip member, where its
-    local header begins; of a tar member, its bytes. deflated: bools. checksums: uint32, CRC-32;
-    None for a tar, which has none.
+    names: N paths in the archive. offsets: int64 N, of a zip member's local header, of a tar
+    member's content. packed, sizes: int64 N, bytes in the archive and unpacked. deflated: bools N.
+    checksums: uint32 N, CRC-32; None for a tar, which has none. top: the folder, with its slash,
+    in which all files lie; empty if there is none.
     """
 
     def __init__(
@@ -77,13 +78,13 @@ class Archive(ImageStore):
         return content
 
     def rows(self, names: Sequence[str], file_list: Path) -> np.ndarray:
-        """As of `ImageStore`; names may leave out a folder that holds everything."""
+        """As in `ImageStore`; names may leave out the folder `top`."""
         if self.top and len(names) and not names[0].startswith(self.top):
             names = [self.top + name for name in names]
         return super().rows(names, file_list)
 
     def read(self, name: Path) -> bytes:
-        """The bytes of a file by its name, with or without the folder that holds everything.
+        """The bytes of a file by its name, with or without the folder `top`.
 
         Raises DataError where there is no such file.
         """
@@ -96,7 +97,7 @@ class Archive(ImageStore):
     def _inflate(self, row: int, content: np.ndarray) -> bytes:
         size = int(self.sizes[row])
         try:
-            # No more than the directory promises: a small member can swell to gigabytes.
+            # No more than the directory says: a small member may inflate to gigabytes.
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
         except zlib.error as error:
             raise ImageError(f"{self.place(row)}: can't be inflated ({error})") from None
@@ -110,8 +111,8 @@ def is_archive(path: Path) -> bool:
 def open_archive(path: Path) -> Archive:
     """List the files of an archive. Nothing is unpacked.
 
-    Raises DataError, naming archive, byte and member, for a name that leads out of it, a member
-    that is encrypted or packed in another way, and an archive cut short.
+    Raises DataError, naming archive, byte and member, for a path outside the archive's own folder,
+    a member that is encrypted or compressed by another method, and a truncated archive.
     """
     try:
         return _open_tar(path) if _is_tar(path) else _open_zip(path)
@@ -146,7 +147,7 @@ def _images_below(archive: Archive, root: str) -> tuple[list[int], list[str]]:
 
 
 def check_inside(archive: Path, offset: int, name: str) -> None:
-    """Raise DataError for a member whose name leads out of the archive's own folder."""
+    """Raise DataError for a member whose path is outside the archive's own folder."""
     if (
         name.startswith(("/", "\\"))
         or re.match("[A-Za-z]:", name)
@@ -196,14 +197,14 @@ def _open_tar(path: Path) -> Archive:
 def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The regular files of an uncompressed tar, in its order, names without a leading ./ .
 
-    Raises DataError, naming the byte, for a tar cut short or damaged, or a name that leads out of
-    it, or a hard link.
+    Raises DataError, naming the byte, for a tar that is truncated or damaged, a path outside its
+    own folder, or a hard link.
     """
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # it would hold on to every one
+                archive.members.clear()  # tarfile would keep every member in memory
                 if member.islnk():
                     raise DataError(
                         f"{path}, byte {member.offset}: {member.name!r} is a hard link, whose "
@@ -225,8 +226,8 @@ def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(path: Path, archive: tarfile.TarFile) -> None:
-    """Raise DataError unless the archive ends where tarfile found no further member: it takes a
-    damaged header for the end."""
+    """Raise DataError unless the archive's end is where tarfile stopped: it also stops, without an
+    error, at a damaged header."""
     archive.fileobj.seek(archive.offset)
     block = archive.fileobj.read(tarfile.BLOCKSIZE)
     if block and block != bytes(tarfile.BLOCKSIZE):
@@ -242,13 +243,13 @@ def _is_tar(path: Path) -> bool:
 
 
 def _begins_as_zip(path: Path) -> bool:
-    """Of one cut short, only the begin tells: its directory stands at the end."""
+    """A truncated zip is recognised only by its beginning: its directory is at the end."""
     with open(path, "rb") as f:
         return f.read(4) == b"PK\3\4"
 
 
 def _is_litter(name: str) -> bool:
-    """What macOS puts into archives: a shadow of each file, with its suffix, that is no image."""
+    """Whether macOS added it to the archive: one for each file, with its suffix, but no image."""
     return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith("._")
 
 

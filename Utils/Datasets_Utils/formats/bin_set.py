@@ -1,8 +1,8 @@
 """Verification sets in a .bin file (lfw.bin, agedb_30.bin, ...), as insightface distributes them.
 
 A pickle of (images, issame): 2P encoded images, two for each pair, and P bools. It was written by
-Python 2 or 3, with images as bytes or as uint8 arrays of them. A pickle can run any code when it is
-read, so the reader here builds what such a file needs, and nothing else.
+Python 2 or 3, with images as bytes or as uint8 arrays of bytes. A pickle can run any code when it
+is read, so the reader here builds bytes, lists and arrays of plain numbers, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from Utils.Datasets_Utils.images import image_size
 from Utils.Datasets_Utils.pairs import consecutive_folds
 from Utils.Datasets_Utils.training_set import ImageStore
-from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
 from Utils.errors import DataError
-from Utils.files import atomic_path
+from Utils.files import atomic_path, reading
 
 _PROTOCOL = 4  # the highest that every Python 3 in use reads
 
@@ -31,11 +31,8 @@ _NUMERIC_MODULES = ("numpy.core.numeric", "numpy._core.numeric")
 _TYPES = frozenset({"u1", "b1", "i1", "i4", "i8", "u4", "u8", "|u1", "|b1"})
 
 
-class BinImages(ImageStore, Sequence[np.ndarray]):
-    """Encoded images in memory: one block of bytes. images[i] is uint8 H×W×3 RGB.
-
-    source: the file they came from.
-    """
+class BinImages(ImageStore):
+    """Encoded images in memory, in one block of bytes. source: their file, for messages."""
 
     def __init__(self, source: Path, encoded: Iterable[bytes]) -> None:
         self.source = source
@@ -45,11 +42,6 @@ class BinImages(ImageStore, Sequence[np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        return self.decode(index)
 
     def encoded(self, row: int) -> np.ndarray:
         return self._bytes[self._ends[row] : self._ends[row + 1]]
@@ -67,26 +59,26 @@ def is_bin(path: Path) -> bool:
 
 
 def open_bin(path: Path, file_list: Path | None = None, _: str = "") -> VerificationSet:
-    """Open a .bin set. Images that are byte for byte the same become one.
+    """Open a .bin set. Images of the same bytes become one. There are ten consecutive folds.
 
-    Ten consecutive folds. Raises DataError, naming the file and the byte or image, for a pickle
-    that asks for anything but bytes and arrays (which is refused before it is run), that is
-    damaged, or whose images and pairs do not fit together; and for a file_list.
+    Raises DataError, naming the file and the byte or image, for a pickle that needs anything but
+    bytes and arrays (refused before any of it is run), that is damaged, or whose images and pairs
+    do not fit together; and for a file_list.
     """
     if file_list:
         raise DataError(f"{path} holds its own pairs; leave out the pairs file {file_list}.")
     encoded, same = read_bin(path)
     rows: dict[bytes, int] = {}
-    places = np.array([rows.setdefault(image, len(rows)) for image in encoded], np.int64)
-    images = BinImages(path, rows)
+    indices = np.array([rows.setdefault(image, len(rows)) for image in encoded], np.int64)
+    first = np.unique(indices, return_index=True)[1].tolist()
     return VerificationSet(
-        images=images,
-        names=[f"{path.stem} {encoded_at}" for encoded_at in _first_places(places)],
-        left=places[::2],
-        right=places[1::2],
+        images=StoredImages(BinImages(path, rows)),
+        names=[f"{path.stem} {index}" for index in first],
+        left=indices[::2],
+        right=indices[1::2],
         same=same,
         folds=consecutive_folds(len(same)),
-        sizes=_sizes(images),
+        sizes=dict(Counter(image_size(image) for image in rows)),
     )
 
 
@@ -115,10 +107,8 @@ def write_bin(path: Path, encoded: Sequence[bytes], same: Sequence[bool]) -> Non
 
 
 def _unpickle(path: Path) -> Any:
-    try:
+    with reading(path, "verification set"):
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from None
     try:
         _check_memo(path, data)
         return _Unpickler(io.BytesIO(data), path, data).load()
@@ -132,8 +122,8 @@ def _unpickle(path: Path) -> Any:
 
 
 def _check_memo(path: Path, data: bytes) -> None:
-    """Raise DataError for a place in the memo that no pickle of this length can need: Python makes
-    room for all places up to it, 4 bytes of pickle can ask for gigabytes."""
+    """Raise DataError for a memo index that no pickle of this length can need: Python allocates a
+    memo up to the largest index, so that 4 bytes of a pickle could allocate gigabytes."""
     for opcode, argument, position in pickletools.genops(data):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
             raise DataError(
@@ -143,10 +133,10 @@ def _check_memo(path: Path, data: bytes) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds the few names in _BUILDERS, and refuses all others by name."""
+    """Finds the few names in _BUILDERS, and raises DataError for any other name."""
 
     def __init__(self, file: io.BytesIO, path: Path, data: bytes) -> None:
-        # Python 2's strings, which is what its images are, come as bytes.
+        # Images that Python 2 wrote are strings there, and bytes here.
         super().__init__(file, encoding="bytes")
         self._path = path
         self._data = data
@@ -166,14 +156,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _NdarrayName:
-    """Stands for numpy.ndarray where a pickle names it; can't be called or changed."""
+    """Replaces numpy.ndarray where a pickle names it; can't be called or changed."""
 
     __slots__ = ()
 
 
 class _Builder:
-    """A function that a pickle may call. Unlike a bare one, whose attributes and defaults a pickle
-    could set for all that are read after it, this can't be changed."""
+    """A function that a pickle may call. A pickle can set the attributes and defaults of a plain
+    function, also for files that are read later; this object can't be changed."""
 
     __slots__ = ("_function",)
 
@@ -188,7 +178,7 @@ class _Builder:
 
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """What a pickled array begins as; its state, with type and bytes, is set afterwards."""
+    """A pickled array before its state, with type and bytes, is set."""
     return np.ndarray((0,), "b")
 
 
@@ -204,19 +194,19 @@ def _scalar(kind: np.dtype, value: bytes) -> Any:
 
 
 def _array_of_bytes(buffer: Any, kind: np.dtype, shape: Any, *_: Any) -> np.ndarray:
-    """Arrays of pickle protocol 5."""
+    """An array in pickle protocol 5."""
     return np.frombuffer(buffer, kind).reshape(shape)
 
 
 def _encode(text: str, encoding: Any) -> bytes:
-    """How Python 3 writes bytes in protocol 2. Other encodings could blow a small text up."""
+    """Bytes as Python 3 writes them in protocol 2. Other encodings could make a small text huge."""
     if encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError(f"text in the encoding {encoding!r}; expected latin1")
     return text.encode("latin1")
 
 
 def _bytes(*_: Any) -> bytes:
-    """How Python 3 writes no bytes at all in protocol 2."""
+    """Empty bytes as Python 3 writes them in protocol 2."""
     return b""
 
 
@@ -253,14 +243,6 @@ def _as_bytes(path: Path, number: int, image: Any) -> bytes:
     raise DataError(
         f"{path}: image {number} is a {type(image).__name__}; expected bytes or a uint8 array."
     )
-
-
-def _first_places(places: np.ndarray) -> list[int]:
-    return np.unique(places, return_index=True)[1].tolist()
-
-
-def _sizes(images: BinImages) -> dict[tuple[int, int] | None, int]:
-    return dict(Counter(image_size(images.encoded(row)) for row in range(len(images))))
 
 
 def _named_at(data: bytes, module: str, name: str) -> int:

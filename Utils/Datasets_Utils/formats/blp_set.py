@@ -1,15 +1,15 @@
 """Verification sets of face.evoLVe: a bcolz array on disk, with `<name>_list.npy` beside it.
 
-bcolz is no longer kept. Its format (bcolz, `carray_ext.pyx`): `meta/sizes` and `meta/storage` are
+bcolz is no longer maintained. Its format (`carray_ext.pyx`): `meta/sizes` and `meta/storage` are
 JSON, and `data/__N.blp` holds a chunk of `chunklen` rows, in a bloscpack frame of 16 bytes (`blpk`,
-version 1) around one Blosc buffer. The array is 2P×3×H×W, values (x/255 - 0.5)/0.5; in the sets in
-circulation channels are in the order BGR. The list is P bools.
+version 1) around one Blosc buffer. The array is 2P×3×H×W, values (x/255 - 0.5)/0.5; the published
+sets have the channel order BGR. The list is P bools.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,22 +22,23 @@ from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.pairs import consecutive_folds
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
+from Utils.files import read_json, reading
 
 CHANNEL_ORDERS = ("BGR", "RGB")
 
 _FRAME = 16  # bytes of the bloscpack frame before the Blosc buffer
 _BLOSC = struct.Struct("<BBBBIII")  # version, codec version, flags, type size, and three sizes
-_BEYOND = 1.01  # values further out than this were not made from pixels
+_LARGEST = 1.01  # larger absolute values were not made from pixels
 
 
 class BlpArray:
-    """2P images of a bcolz array; the chunk they lie in is decompressed when they are asked for.
+    """2P images of a bcolz array; the chunk of an image is decompressed when it is read.
 
-    folder: the array's. array[i] is uint8 H×W×3 RGB. It can be pickled; each process decompresses
+    folder: of the array. array[i] is uint8 H×W×3 RGB. It can be pickled; each process decompresses
     for itself, and keeps one chunk.
 
-    Raises DataError, naming the file, when it is made, for metadata that can't be read, and for a
-    chunk that is missing or whose frame does not say what it should.
+    The constructor raises DataError, naming the file, for metadata that can't be read, and for a
+    chunk that is missing or whose frame contradicts the metadata.
     """
 
     def __init__(self, folder: Path, channel_order: str = "BGR") -> None:
@@ -70,7 +71,7 @@ class BlpArray:
     def __getitem__(self, index: int) -> np.ndarray:
         """uint8 H×W×3 RGB. Raises ImageError, naming the chunk, where it is damaged."""
         values = self.values(index)
-        if not np.all(np.abs(values) <= _BEYOND):  # NaN too
+        if not np.all(np.abs(values) <= _LARGEST):  # NaN too
             raise ImageError(
                 f"{self._chunk_path(index // self.rows_per_chunk)}, row {index}: values outside "
                 f"-1..1, which are no pixels"
@@ -89,11 +90,11 @@ class BlpArray:
         return self._kept[1][row]
 
     def _decompress(self, number: int) -> np.ndarray:
-        import blosc2  # here, as it brings much along that other formats do not need
+        import blosc2  # here, because it is large and no other format needs it
 
         path = self._chunk_path(number)
         try:
-            # One thread: loader processes are the parallelism, and threads do not survive a fork.
+            # One thread: worker processes are the parallelism, and threads do not survive a fork.
             content = blosc2.decompress2(path.read_bytes()[_FRAME:], nthreads=1)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise ImageError(f"{path}, byte {_FRAME}: can't be decompressed ({error})") from None
@@ -102,15 +103,14 @@ class BlpArray:
     def _check_chunk(self, number: int) -> None:
         """Compare the frame of a chunk with the metadata and the file's size."""
         path = self._chunk_path(number)
-        try:
-            with open(path, "rb") as f:
-                head = f.read(_FRAME + _BLOSC.size)
-            size = path.stat().st_size
-        except FileNotFoundError:
+        if not path.is_file():
             raise DataError(
                 f"{path} is missing: chunk {number} of the {len(self)} images that "
                 f"{self.folder / 'meta/sizes'} promises."
-            ) from None
+            )
+        with reading(path, "chunk"), open(path, "rb") as f:
+            head = f.read(_FRAME + _BLOSC.size)
+            size = os.fstat(f.fileno()).st_size
         if head[:4] != b"blpk" or len(head) < _FRAME + _BLOSC.size:
             raise DataError(f"{path}, byte 0: a chunk must begin with 'blpk', not {head[:4]!r}.")
         *_, unpacked, _, packed = _BLOSC.unpack_from(head, _FRAME)
@@ -132,9 +132,9 @@ class BlpArray:
 
 
 class BlpImages(Sequence[np.ndarray]):
-    """The different images of an array, in the order in which they first occur.
+    """The unique images of an array, in the order in which they first occur.
 
-    rows: the row of each in the array.
+    rows: the row of each image in the array.
     """
 
     def __init__(self, array: BlpArray, rows: np.ndarray) -> None:
@@ -158,23 +158,23 @@ def is_blp(path: Path) -> bool:
 def open_blp(
     path: Path, file_list: Path | None = None, channel_order: str = "BGR"
 ) -> VerificationSet:
-    """Open the .blp set in a folder. Images that are the same in every value become one.
+    """Open the .blp set in a folder. Images of the same values become one.
 
     file_list: its issame list; None: `<folder>_list.npy` beside it. channel_order: of the values,
-    BGR or RGB. Ten consecutive folds. Raises DataError, naming the file, for a list that is missing
-    or does not fit, and as `BlpArray` does.
+    BGR or RGB. There are ten consecutive folds. Raises DataError, naming the file, for a list that
+    is missing or does not fit, and as `BlpArray` does.
     """
     if channel_order not in CHANNEL_ORDERS:
         raise ValueError(f"channel_order is {channel_order!r}; expected BGR or RGB")
     array = BlpArray(path, channel_order)
     same = _read_issame(file_list or path.with_name(f"{path.name}_list.npy"), len(array))
     first = _first_occurrences(array)
-    rows, places = np.unique(first, return_inverse=True)
+    rows, indices = np.unique(first, return_inverse=True)
     return VerificationSet(
         images=BlpImages(array, rows),
         names=[f"{path.name} {row}" for row in rows.tolist()],
-        left=places[::2],
-        right=places[1::2],
+        left=indices[::2],
+        right=indices[1::2],
         same=same,
         folds=consecutive_folds(len(same)),
         sizes={array.shape[2:]: len(rows)},
@@ -182,7 +182,7 @@ def open_blp(
 
 
 def _first_occurrences(array: BlpArray) -> np.ndarray:
-    """For each row, the first row of the same values (int64). Goes through the array once."""
+    """For each row, the first row of the same values (int64), by one scan of the array."""
 
     def build() -> dict[str, np.ndarray]:
         seen: dict[bytes, int] = {}
@@ -218,10 +218,7 @@ def _read_issame(path: Path, images: int) -> np.ndarray:
 
 
 def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read: {error}") from None
+    content = read_json(path, "metadata")
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}; expected a table of settings.")
     return content

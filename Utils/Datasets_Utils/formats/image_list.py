@@ -1,15 +1,15 @@
 """Training sets of single image files: a list of them, or one folder for each class.
 
-A list has a line per image, `path  label` with two blanks as the lineage writes it (any white
-space before the last word will do, so that paths may contain blanks, though not begin with one).
-It is UTF-8, with or without a byte order mark. Paths are absolute or relative to the data set's
-folder.
+A list has a line `path  label` for each image, usually with two blanks between; any white space
+before the last word is allowed, so that paths may contain blanks, but not begin with one. It is
+UTF-8, with or without a byte order mark. Paths are absolute or relative to the data set's folder.
 """
 
 import io
 import os
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,17 +19,18 @@ from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.images import is_image_name, read_encoded
 from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, Labelled, TrainingSet
 from Utils.errors import DataError
+from Utils.files import reading
 
-_LABEL_DIGITS = 18  # a number of so many digits fits into an int64
+_LABEL_DIGITS = 18  # any number of 18 digits fits into an int64
 
 
 class FileImages(ImageStore):
     """Single image files.
 
-    root: the data set's folder. paths: the images, relative to it or absolute.
-    source: what they are named by, for messages.
+    root: the data set's folder. paths: of the images, relative to it or absolute.
+    source: the list or folder that names them, for messages.
 
-    Raises DataError, when it is made, for missing files.
+    The constructor raises DataError for missing files.
     """
 
     def __init__(self, root: Path, paths: PathTable, source: Path) -> None:
@@ -55,8 +56,6 @@ def read_image_list(root: str | Path, file_list: str | Path) -> TrainingSet:
     """Open the images that a list names. Raises DataError as `TrainingSet` does, for missing
     files, and for a line that is not `path  label`."""
     root, file_list = Path(root), Path(file_list)
-    if not root.is_dir():
-        raise DataError(f"the data set's folder {root} does not exist or is no folder.")
     paths, labels = parse_list(file_list)
     return TrainingSet(FileImages(root, paths, file_list), labels, file_list)
 
@@ -66,42 +65,39 @@ def parse_list(file_list: str | Path) -> tuple[PathTable, np.ndarray]:
 
     Raises DataError for a list that can't be read, and for a line that is not `path  label`.
     """
-    try:
-        with open(file_list, "rb") as file:
-            return _parse_bytes(file, Path(file_list))
-    except OSError as error:
-        raise DataError(f"the image list {file_list} can't be read: {error.strerror}.") from None
+    with reading(file_list, "image list"), open(file_list, "rb") as file:
+        return _parse_bytes(file, Path(file_list))
 
 
 def parse_list_text(content: bytes, file_list: Path) -> tuple[PathTable, np.ndarray]:
-    """The names and labels of an image list's bytes; file_list is where they come from."""
+    """The names and labels in the bytes of an image list; file_list: its name, for messages."""
     return _parse_bytes(io.BytesIO(content), file_list)
 
 
 def read_class_folders(root: str | Path) -> Labelled:
-    """Open a tree in which each folder with images is a class, numbered in sorted order."""
+    """The images of a tree in which each folder with images is a class, in sorted order."""
     tree = scan_tree(root)
     labels = np.array([label for _, label in tree.images], np.int64)
     images = FileImages(Path(root), PathTable(p for p, _ in tree.images), Path(root))
     return Labelled(images, labels)
 
 
+@dataclass
 class Tree:
-    """What `scan_tree` finds: images as (path relative to root, label), class names by label,
-    folders without images, and files that are no images."""
+    """What `scan_tree` finds. images: (path relative to root, label). classes: names by label.
+    empty_folders: folders without images. other_files: files that are not images of a class."""
 
-    def __init__(self) -> None:
-        self.images: list[tuple[str, int]] = []
-        self.classes: list[str] = []
-        self.empty_folders: list[str] = []
-        self.other_files: list[str] = []
+    images: list[tuple[str, int]] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    empty_folders: list[str] = field(default_factory=list)
+    other_files: list[str] = field(default_factory=list)
 
 
 def scan_tree(root: str | Path) -> Tree:
     """Find the images of a class-per-folder tree, sorted, with contiguous labels.
 
-    A class is a folder that holds images itself; folders of folders may stand above it. Links are
-    followed as by `walk_folders`. Raises DataError where root is no folder.
+    A class is a folder that itself has images; there may be folders of folders above it. Links are
+    followed as by `walk_folders`. Raises DataError where root is not a folder.
     """
     root = Path(root)
     if not root.is_dir():
@@ -126,16 +122,16 @@ def scan_tree(root: str | Path) -> Tree:
 def walk_folders(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """(folder, names of its folders, names of its files) of a tree from root down, folders sorted.
 
-    Links to folders are followed, but not into a folder that they themselves lie in: such a link
-    would give every image again for each turn.
+    Links to folders are followed, except to a folder that the link itself is in: it would give
+    every image again and again.
     """
     root = os.fspath(root)
-    ways = {root: frozenset({_identity(root)})}  # of folders still to come, and what they lie in
+    above = {root: frozenset({_identity(root)})}  # of each folder still to come: all above it
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        way = ways.pop(folder)
+        seen = above.pop(folder)
         found = {name: _identity(os.path.join(folder, name)) for name in sorted(subfolders)}
-        subfolders[:] = [name for name, identity in found.items() if identity not in way]
-        ways.update((os.path.join(folder, name), way | {found[name]}) for name in subfolders)
+        subfolders[:] = [name for name, identity in found.items() if identity not in seen]
+        above.update((os.path.join(folder, name), seen | {found[name]}) for name in subfolders)
         yield folder, subfolders, files
 
 
@@ -165,16 +161,16 @@ def _parse(lines: Iterable[str], file_list: Path, labels: array) -> Iterator[str
 
 
 def _check_files(root: Path, paths: PathTable, source: Path) -> None:
-    """Raise DataError unless every file is there, reading each folder once, not each file."""
+    """Raise DataError for missing files; lists each folder once instead of asking for each file."""
     missing, count = [], 0
     folder, names, seen = None, frozenset(), set()
     for path in paths:
-        cut = path.rfind("/") + 1  # the slash stays with the folder: it may be the root's
+        cut = path.rfind("/") + 1  # the slash belongs to the folder, which may be the root
         parent, name = path[:cut], path[cut:]
         if parent != folder and parent not in seen:
             folder, names = parent, _names(root / parent)
             seen.add(parent)
-        # A list in no order would read a folder again for each line: there, ask for the file.
+        # An unsorted list would list a folder again for each line: there, ask for the file.
         found = name in names if parent == folder else os.path.isfile(root / path)
         if not found:
             count += 1
@@ -187,10 +183,10 @@ def _check_files(root: Path, paths: PathTable, source: Path) -> None:
 
 
 def _names(folder: Path) -> frozenset[str]:
-    """The files in a folder: no folders, and no links that lead nowhere."""
+    """The files in a folder, without folders and broken links."""
     try:
         with os.scandir(folder) as entries:
-            # Asked of the system for links only; of other entries the folder says what they are.
+            # Only for links is this one more system call.
             return frozenset(entry.name for entry in entries if _is_file(entry))
     except OSError:
         return frozenset()

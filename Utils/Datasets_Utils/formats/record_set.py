@@ -1,9 +1,9 @@
 """Training sets in a record file: `train.rec` and `train.idx`, as insightface distributes them.
 
-Two layouts. insightface's: record 0 holds no image but the labels [a, b]; images are the keys 1 to
-a-1 with their class as label, and the keys a to b-1 are one record for each identity with the
-range of its images' keys. The plain one of MXNet's im2rec: every record is an image, and the first
-number of its label is its class.
+There are two layouts. In insightface's, record 0 has no image but the labels [a, b]; the keys 1 to
+a-1 are images with their class as label, and the keys a to b-1 are one record for each identity
+with the range of its images' keys. In the plain layout of MXNet's im2rec, every record is an image,
+and its first label is its class.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _BEGINNING = np.dtype(
     + [("label", "<f4"), ("id", "<u8"), ("id2", "<u8"), ("labels", "<f4", 2)]
 )
 _HEADER_BYTES = 24
-_GATHERED = 1 << 16  # records looked at together
-_PROBED_RECORDS = 256  # of an index or of identities, evenly spaced, are compared with the records
+_GATHERED = 1 << 16  # records whose headers are read together
+_PROBED_RECORDS = 256  # evenly spaced entries of an index that are compared with their records
 _EXACT_FLOATS = 1 << 24  # labels are float32: above this, key ranges in them are not exact
 
 
 class RecordImages(ImageStore):
-    """The images of a record file, by their place in it.
+    """The images of a record file, each read at its offset.
 
-    file: the .rec file. keys, offsets: int64 N, of the records that hold images. keys are None
-    where image i has key first_key + i.
+    file: the .rec file. keys, offsets: int64 N, of the records with images. The attribute `keys` is
+    None where image i has key first_key + i.
     """
 
     def __init__(self, file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> None:
@@ -50,8 +50,8 @@ class RecordImages(ImageStore):
         self.source = file.path
         self.offsets = offsets
         self.first_key = int(keys[0]) if len(keys) else 0
-        in_a_row = np.array_equal(keys, np.arange(len(keys)) + self.first_key)
-        self.keys = None if in_a_row else keys
+        consecutive = np.array_equal(keys, np.arange(len(keys)) + self.first_key)
+        self.keys = None if consecutive else keys
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -81,7 +81,7 @@ class RecordImages(ImageStore):
 
 
 def find_record_file(path: Path) -> Path | None:
-    """The .rec file that a path means: itself, or that of a folder. None if there is no such."""
+    """The .rec file at a path: the path itself, or the file in that folder; None without one."""
     if path.is_dir():
         records = sorted(path.glob("*.rec"))
         named = path / "train.rec"
@@ -95,7 +95,7 @@ def is_records(path: Path) -> bool:
 
 
 def open_records(path: Path) -> Labelled:
-    """The images of a record file, or of a folder's one, and their labels.
+    """The images of a record file, or of the one in a folder, and their labels.
 
     Raises DataError, naming file and byte, for a damaged file or an index that does not fit it.
     """
@@ -109,7 +109,7 @@ def open_records(path: Path) -> Labelled:
 
 
 def _index(file: MappedFile) -> tuple[np.ndarray, np.ndarray]:
-    """(keys, offsets), int64, by key: of the .idx file, or where it's missing, of a scan."""
+    """(keys, offsets), int64, sorted by key: from the .idx file, or without one from a scan."""
     path = file.path.with_suffix(".idx")
     if path.is_file():
         keys, offsets = read_index(path)
@@ -130,7 +130,8 @@ def _index(file: MappedFile) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_index(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> None:
-    """Raise DataError or ImageError unless offsets lie in the file, the probed ones on records."""
+    """Raise DataError for offsets outside the file, ImageError for probed ones that are not those
+    of records."""
     if len(offsets) == 0:
         raise DataError(f"{file.path} holds no records.")
     outside = np.flatnonzero((offsets < 0) | (offsets >= file.size))
@@ -147,8 +148,8 @@ def _check_index(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> Non
 
 
 def _insightface_layout(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> Labelled | None:
-    """Images and labels by the identity records, without looking at every image; None where there
-    are none, or where they do not agree with the images' own labels."""
+    """Images and labels by the identity records, without reading every image's header; None where
+    there are no such records, or where they contradict the images' own labels."""
     first = read_record(file, int(offsets[0]))
     if keys[0] != 0 or first.flag < 2 or len(first.content) or len(keys) >= _EXACT_FLOATS:
         return None
@@ -170,7 +171,7 @@ def _insightface_layout(file: MappedFile, keys: np.ndarray, offsets: np.ndarray)
 
 
 def _scanned_layout(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> Labelled:
-    """Images and labels by each record's own header, in one scan that is kept."""
+    """Images and labels by each record's own header, in one scan whose result is stored."""
     index = file.path.with_suffix(".idx")
     sources = [file.path, *([index] if index.is_file() else [])]
     scanned = cached_arrays(
@@ -218,9 +219,9 @@ def _check_labels(
 def _beginnings(file: MappedFile, offsets: np.ndarray) -> np.ndarray:
     """The first 40 bytes of records, as _BEGINNING. Raises ImageError where there is no record."""
     within = np.arange(_BEGINNING.itemsize)
-    # The last record may be shorter: its missing labels are read from anywhere, and not used.
-    places = np.minimum(offsets[:, None] + within, file.size - 1)
-    found = file.bytes[places].view(_BEGINNING)[:, 0] if len(offsets) else np.empty(0, _BEGINNING)
+    # The last record may be shorter: other bytes stand for its missing labels, which are not used.
+    at_bytes = np.minimum(offsets[:, None] + within, file.size - 1)
+    found = file.bytes[at_bytes].view(_BEGINNING)[:, 0] if len(offsets) else np.empty(0, _BEGINNING)
     whole = (found["magic"] == MAGIC) & (found["word"] >> 29 == WHOLE)
     for at in np.flatnonzero(~whole).tolist():
         payload = bytes(read_payload(file, int(offsets[at])))

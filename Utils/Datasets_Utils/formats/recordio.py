@@ -1,13 +1,13 @@
 """Record files: the RecordIO container of MXNet (dmlc-core, `recordio.h`), without MXNet.
 
-A record is one part or several. A part is the magic number, a word with a flag in its upper 3 bits
-and the length in its lower 29, that many bytes, and zeros up to the next multiple of 4:
+A record consists of one or more parts. A part is the magic number, a word with a flag in its upper
+3 bits and the length in its lower 29, that many bytes, and zeros up to the next multiple of 4:
 
     0xced7230a | flag << 29 | length | payload | padding
 
-Flag 0 is a whole record; 1, 2 and 3 are the first, a middle and the last part of one. A record is
-cut where its payload holds the magic number at a multiple of 4, and the number itself is left out,
-so that a scan can find its way in a damaged file.
+Flag 0 is a whole record; 1, 2 and 3 are its first, a middle and its last part. A record is cut
+where its payload has the magic number at a multiple of 4, and the number itself is left out, so
+that a scan can find the next record in a damaged file.
 
 The payload of an image record is the header of `mxnet.recordio.pack`, then the image file:
 
@@ -27,6 +27,7 @@ import numpy as np
 from Utils.Datasets_Utils.formats.storage import MappedFile
 from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import DataError
+from Utils.files import reading
 
 MAGIC = 0xCED7230A
 MAX_LENGTH = (1 << 29) - 1
@@ -38,8 +39,8 @@ _MAGIC_BYTES = struct.pack("<I", MAGIC)
 
 
 class Record(NamedTuple):
-    """flag: 0 for one label, or their number. labels: float32. content: the image file, or
-    nothing. id, id2: as written; readers do not need them."""
+    """flag: 0 for one label, else how many labels. labels: float32. content: the image file; may be
+    empty. id, id2: two numbers that readers do not need."""
 
     flag: int
     labels: np.ndarray
@@ -49,20 +50,20 @@ class Record(NamedTuple):
 
 
 def read_record(file: MappedFile, offset: int) -> Record:
-    """The record at a byte of the file. Raises ImageError, naming file and byte, if damaged."""
+    """The record at an offset. Raises ImageError, naming file and offset, if damaged."""
     payload = read_payload(file, offset)
     if len(payload) < _HEADER.size:
         raise _damaged(file, offset, f"its {len(payload)} bytes are too few for a header")
-    flag, label, number, number2 = _HEADER.unpack_from(payload)
+    flag, label, id_, id2 = _HEADER.unpack_from(payload)
     end = _HEADER.size + 4 * flag
     if end > len(payload):
         raise _damaged(file, offset, f"its header says {flag} labels, more than it holds")
     labels = np.frombuffer(payload[_HEADER.size : end], "<f4") if flag else np.float32([label])
-    return Record(flag, labels, number, number2, payload[end:])
+    return Record(flag, labels, id_, id2, payload[end:])
 
 
 def read_payload(file: MappedFile, offset: int) -> bytes | np.ndarray:
-    """The bytes of the record at a byte of the file, its parts put together."""
+    """The bytes of the record at an offset, its parts joined."""
     kind, start, length = _read_part(file, offset)
     if kind == WHOLE:
         return file.read(start, length)
@@ -78,10 +79,10 @@ def read_payload(file: MappedFile, offset: int) -> bytes | np.ndarray:
 
 
 def scan_records(file: MappedFile, progress: Callable[[int], object] | None = None) -> np.ndarray:
-    """The offsets (int64) of all records, found by going through the file.
+    """The offsets (int64) of all records, found by a scan of the file.
 
-    progress: called with the bytes gone through since the last call.
-    Raises DataError, naming file and byte, where a record is damaged or cut short.
+    progress: called with the number of bytes scanned since the last call.
+    Raises DataError, naming file and byte, where a record is damaged or truncated.
     """
     offsets, reported = [np.empty(0, np.int64)], 0
     block: list[int] = []
@@ -127,8 +128,8 @@ def _walk(file: MappedFile) -> Iterator[int]:
 
 
 def whole_records(file: MappedFile) -> tuple[list[int], int]:
-    """(offsets of the whole records, where the last of them ends) of a file cut short anywhere."""
-    offsets, whole = [], file.size % 4 == 0  # or else cut in the last record's padding
+    """(offsets of the complete records, where the last ends) of a file that may be truncated."""
+    offsets, whole = [], file.size % 4 == 0  # else it is truncated in the last record's padding
     try:
         for offset in _walk(file):
             offsets.append(offset)
@@ -136,12 +137,12 @@ def whole_records(file: MappedFile) -> tuple[list[int], int]:
         whole = False
     if whole:
         return offsets, file.size
-    # The last record found may be the one that is cut short.
+    # The last record found may be the truncated one.
     return offsets[:-1], offsets[-1] if offsets else 0
 
 
 def pack_record(record: Record) -> bytes:
-    """A record as it stands in a file. The inverse of `read_record`, byte for byte."""
+    """The bytes of a record in a file: the inverse of `read_record`."""
     labels = np.asarray(record.labels, "<f4")
     if record.flag not in (0, len(labels)):
         raise ValueError(f"flag is {record.flag} for {len(labels)} labels; expected 0 or as many")
@@ -152,7 +153,7 @@ def pack_record(record: Record) -> bytes:
 
 
 def pack_payload(payload: bytes) -> bytes:
-    """A payload as one part, or as several where it holds the magic number at a multiple of 4."""
+    """A payload as one part, or as several where it has the magic number at a multiple of 4."""
     if len(payload) > MAX_LENGTH:
         raise ValueError(f"a record of {len(payload)} bytes is too long; the format ends at 512 MB")
     parts = _split(payload)
@@ -172,11 +173,12 @@ def write_index(file: BinaryIO, keys: Sequence[int] | np.ndarray, offsets: np.nd
 
 def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The keys and offsets (int64) of an .idx file. Raises DataError naming the file and line."""
-    text = path.read_text(encoding="ascii", errors="replace")
+    with reading(path, "index"):
+        text = path.read_text(encoding="ascii", errors="replace")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            # Far faster than a loop, and without a Python object for each of millions of lines.
+            # Much faster than a loop, and without a Python object for each of millions of lines.
             numbers = np.fromstring(text, np.int64, sep=" ")
         except (DeprecationWarning, ValueError):
             raise DataError(f"{path}, {_bad_line(text)}") from None
@@ -207,7 +209,7 @@ def _split(payload: bytes) -> list[bytes]:
 
 
 def _read_part(file: MappedFile, offset: int) -> tuple[int, int, int]:
-    """(flag, where the payload begins, its length) of the part at a byte of the file."""
+    """(flag, offset of the payload, its length) of the part at an offset."""
     magic, word = _PART.unpack_from(file.read(offset, _PART.size))
     if magic != MAGIC:
         raise _damaged(file, offset, f"it begins with {magic:#010x} in place of {MAGIC:#010x}")

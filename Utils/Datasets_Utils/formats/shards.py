@@ -1,15 +1,14 @@
 """Training sets in tar shards, as the webdataset library lays them out.
 
-`00000.tar`, `00001.tar`, ... hold for each sample two files that follow each other: `<key>.jpg`,
-the image, and `<key>.cls`, its class number as text.
+`00000.tar`, `00001.tar`, ... have two consecutive files for each sample: `<key>.jpg`, the image,
+and `<key>.cls`, its class number as text.
 
-The shards are indexed once, and images are then read by their place, so that an epoch has a known
-number of batches, can be entered at any of them, and comes in an order that only a seed decides,
-whatever the number of workers; a stream split over workers can promise none of these. What makes
-shards fast is kept: an epoch goes through the shards one after the other, in random order, shuffled
-within a buffer that moves through them from begin to end, and the system is told to read each block
-of a shard ahead as a whole. So the disk sees long reads in sequence, and the buffer is the system's
-own cache, which all workers share.
+The shards are indexed once, and an image is then read at its offset. So an epoch has a known number
+of batches, can be resumed at any batch, and has an order that depends only on the seed, not on the
+number of workers; a stream that is divided among workers has none of these properties. Shards stay
+fast: an epoch reads one shard after the other, in random order, and shuffles images within a buffer
+of consecutive ones; the operating system is told to read each block of a shard ahead. So the disk
+does long sequential reads, and the buffer is the system's own cache, which all workers share.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.formats.archive import is_image_name, tar_members
+from Utils.Datasets_Utils.formats.archive import tar_members
 from Utils.Datasets_Utils.formats.storage import (
     Arrays,
     MappedFile,
@@ -30,9 +29,10 @@ from Utils.Datasets_Utils.formats.storage import (
     cached_arrays,
     store_arrays,
 )
-from Utils.Datasets_Utils.images import IMAGE_SUFFIXES
+from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, is_image_name
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
+from Utils.files import reading
 
 BUFFER = 16384  # images that are shuffled together
 INDEX = "shards_index.npz"
@@ -40,12 +40,12 @@ LABEL_SUFFIX = ".cls"
 
 _BLOCK = 1 << 24  # bytes read ahead together
 _BLOCKS_KEPT = 64
-_MAPS_KEPT = 64  # shards mapped at a time: each map holds a file descriptor
-_LOOKED_AT = 64  # members of a single tar, to see whether it is a shard or a folder tree
+_MAPS_KEPT = 64  # shards mapped at the same time: each map needs a file descriptor
+_PROBED = 64  # members of a single tar that tell whether it is a shard or a folder tree
 
 
 class ShardImages(ImageStore):
-    """The images of a set of shards, in the order in which they stand there.
+    """The images of a set of shards, in the order of the shards and of their members.
 
     shards: the tar files. names: `<shard>/<member>`. shard: int32, offsets: int64, sizes: int32 of
     each image. buffer: images that are shuffled together.
@@ -79,8 +79,8 @@ class ShardImages(ImageStore):
     def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Shards in random order; within them, buffer by buffer, images in random order.
 
-        What fits in one buffer is shuffled freely, as any other set: the same seed then gives the
-        same order as it gives a list of these images.
+        A set that fits in one buffer is shuffled as any other set: with the same seed, its order is
+        that of a list of the same images.
         """
         if len(rows) <= self.buffer:
             return generator.permutation(len(rows))
@@ -91,20 +91,21 @@ class ShardImages(ImageStore):
         return order
 
     def _keep_mapped(self, shard: int) -> None:
-        """Let go of the map that was used longest ago, where this shard's is one too many."""
+        """Count this shard's map as used, and close the least recently used one of too many."""
         self._mapped[shard] = None
         self._mapped.move_to_end(shard)
         if len(self._mapped) > _MAPS_KEPT:
             self.files[self._mapped.popitem(last=False)[0]].release()
 
     def _announce(self, shard: int, block: int) -> None:
-        """Have the system read the block of a shard that an image lies in, once, as a whole."""
+        """Tell the operating system, once, to read a block of a shard ahead."""
         if (shard, block) in self._read_ahead or not hasattr(os, "posix_fadvise"):
             return
         self._read_ahead[shard, block] = None
         if len(self._read_ahead) > _BLOCKS_KEPT:
             self._read_ahead.popitem(last=False)
-        with open(self.files[shard].path, "rb") as f:
+        path = self.files[shard].path
+        with reading(path, "shard"), open(path, "rb") as f:
             os.posix_fadvise(f.fileno(), block * _BLOCK, _BLOCK, os.POSIX_FADV_WILLNEED)
 
 
@@ -116,9 +117,9 @@ def is_shards(path: Path) -> bool:
 def find_tars(path: Path) -> list[Path]:
     """The tar files of a folder of shards, or a single one; empty where there are none."""
     if path.is_dir():
-        # Names with a dot in front are shards that are still being written.
+        # A name that begins with a dot is a shard that is still being written.
         shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
-        # Folders or images may still have the archive that they were unpacked from beside them.
+        # Beside folders or images may be the archive from which they were unpacked.
         others = any(p.is_dir() or is_image_name(p.name) for p in path.iterdir())
         tree = shards and others and not _has_labels(shards[0])
         return [] if tree else shards
@@ -128,9 +129,9 @@ def find_tars(path: Path) -> list[Path]:
 def open_shards(path: Path, buffer: int = BUFFER) -> Labelled:
     """The images of a folder of shards, or of one shard, and their labels (int64).
 
-    The index is read from beside the shards, or made by one scan and kept. Raises DataError, naming
-    shard, byte and member, for an image without label, a label that is no number, or a shard cut
-    short.
+    The index is read from the file beside the shards, or made by one scan and stored. Raises
+    DataError, naming shard, byte and member, for an image without a label, a label that is not a
+    number, or a truncated shard.
     """
     shards = find_tars(path)
     index = cached_arrays(index_path(path), shards, lambda: _index(shards))
@@ -140,13 +141,13 @@ def open_shards(path: Path, buffer: int = BUFFER) -> Labelled:
 
 
 def write_shard_index(folder: Path) -> None:
-    """Index the shards of a folder now, and write the index beside them."""
+    """Index the shards of a folder, and write the index beside them."""
     shards = find_tars(folder)
     store_arrays(index_path(folder), shards, _index(shards))
 
 
 def index_path(path: Path) -> Path:
-    """Where the index of a folder of shards, or of one shard, belongs."""
+    """The file for the index of a folder of shards, or of one shard."""
     return path / INDEX if path.is_dir() else path.with_suffix(".index.npz")
 
 
@@ -205,5 +206,5 @@ def _split_key(name: str) -> tuple[str, str]:
 
 
 def _has_labels(path: Path) -> bool:
-    first = islice(tar_members(path), _LOOKED_AT)
+    first = islice(tar_members(path), _PROBED)
     return any(_split_key(member.name)[1] == LABEL_SUFFIX for member in first)

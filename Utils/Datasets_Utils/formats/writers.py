@@ -1,8 +1,8 @@
-"""Writing data sets: a record file, tar shards, or a folder tree. One class for each format.
+"""Writing data sets: a record file, tar shards, or a folder tree, a class for each.
 
-Images are written in order, number 0 first, as the bytes they are. A writer that finds the part of
-an earlier, interrupted one says in `done` how many images are safely there, and goes on after them.
-What is not whole bears another name until it is.
+Images are written in order from number 0, their bytes unchanged. Where an earlier writer was
+interrupted, a new one for the same target has in `done` how many images are safely written, and
+continues after them. An unfinished file has another name until it is complete.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from Utils.errors import DataError, RunError
 from Utils.files import atomic_path
 
 SHARD_SIZE = 10_000
-_EXACT_FLOATS = 1 << 24
-_DIGITS = 9
+_EXACT_FLOATS = 1 << 24  # labels are float32: whole numbers below it are exact
+_DIGITS = 9  # of an image's number in its name
 
 
 class Writer(ABC):
-    """Takes N images one after the other.
+    """Writes N images one after the other.
 
-    labels: int N, of the images in the order in which they come. done: images already there.
+    labels: ints N, in the order of the images. done: how many images are already written.
     """
 
     done = 0
@@ -44,11 +44,11 @@ class Writer(ABC):
 
     @abstractmethod
     def name(self, number: int, encoded: bytes) -> str:
-        """What image `number` is called here, in a list or in pairs."""
+        """The name of image `number` in the target, for a list or pairs."""
 
     def write(self, number: int, encoded: bytes, source_name: str) -> None:
-        """Write image `number`; source_name is what it was called. Raises DataError for an empty
-        file: readers of some formats take it for no image, and count differently."""
+        """Write image `number`; source_name: its name in the source. Raises DataError for an empty
+        file: readers of some formats skip it, and number the images after it differently."""
         if not encoded:
             raise DataError(f"image {number}, {source_name}, is empty; remove it from the source.")
         self._write(number, encoded, source_name)
@@ -59,22 +59,22 @@ class Writer(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Make it whole, under its own name."""
+        """Complete the target and give it its own name."""
 
     def close(self) -> None:  # noqa: B027 - not every writer holds files
-        """Give up files; what is not finished can be continued."""
+        """Close open files; an unfinished target can be resumed."""
 
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """Where files that belong to the set go."""
+        """The folder for other files of the set."""
 
 
 class RecordWriter(Writer):
     """`X.rec` with `X.idx`, `X.lst` and `property`, as MXNet and insightface read them.
 
-    Where each identity's images stand together, identities in order, the layout is insightface's;
-    else, and where there are more images than float32 counts exactly, the plain one.
+    The layout is insightface's where the images are sorted by identity; else, and where there are
+    more images than float32 counts exactly, it is the plain one (see record_set.py).
     """
 
     def __init__(self, target: Path, labels: np.ndarray) -> None:
@@ -82,10 +82,10 @@ class RecordWriter(Writer):
         steps = np.diff(labels, prepend=0)
         self.with_identities = bool(np.all((steps == 0) | (steps == 1))) and labels[0] == 0
         self.with_identities &= len(labels) + labels[-1] < _EXACT_FLOATS
-        self._part, self._names = _parts(target)
-        self._offsets, end = whole_records(MappedFile(_touched(self._part)))
-        os.truncate(self._part, end)
-        self._file = open(self._part, "ab")  # noqa: SIM115 - kept until finish
+        self._growing, self._names = _unfinished(target)
+        self._offsets, end = whole_records(MappedFile(_touched(self._growing)))
+        os.truncate(self._growing, end)
+        self._file = open(self._growing, "ab")  # noqa: SIM115 - kept until finish
         if self.with_identities and not self._offsets:
             images, identities = len(labels), int(labels[-1]) + 1
             self._append(0, [images + 1, images + 1 + identities])
@@ -120,7 +120,7 @@ class RecordWriter(Writer):
         with atomic_path(index) as temporary, open(temporary, "wb") as f:
             write_index(f, range(len(self._offsets)), self._offsets)
         os.replace(self._names, self.target.with_suffix(".lst"))
-        os.replace(self._part, self.target)
+        os.replace(self._growing, self.target)
 
     def close(self) -> None:
         self._file.close()
@@ -133,7 +133,7 @@ class RecordWriter(Writer):
         self._file.write(packed)
 
     def _drop_after(self, records: int) -> None:
-        """Cut the file after so many records."""
+        """Truncate the file after so many records."""
         if records < len(self._offsets):
             self._file.truncate(self._offsets[records])
             self._file.seek(0, os.SEEK_END)
@@ -184,7 +184,7 @@ class ShardWriter(Writer):
             self._tar.close()
 
     def _add(self, name: str, content: bytes) -> None:
-        # Times and owners stay those of a fresh TarInfo: the same images give the same shard.
+        # Times and owners keep a TarInfo's defaults: the same images give the same shard.
         member = tarfile.TarInfo(name)
         member.size = len(content)
         self._tar.addfile(member, io.BytesIO(content))
@@ -197,7 +197,7 @@ class ShardWriter(Writer):
 
 
 class FolderWriter(Writer):
-    """A folder for each class, named by its number so that sorting keeps the numbers."""
+    """A folder for each class, named by its label with zeros before it, so that it sorts right."""
 
     def __init__(self, target: Path, labels: np.ndarray) -> None:
         super().__init__(target, labels)
@@ -223,18 +223,18 @@ class FolderWriter(Writer):
         os.replace(part, path)
 
     def finish(self) -> None:
-        """Each image already has its own name."""
+        """Each image has its own name already."""
 
 
 def choose_writer(target: Path, labels: np.ndarray, shard_size: int) -> Writer:
-    """The writer that a target's name, one that `check_target` lets pass, asks for."""
+    """The writer for a target's name, which `check_target` has accepted."""
     if "%" in target.name:
         return ShardWriter(target, labels, shard_size)
     return RecordWriter(target, labels) if target.suffix == ".rec" else FolderWriter(target, labels)
 
 
 def check_target(target: Path, images: int, shard_size: int) -> None:
-    """Raise RunError for a name that no writer takes."""
+    """Raise RunError for a name that no writer accepts."""
     if "%" in target.name:
         pattern = re.fullmatch(r"[^%]*%0(\d)d[^%]*\.tar", target.name)
         # Without the zeros, or with too few, shards would not sort in their order.
@@ -251,22 +251,21 @@ def check_target(target: Path, images: int, shard_size: int) -> None:
 
 
 def siblings(target: Path) -> list[Path]:
-    """What a record file has beside it: its index, its list, and the sizes of the set."""
+    """The files beside a record file: its index, its list, and the sizes of the set."""
     return [
-        target.with_suffix(".idx"),
-        target.with_suffix(".lst"),
+        *(target.with_suffix(suffix) for suffix in (".idx", ".lst")),
         target.with_name("property"),
     ]
 
 
-def discard_parts(target: Path) -> None:
-    """Remove what an interrupted conversion left, so that the next one begins anew."""
-    for part in _parts(target):
+def discard_unfinished(target: Path) -> None:
+    """Remove the unfinished files of a conversion, so that the next one starts at image 0."""
+    for part in _unfinished(target):
         part.unlink(missing_ok=True)
 
 
-def _parts(target: Path) -> tuple[Path, Path]:
-    """Where a record file, and its list, grow until they are whole."""
+def _unfinished(target: Path) -> tuple[Path, Path]:
+    """The unfinished record file and its unfinished list."""
     return target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.names")
 
 
@@ -280,7 +279,7 @@ def _touched(path: Path) -> Path:
 
 
 def _lines_kept(path: Path, lines: int) -> BinaryIO:
-    """A text file opened to append after its first whole lines."""
+    """A text file opened to append after that many complete lines."""
     end = 0
     with suppress(FileNotFoundError), open(path, "rb") as f:
         for _ in range(lines):

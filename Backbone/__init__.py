@@ -1,12 +1,25 @@
-"""Backbones by name: networks that turn a face image into an embedding."""
+"""Backbones by name: networks that turn a face image into an embedding.
+
+Files, in the order to read them:
+
+preprocessing.py  what a network expects of its input, and the function that makes it so
+mobilefacenet.py  MobileFaceNet, small and fast
+resnet_ir.py      ResNet-IR and SE-ResNet-IR, the networks of ArcFace
+resnet.py         ResNet with bottleneck units, as face.evoLVe has it
+layers.py         attention gates, PReLU with a fast gradient on CPUs, the error for settings
+
+A new backbone is a module with `preprocessing` and `feature_dim`, and a row in `BACKBONES`.
+"""
 
 import difflib
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from Backbone.layers import ArchitectureError
 from Backbone.mobilefacenet import MobileFaceNet
 from Backbone.preprocessing import Preprocessing
 from Backbone.resnet import UNITS as RESNET_UNITS
@@ -15,6 +28,7 @@ from Backbone.resnet_ir import UNITS, ResNetIR
 
 __all__ = [
     "BACKBONES",
+    "ArchitectureError",
     "Preprocessing",
     "build_backbone",
     "describe_backbone",
@@ -27,6 +41,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"SEResNet{depth}_IR": partial(ResNetIR, depth, attention="se") for depth in UNITS},
     **{f"ResNet{depth}": partial(ResNet, depth) for depth in RESNET_UNITS},
 }
+
+_LARGEST_DIM, _LARGEST_SIDE = 2**24, 2**14  # beyond them a tensor's size could overflow
 
 
 def build_backbone(
@@ -42,23 +58,30 @@ def build_backbone(
     input_size: (height, width) in pixels, each divisible by 16.
     variant: further settings of the family's class, which weights from elsewhere may need.
 
-    The module maps float N×3×H×W to float N×D, not normalised; its `preprocessing` says how
-    pixels become that input, its `architecture` which arguments built it. Raises ValueError for
-    an unknown name, a size or a variant it can't take.
+    The module maps float N×3×H×W to float N×D, not L2-normalised; its `preprocessing` says how
+    pixels become that input, its `architecture` which arguments built it. Raises ArchitectureError
+    for an unknown name, or for a size or a variant that the family does not take.
     """
     if name not in BACKBONES:
         nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.0)[0]
-        raise ValueError(
+        raise ArchitectureError(
             f"backbone is {name!r}; did you mean {nearest!r}? Known: {', '.join(BACKBONES)}"
         )
-    if feature_dim < 1:
-        raise ValueError(f"feature_dim is {feature_dim}; it must be at least 1")
-    if any(side < 16 or side % 16 for side in input_size):
-        raise ValueError(f"input_size is {input_size}; height and width must be multiples of 16")
-    try:
-        backbone = BACKBONES[name](feature_dim=feature_dim, input_size=tuple(input_size), **variant)
+    if not 1 <= feature_dim <= _LARGEST_DIM:
+        why = "it must be at least 1" if feature_dim < 1 else "sizes of that network overflow"
+        raise ArchitectureError(f"feature_dim is {feature_dim}; {why}")
+    if any(side % 16 or not 16 <= side <= _LARGEST_SIDE for side in input_size):
+        raise ArchitectureError(
+            f"input_size is {input_size}; height and width must be multiples of 16, at most "
+            f"{_LARGEST_SIDE}"
+        )
+    make = BACKBONES[name]
+    arguments = {"feature_dim": feature_dim, "input_size": tuple(input_size), **variant}
+    try:  # whether it takes them, without running it: a TypeError inside it is a bug
+        inspect.signature(make).bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"backbone {name} can't be built with {variant}: {error}") from None
+        raise ArchitectureError(f"backbone {name} can't be built with {variant}: {error}") from None
+    backbone = make(**arguments)
     backbone.architecture = {
         "name": name,
         "feature_dim": feature_dim,
@@ -69,7 +92,7 @@ def build_backbone(
 
 
 def describe_backbone(backbone: nn.Module) -> dict[str, Any]:
-    """Plain values from which `rebuild_backbone` makes the same network, with fresh weights."""
+    """Plain values from which `rebuild_backbone` builds the same network with fresh weights."""
     preprocessing = backbone.preprocessing
     return {
         **backbone.architecture,
@@ -82,7 +105,7 @@ def describe_backbone(backbone: nn.Module) -> dict[str, Any]:
 
 
 def rebuild_backbone(description: dict[str, Any]) -> nn.Module:
-    """The inverse of `describe_backbone`. Raises ValueError where a value can't be used."""
+    """The inverse of `describe_backbone`. Raises ArchitectureError where a value can't be used."""
     size = tuple(description["input_size"])
     backbone = build_backbone(
         description["name"], description["feature_dim"], size, **description["variant"]

@@ -1,13 +1,12 @@
-"""Gates on a residual branch: by channel (SE, CAM), by place (SAM), or both in turn (CBAM).
+"""Layers that several families share: attention gates on a residual branch, and PReLU.
 
 Hu, Shen, Sun: "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507 (SE).
 Woo, Park, Lee, Kweon: "CBAM: Convolutional Block Attention Module",
-https://arxiv.org/abs/1807.06521 (CAM, SAM). As face recognition uses them: reduction 16, 1×1
-convolutions without biases, and a 3×3 kernel in SAM where that paper has 7×7.
-
-PReLU with a faster gradient on CPUs.
-
-He, Zhang, Ren, Sun: "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852, eq. 1 and 8.
+https://arxiv.org/abs/1807.06521 (by channel: CAM; by position: SAM; one after the other: CBAM).
+As face recognition uses them: reduction 16, 1×1 convolutions without biases, and a 3×3 kernel in
+SAM where that paper has 7×7.
+He, Zhang, Ren, Sun: "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852, eq. 1 and 8
+(PReLU), here with a gradient that is faster on CPUs.
 """
 
 from typing import Any
@@ -18,6 +17,10 @@ from torch.autograd.function import once_differentiable
 
 ATTENTIONS = ("none", "se", "cam", "sam", "cbam")
 REDUCTION = 16
+
+
+class ArchitectureError(ValueError):
+    """A network can't be built with these settings; the text names the setting and its value."""
 
 
 class SqueezeExcitation(nn.Module):
@@ -54,7 +57,7 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Scales each place by a gate computed from the mean and the maximum over its channels."""
+    """Scales each position by a gate computed from the mean and the maximum over its channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,19 +69,21 @@ class SpatialAttention(nn.Module):
 
 
 def channel_gate(attention: str, channels: int) -> nn.Module:
-    """The part of an attention of `ATTENTIONS` that looks at channels; Identity where it has none.
+    """The gate on channels of an attention of `ATTENTIONS`; Identity where it has none.
 
-    Raises ValueError for another name.
+    Raises ArchitectureError for another name.
     """
     if attention not in ATTENTIONS:
-        raise ValueError(f"attention is {attention!r}; it must be one of {', '.join(ATTENTIONS)}")
+        raise ArchitectureError(
+            f"attention is {attention!r}; it must be one of {', '.join(ATTENTIONS)}"
+        )
     if attention == "se":
         return SqueezeExcitation(channels)
     return ChannelAttention(channels) if attention in ("cam", "cbam") else nn.Identity()
 
 
 def spatial_gate(attention: str) -> nn.Module:
-    """The part of an attention of `ATTENTIONS` that looks at places; Identity where it has none."""
+    """The gate on positions of an attention of `ATTENTIONS`; Identity where it has none."""
     return SpatialAttention() if attention in ("sam", "cbam") else nn.Identity()
 
 
@@ -86,8 +91,8 @@ class PReLU(nn.PReLU):
     """`torch.nn.PReLU` with one slope for each channel; same parameters, values and gradients.
 
     PyTorch's own gradient is not vectorised on CPUs when slopes are broadcast over channels, and
-    took a third of MobileFaceNet's training step there. Elsewhere, and in evaluation, this is
-    PyTorch's module.
+    took a third of MobileFaceNet's training step there. On other devices, and in evaluation mode,
+    this is PyTorch's module.
     """
 
     def __init__(self, channels: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Backbone.layers import PReLU
+from Backbone.layers import ArchitectureError, PReLU
 from Backbone.preprocessing import Preprocessing
 
 # Channels inside the bottlenecks, their output channels, stride of the first: table 1 of the
@@ -27,6 +27,7 @@ BOTTLENECKS = (
     (256, 128, 1),
 )
 REPEATS = (1, 4, 6, 2)
+LARGEST_WIDTH = 64
 
 
 class ConvBlock(nn.Module):
@@ -78,11 +79,11 @@ class MobileFaceNet(nn.Module):
         its mbf_large 4. The second convolution keeps 64 groups, so it is depthwise at width 1 only.
     repeats: bottlenecks at a half (in place of the second convolution, where more than 1), a
         quarter, an eighth and a sixteenth of the image's size, besides those that halve it.
-    normalise: embeddings of length 1.
+    normalise: whether embeddings are L2-normalised.
 
     Weights start as in MobileNetV2's reference code: He initialisation over fan-out with gain
-    sqrt(2), taken over the kernel's area and output channels whatever the groups. Raises ValueError
-    for a width or repeats that make no network.
+    sqrt(2), taken over the kernel's area and output channels whatever the groups. Raises
+    ArchitectureError for a width or repeats that make no network.
     """
 
     def __init__(
@@ -94,10 +95,11 @@ class MobileFaceNet(nn.Module):
         normalise: bool = False,
     ) -> None:
         super().__init__()
-        if width < 1 or len(repeats) != len(REPEATS) or min(repeats) < 0 or repeats[0] < 1:
-            raise ValueError(
-                f"width is {width} and repeats {repeats}; expected at least 1, and {len(REPEATS)} "
-                f"numbers from 0, the first from 1"
+        fits = len(repeats) == len(REPEATS) and min(repeats) >= 0 and repeats[0] >= 1
+        if not (1 <= width <= LARGEST_WIDTH and fits):
+            raise ArchitectureError(
+                f"width is {width} and repeats {repeats}; expected 1 to {LARGEST_WIDTH}, and "
+                f"{len(REPEATS)} integers of at least 0, the first at least 1"
             )
         self.preprocessing = Preprocessing(input_size=input_size)
         self.feature_dim = feature_dim
@@ -117,7 +119,7 @@ class MobileFaceNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float N×3×H×W to N×feature_dim embeddings; of length 1 only with `normalise`."""
+        """Map float N×3×H×W to N×feature_dim embeddings, L2-normalised only with `normalise`."""
         x = self.dw_conv1(self.conv1(x))  # N×64×H/2×W/2
         x = self.conv2(self.blocks(x))  # N×512×H/16×W/16
         x = self.linear1(self.linear7(x)).flatten(1)  # N×D

@@ -4,13 +4,15 @@ A model owns this description; data code only asks for it. Images travel as uint
 up to the device and become float N×3×H×W there, once per batch.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from Backbone.layers import ArchitectureError
+
 CHANNEL_ORDERS = ("RGB", "BGR")
+_LARGEST = 2.0**63
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Preprocessing:
     channel_order: "RGB" or "BGR", the order in which the network was trained to read channels.
     mean, scale: in units of pixel values, 0..255; the default maps to -1..1.
     input_size: (height, width) in pixels.
+
+    Raises ArchitectureError for a value that can't be used.
     """
 
     channel_order: str = "RGB"
@@ -29,17 +33,19 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.channel_order not in CHANNEL_ORDERS:
-            raise ValueError(f"channel_order is {self.channel_order!r}; it must be RGB or BGR")
-        if not (math.isfinite(self.mean) and 0 < self.scale < math.inf):
-            raise ValueError(
-                f"mean is {self.mean} and scale {self.scale}; both must be finite, scale above 0"
+            order = self.channel_order
+            raise ArchitectureError(f"channel_order is {order!r}; it must be RGB or BGR")
+        if not (abs(self.mean) < _LARGEST and 0 < self.scale < _LARGEST):  # NaN is not, either
+            raise ArchitectureError(
+                f"mean is {self.mean} and scale {self.scale}; both must be finite, not too large, "
+                f"and scale above 0"
             )
 
     def __call__(self, images: Tensor, flip: Tensor | None = None) -> Tensor:
         """Turn uint8 N×H×W×3 RGB images into the network's float32 N×3×H×W input.
 
         flip: bool N; where true the image is mirrored left to right. The result has the
-        channels_last memory layout, which is how the pixels already lie in memory.
+        channels_last memory layout, which is how the pixels are already stored.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(

@@ -2,13 +2,13 @@
 
 Deng, Guo, Xue, Zafeiriou: "ArcFace", https://arxiv.org/abs/1801.07698, section 3.1 (unit
 BN-Conv-BN-PReLU-Conv-BN, output BN-Dropout-FC-BN, first convolution 3×3 with stride 1), after
-Han, Kim, Kim: "Deep Pyramidal Residual Networks" (the improved unit). Attention blocks are those
-of `Backbone/attention.py`.
+Han, Kim, Kim: "Deep Pyramidal Residual Networks", https://arxiv.org/abs/1610.02915 (the improved
+unit). Attention gates are those of `Backbone/layers.py`.
 
-"100" counts as the face-recognition literature does; elsewhere the same net is called 101.
+"100" is the name in the face-recognition literature; elsewhere the same network is called 101.
 
 The settings beyond depth and attention are the ways in which published networks differ: their
-weights need them (`Utils/Pretrained_Utils/lineages.py` says whose).
+weights need them (`Utils/Pretrained_Utils/lineages` says whose).
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Backbone.layers import PReLU, channel_gate, spatial_gate
+from Backbone.layers import ArchitectureError, PReLU, channel_gate, spatial_gate
 from Backbone.preprocessing import Preprocessing
 
 # Units in the four stages, for each depth.
@@ -28,7 +28,7 @@ UNITS = {
     152: (3, 8, 36, 3),
     200: (6, 26, 60, 6),
 }
-# With bottleneck units, as AdaFace's networks of these depths have them.
+# The same with bottleneck units, as AdaFace's networks of these depths have them.
 BOTTLENECK_UNITS = {
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
@@ -113,15 +113,15 @@ class ResNetIR(nn.Module):
     attention: one of `Backbone.layers.ATTENTIONS`; "se" makes it SE-ResNet-IR.
     feature_dim: size D of the embedding.
     input_size: (height, width) in pixels, each divisible by 16.
-    shortcut: of the first unit of a stage, "conv" (1×1 convolution and BatchNorm) or "pool"
+    shortcut: in the first unit of a stage, "conv" (1×1 convolution and BatchNorm) or "pool"
         (every second pixel, where the unit keeps the number of channels; else "conv").
     middle_norm: whether BatchNorm stands between a unit's first convolution and PReLU.
     bottleneck: three convolutions a unit, and four times the channels between units.
     output_affine: whether the last BatchNorm has weight and bias.
-    normalise: embeddings of length 1.
+    normalise: whether embeddings are L2-normalised.
 
     Weights start with Glorot's uniform initialisation and zero biases, as the lineage trains.
-    Raises ValueError for settings that do not go together.
+    Raises ArchitectureError for settings that do not go together.
     """
 
     def __init__(
@@ -138,9 +138,11 @@ class ResNetIR(nn.Module):
     ) -> None:
         super().__init__()
         if shortcut not in SHORTCUTS:
-            raise ValueError(f"shortcut is {shortcut!r}; it must be one of {', '.join(SHORTCUTS)}")
+            raise ArchitectureError(
+                f"shortcut is {shortcut!r}; it must be one of {', '.join(SHORTCUTS)}"
+            )
         if bottleneck and (depth not in BOTTLENECK_UNITS or not middle_norm):
-            raise ValueError(
+            raise ArchitectureError(
                 f"bottleneck units go with middle_norm and depths "
                 f"{', '.join(map(str, BOTTLENECK_UNITS))}; the depth is {depth}"
             )
@@ -166,7 +168,7 @@ class ResNetIR(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float N×3×H×W to N×feature_dim embeddings; of length 1 only with `normalise`."""
+        """Map float N×3×H×W to N×feature_dim embeddings, L2-normalised only with `normalise`."""
         x = self.prelu(self.bn1(self.conv1(x)))  # N×64×H×W
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # N×C×H/16×W/16
         x = self.dropout(self.bn2(x)).flatten(1)

@@ -4,8 +4,8 @@
     python -m Utils.Pretrained_Utils.convert SOURCE network.safetensors
     python -m Utils.Pretrained_Utils.convert SOURCE theirs.pth --to insightface
 
-Without --to the target says by itself which network it is, and loads anywhere in this project.
-Values and number formats are kept bit for bit; only names change.
+Without --to the target describes its own network, and loads anywhere in this project. Values and
+dtypes are kept bit for bit; only names change.
 """
 
 from pathlib import Path
@@ -16,13 +16,17 @@ from Backbone.mobilefacenet import REPEATS
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
 from Utils.errors import CheckpointError, run_script
-from Utils.Pretrained_Utils.files import SAFETENSORS, Description, write_backbone
+from Utils.Pretrained_Utils.files import (
+    SAFETENSORS,
+    Description,
+    writable_target,
+    write_backbone,
+)
 from Utils.Pretrained_Utils.lineages import (
     LINEAGES,
     Lineage,
     find_lineage,
     reading_flags,
-    writable_target,
 )
 from Utils.Pretrained_Utils.lineages.recognise import examine
 from Utils.Pretrained_Utils.load import build, describe, read_weights
@@ -33,7 +37,7 @@ SUFFIXES = (".pt", ".pth", ".ckpt", SAFETENSORS)
 
 
 def main() -> None:
-    """Read the flags, convert, say what was made."""
+    """Read the flags, convert, and print what was made."""
     parser = reading_flags(__doc__)
     parser.add_argument("target", type=Path, help=f"ends in {', '.join(SUFFIXES)}")
     parser.add_argument("--to", choices=TARGETS, help="with the tensor names of that lineage")
@@ -92,7 +96,7 @@ def rename_for(state: State, architecture: dict[str, Any], lineage: Lineage) -> 
 
 
 def layout_counts(layout: Layout, architecture: dict[str, Any]) -> Counts | None:
-    """The counts that an architecture has in a layout; None where the layout has none such."""
+    """An architecture's numbers of units by stage; None where the layout has no such network."""
     name, variant = architecture["name"], architecture["variant"]
     if name == "MobileFaceNet":
         family, counts = name, tuple(variant.get("repeats", REPEATS))
@@ -106,7 +110,7 @@ def layout_counts(layout: Layout, architecture: dict[str, Any]) -> Counts | None
 
 
 def usage_notes(architecture: dict[str, Any], lineage: Lineage) -> list[str]:
-    """What the lineage's code does otherwise than this network expects."""
+    """How the lineage's code differs from what this network expects, a line each."""
     notes = []
     theirs, ours = lineage.preprocessing(), architecture["preprocessing"]
     for name, what in (

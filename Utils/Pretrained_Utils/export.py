@@ -3,9 +3,9 @@
     python -m Utils.Pretrained_Utils.export CHECKPOINT network.onnx
     python -m Utils.Pretrained_Utils.export CHECKPOINT network.pt2 --include_preprocessing
 
-The batch may have any size. What was written is run in the same command and compared with the
-network; a file that differs is not kept. Input: float N×3×H×W, normalised as the file's metadata
-say; with --include_preprocessing uint8 N×H×W×3, RGB.
+The batch may have any size. The command runs the file that it wrote and compares its outputs with
+the network's; a file that differs is not kept. Input: float N×3×H×W, normalised as the file's
+metadata say; with --include_preprocessing uint8 N×H×W×3, RGB.
 """
 
 import io
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from Backbone import describe_backbone
 from Utils.errors import RunError, run_script
 from Utils.files import atomic_path, writing
-from Utils.Pretrained_Utils.lineages import reading_flags, writable_target
+from Utils.Pretrained_Utils.files import writable_target
+from Utils.Pretrained_Utils.lineages import reading_flags
 from Utils.Pretrained_Utils.load import describe, load_backbone
 
 SUFFIXES = (".onnx", ".pt2")
@@ -33,7 +34,7 @@ Writer = Callable[[Path], object]
 
 
 class WithPreprocessing(nn.Module):
-    """A backbone that takes images as they are: uint8 N×H×W×3, RGB, at its input size."""
+    """A backbone that takes uint8 images N×H×W×3, RGB, of its input size."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class WithPreprocessing(nn.Module):
 
 
 def main() -> None:
-    """Read the flags, export, say how far the result is from the network."""
+    """Read the flags, export, and print how far the result is from the network."""
     parser = reading_flags(__doc__)
     parser.add_argument("target", type=Path, help=f"ends in {' or '.join(SUFFIXES)}")
     parser.add_argument(
@@ -54,7 +55,11 @@ def main() -> None:
     flags = parser.parse_args()
     target = writable_target(flags.target, SUFFIXES)
     backbone = load_backbone(
-        *(flags.source, flags.lineage, flags.channel_order, flags.input_mean, flags.input_scale),
+        flags.source,
+        flags.lineage,
+        flags.channel_order,
+        flags.input_mean,
+        flags.input_scale,
         which=flags.weights,
     )
     print(f"read     {flags.source}: {describe(backbone)}")
@@ -101,7 +106,7 @@ def export(
 
 
 def _example(backbone: nn.Module, batch: int, include_preprocessing: bool) -> Tensor:
-    """Noise as the exported network takes it."""
+    """Noise in the form that the exported network takes."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *backbone.preprocessing.input_size, 3)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -126,7 +131,7 @@ def _run_onnx(path: Path, images: Tensor) -> Tensor:
 
 
 def _to_pt2(program: torch.export.ExportedProgram, metadata: str) -> Writer:
-    # By way of memory: PyTorch's writer ends the whole process when the disk is full.
+    # Into memory first: PyTorch's writer ends the whole process when the disk is full.
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={METADATA: metadata})
     return lambda path: path.write_bytes(buffer.getbuffer())

@@ -1,8 +1,8 @@
-"""Weights files on disk: read without running anything in them, written whole or not at all.
+"""Weights files: found, read without running anything in them, opened, and written.
 
-Where in a file the tensors of a network and of its head lie, and what is before their names.
-
-Files are pickled dictionaries; the tensors are at the top of it or under one of a few keys.
+A file is a dictionary, pickled by PyTorch or a safetensors file. The network's tensors are at the
+top of it or under one of a few keys, with a prefix before their names or none: `open_contents`
+finds them, and those of a head.
 """
 
 import json
@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from Utils.errors import CheckpointError
-from Utils.files import atomic_path, read_tensors, unsafe_names, writing
+from Utils.errors import CheckpointError, RunError
+from Utils.files import atomic_path, read_tensors, reading, unsafe_names, writing
 from Utils.Pretrained_Utils.rename import State, is_plain
 from Utils.run_folder import COMMON
 
@@ -30,21 +30,32 @@ SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS)
 # The file with the network inside a folder: CVLface's, and that of a run's checkpoint folders.
 FOLDER_FILES = ("model.pt", COMMON)
 LIGHTNING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "lightning_utilities.")
-METADATA = "face_backbone"
+METADATA = "face_backbone"  # entry of a safetensors file's metadata with the description
+# Keys under which files keep a network's tensors, and those of its head.
+CONTAINERS = ("net_state_dict", "state_dict_backbone", "state_dict", "backbone", "model")
+HEAD_CONTAINERS = ("state_dict_softmax_fc", "head")
+# Longer ones first: the first that fits counts.
+PREFIXES = ("model.net.", "backbone.", "model.", "net.")
+HEAD_PREFIX = "head."
+# Put in front by DataParallel and DistributedDataParallel, and by torch.compile.
+WRAPPERS = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")
 
 
 @dataclass(frozen=True)
 class Description:
-    """architecture: `Backbone.describe_backbone`'s values. lineage: title of where it is from."""
+    """How to build a network, and whose it is.
+
+    architecture: `Backbone.describe_backbone`'s values. lineage: its title.
+    """
 
     architecture: dict[str, Any]
     lineage: str
 
 
 def find_weights(name: str | Path) -> Path:
-    """The file that a path means, or a bare name of one in the folder Pretrained.
+    """The weights file of a path, or of a bare name in the folder Pretrained, with its suffix or
+    without. Of a folder it is the file in it that has the network.
 
-    A name there may leave its suffix out. A folder means the file in it that has the network.
     Raises CheckpointError where there is none.
     """
     path = Path(name)
@@ -52,21 +63,20 @@ def find_weights(name: str | Path) -> Path:
     if path.parent == Path():  # a bare name
         candidates += [Path(FOLDER) / f"{path}{suffix}" for suffix in SUFFIXES]
     for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-        for name in FOLDER_FILES:
-            if (candidate / name).is_file():
-                return candidate / name
+        for file in (candidate, *(candidate / name for name in FOLDER_FILES)):
+            with reading(file, "checkpoint", CheckpointError):
+                if file.is_file():
+                    return file
     looked = f", and {FOLDER} has none of that name" if path.parent == Path() else ""
     raise CheckpointError(f"checkpoint {path} is not a file{looked}.")
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What a file holds: tensors and plain values; a safetensors file's description included.
+    """The contents of a file: tensors and plain values; a safetensors file's description included.
 
-    Tensors stay on the disk until they are looked at, where the format allows it: most readers want
+    Tensors stay on the disk until they are used, where the format allows it: most callers need
     names and shapes, or a few tensors. Raises CheckpointError where it can't be read, or needs code
-    to be.
+    to be read.
     """
     if _is_safetensors(path):
         return _read_safetensors(path)
@@ -79,8 +89,20 @@ def read_file(path: Path) -> dict[str, Any]:
     return contents
 
 
+def writable_target(path: Path, suffixes: tuple[str, ...]) -> Path:
+    """The path of a file to write. Raises RunError for another suffix, a folder, or none above."""
+    if path.suffix not in suffixes:
+        raise RunError(f"{path} must end in {' or '.join(suffixes)}, which says its format.")
+    with reading(path, "target", RunError):
+        if path.is_dir():
+            raise RunError(f"{path} is a folder; name a file to write.")
+        if not path.parent.is_dir():
+            raise RunError(f"the folder {path.parent} does not exist; make it first.")
+    return path
+
+
 def described(state: Mapping[str, Tensor], description: Description) -> dict[str, Any]:
-    """The contents of a bare backbone file: all that it takes to build the network again."""
+    """The contents of a bare backbone file: all that is needed to build the network again."""
     return {
         "format": BACKBONE_FORMAT,
         "architecture": description.architecture,
@@ -92,7 +114,8 @@ def described(state: Mapping[str, Tensor], description: Description) -> dict[str
 def write_backbone(
     path: Path, state: Mapping[str, Tensor], description: Description | None
 ) -> None:
-    """Write tensors as they are; with the description as this project's bare backbone file.
+    """Write tensors with the dtypes they have; with a description as this project's bare backbone
+    file, without one as a plain state_dict.
 
     path: `.safetensors`, or any other suffix for PyTorch's own format. Raises RunError where it
     can't be written.
@@ -104,8 +127,7 @@ def write_backbone(
     if path.suffix == SAFETENSORS:
         metadata = {"format": "pt"}  # what other readers of these files look for
         if description:
-            about = described({}, description)
-            metadata[METADATA] = json.dumps(about)
+            metadata[METADATA] = json.dumps(described({}, description))
         with writing(path), atomic_path(path) as temporary:
             save_file(dict(state), temporary, metadata=metadata)
         return
@@ -118,27 +140,27 @@ def _stand_ins(path: Path) -> list[tuple[type, str]]:
     """Empty classes in place of those that Lightning's checkpoints name beside their tensors.
 
     Older ones have a callback's class as the key of its state, or settings and enumerations of
-    Lightning's own classes. With a stand-in the name means something, and neither Lightning nor
-    anything in the file is run.
+    Lightning's own classes. With a stand-in for the name the file can be read, and neither
+    Lightning nor anything in the file is run.
     """
     names = unsafe_names(path)
     return [(type("StandIn", (_StandIn,), {}), n) for n in names if n.startswith(LIGHTNING)]
 
 
 class _StandIn:
-    """Whatever an instance would have been made from, what is made is an empty dictionary."""
+    """Makes an empty dictionary, whatever the arguments."""
 
     def __new__(cls, *_: Any, **__: Any) -> OrderedDict:
         return OrderedDict()  # of the few types that the unpickler fills
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as that format does, whatever it is called: with the length of a JSON
+    """Whether a file begins as that format does, whatever its name: with the length of a JSON
     object in 8 bytes, little-endian, and the object."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
-    except OSError:  # `read` says what is the matter
+    except OSError:  # `read_tensors` will report it
         return False
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
 
@@ -170,20 +192,13 @@ def _description_in(path: Path, about: str) -> dict[str, Any]:
     return description
 
 
-# Keys under which files keep a network's tensors, and those of its head.
-CONTAINERS = ("net_state_dict", "state_dict_backbone", "state_dict", "backbone", "model")
-HEAD_CONTAINERS = ("state_dict_softmax_fc", "head")
-# Longer ones first: the first that fits counts.
-PREFIXES = ("model.net.", "backbone.", "model.", "net.")
-HEAD_PREFIX = "head."
-# Put in front by DataParallel and DistributedDataParallel, and by torch.compile.
-WRAPPERS = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")
-
-
 @dataclass(frozen=True)
 class Contents:
-    """container: the key under which the tensors lay, "" at the top. prefix: taken off their names.
-    head: the tensors of the classifier, where there are any."""
+    """The tensors of a file, by names without prefix.
+
+    container: the key under which the network's were, "" for the top. prefix: that of their names.
+    head: the tensors of the classifier, where there are any.
+    """
 
     container: str
     prefix: str
@@ -192,10 +207,10 @@ class Contents:
 
 
 def open_contents(tree: dict[str, Any]) -> Contents:
-    """Find the network's tensors in what a file holds, and take wrappers and prefixes off.
+    """Find the network's tensors in a file's contents, and remove wrappers and prefix from names.
 
-    The prefix is that of most tensors. What has neither it nor that of a head stays with the
-    network, as it is: whoever compares it with one sees that there is more.
+    The prefix is that of most tensors. Tensors with neither it nor a head's stay in `network` under
+    their own names, so that a comparison with a known network shows them as extra.
     """
     container, state = _tensors(tree, CONTAINERS)
     head_container, head = _tensors(tree, HEAD_CONTAINERS)
@@ -220,13 +235,13 @@ def _prefix(state: State) -> str:
 
 
 def open_head(tree: dict[str, Any]) -> State:
-    """The tensors of a file that holds a head, without wrappers."""
+    """The tensors of a file that holds a head, by names without wrappers."""
     return _tensors(tree, (*HEAD_CONTAINERS, *CONTAINERS))[1]
 
 
 def _tensors(tree: dict[str, Any], containers: tuple[str, ...]) -> tuple[str, State]:
-    """The first of these keys under which there are tensors, and them, without wrappers; those at
-    the top where it is none."""
+    """The first of these keys under which there are tensors, "" for none; and the tensors there, or
+    else at the top, by names without wrappers."""
     container = next((key for key in containers if _has_tensors(tree.get(key))), "")
     state = tree[container] if container else tree
     return container, {

@@ -1,6 +1,6 @@
 """Class weights that come with a network: in its own file, or in files beside it.
 
-Where the lineages keep heads, by the names that their training code gives to files.
+Those are found by the names that each lineage's training code gives to its files.
 """
 
 import glob
@@ -26,13 +26,16 @@ BESIDE = (
     (r"checkpoint_gpu_\d+\.pt", "checkpoint_gpu_*.pt"),  # insightface
 )
 RANK = re.compile(r"(?:rank|gpu_)(\d+)\.pt")
-# Some keep class weights as D×C; this name is always used so.
+# Some keep class weights as D×C; a tensor of this name always is.
 BY_COLUMNS = "kernel"
 
 
 @dataclass(frozen=True)
 class ClassWeights:
-    """weights: C×D; None where there are none. where: their file, or where they were looked for."""
+    """A table of class weights.
+
+    weights: C×D; None where there are none. where: their file, or where they were looked for.
+    """
 
     weights: Tensor | None
     where: str
@@ -56,13 +59,13 @@ def find_class_weights(
     if len(files) > 1 and None in map(_rank, files):
         return ClassWeights(None, f"{names}, of which only one can belong to {path.name}")
     try:
-        parts = [_read_part(file, feature_dim, by_columns) for file in files]
+        shards = [_read_shard(file, feature_dim, by_columns) for file in files]
     except CheckpointError as error:
         return ClassWeights(None, f"{path.name} and beside it: {error}".rstrip("."))
     gap = _missing_rank(files)
     if gap is not None:
         return ClassWeights(None, f"{names}, but that of process {gap} is not there")
-    return ClassWeights(torch.cat(parts), names)
+    return ClassWeights(torch.cat(shards), names)
 
 
 def class_weights(head: State, feature_dim: int, by_columns: bool = False) -> Tensor | None:
@@ -115,12 +118,12 @@ def _rank(file: Path) -> int | None:
 
 
 def _missing_rank(files: list[Path]) -> int | None:
-    """The first process of whose classes there is no file."""
+    """The lowest rank whose classes have no file; None where no file is missing."""
     ranks = {_rank(file) for file in files} - {None}
     return next((rank for rank in range(len(ranks)) if rank not in ranks), None)
 
 
-def _read_part(file: Path, feature_dim: int, by_columns: bool) -> Tensor:
+def _read_shard(file: Path, feature_dim: int, by_columns: bool) -> Tensor:
     head = open_head(read_file(file))
     weights = class_weights(head, feature_dim, by_columns) if _is_head(head) else None
     if weights is None:

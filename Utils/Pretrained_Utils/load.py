@@ -1,6 +1,7 @@
-"""Backbones from weights files: this project's, and those of every lineage in `lineages.py`.
+"""Backbones from weights files: this project's, and those of every lineage in `lineages`.
 
-Nothing in a file is ever executed.
+`load_backbone` is `read_weights` (find, read and recognise the file) and `build` (make the network
+and fill it). Nothing in a file is ever executed.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from Backbone import BACKBONES, rebuild_backbone
+from Backbone import BACKBONES, ArchitectureError, Preprocessing, rebuild_backbone
 from Config.errors import shortened
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.files import (
@@ -37,14 +38,15 @@ from Utils.Pretrained_Utils.lineages.recognise import (
 from Utils.run_folder import FORMAT
 
 SHOWN_KEYS = 5
-FORMATS = ("face-training-checkpoint-", "face-backbone-")
-# FaceX-Zoo's `crop_eye` trains on the upper 60 rows of 112×112; the last map is that of 64×112.
+FORMATS = ("face-training-checkpoint-", "face-backbone-")  # of this program's other versions, too
+# FaceX-Zoo's `crop_eye` trains on the upper 60 rows of 112×112; its last feature map is that of
+# 64×112.
 HALF_FACE = [64, 112]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A network's weights under this project's names, as they lie in the file.
+    """A network's weights under this project's names, with the dtypes of the file.
 
     description: how to build it, and whose it is. head: class weights C×D, where the file has any.
     head_by_columns: see `lineages.Lineage`.
@@ -70,9 +72,10 @@ def load_backbone(
     path: the file, or the name of one in the folder Pretrained.
     name: the backbone that it must be, or the key of the lineage that it is from
         (`lineages.LINEAGES`), which decides where two of them look alike; None takes what it is.
-    channel_order, input_mean, input_scale: instead of what the lineage trained with.
-    which: of a run's checkpoint with a moving average of its weights, "averaged" or "raw"; any
-        other file has one kind of weights, which it is then.
+    channel_order, input_mean, input_scale: instead of what the lineage trained with; mean and scale
+        in pixel values, 0..255.
+    which: of a run's checkpoint with a moving average of its weights, "averaged" or "raw"; in any
+        other file there is one kind of weights, and this is not looked at.
 
     Returns it in evaluation mode on the CPU, in float32, with its `preprocessing`; `lineage` says
     where it is from. Raises CheckpointError for a file that can't be read without running code,
@@ -80,39 +83,6 @@ def load_backbone(
     """
     weights = read_weights(path, name, which)
     return build(weights, channel_order, input_mean, input_scale)
-
-
-def build(
-    weights: Weights,
-    channel_order: str = "",
-    input_mean: float | None = None,
-    input_scale: float | None = None,
-) -> nn.Module:
-    """The network of weights that were read, as `load_backbone` returns it."""
-    try:
-        with torch.device("meta"):  # fresh weights would take longer than reading these
-            backbone = rebuild_backbone(weights.description.architecture)
-        differences = compare(weights.state, shapes_of(backbone))
-        if differences:
-            raise ValueError("; ".join(differences))
-        backbone.to_empty(device="cpu")
-        for name, buffer in backbone.named_buffers():
-            if name.endswith(COUNTER):  # the one that old files do not have
-                buffer.zero_()
-        backbone.load_state_dict(weights.state, strict=False)
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise _broken(weights.path, str(error)) from None
-    backbone.preprocessing = override_preprocessing(
-        backbone.preprocessing, channel_order, input_mean, input_scale
-    )
-    backbone.lineage = weights.description.lineage
-    return backbone.eval()
-
-
-def override_preprocessing(preprocessing, channel_order="", input_mean=None, input_scale=None):
-    """`Preprocessing` with those values replaced that are given."""
-    given = {"channel_order": channel_order or None, "mean": input_mean, "scale": input_scale}
-    return dataclasses.replace(preprocessing, **{k: v for k, v in given.items() if v is not None})
 
 
 def read_weights(path: str | Path, name: str | None = None, which: str = "averaged") -> Weights:
@@ -133,11 +103,66 @@ def read_weights(path: str | Path, name: str | None = None, which: str = "averag
             f"program reads {FORMAT} and {BACKBONE_FORMAT}."
         )
     else:
-        weights = _read_foreign(path, open_contents(contents), contents, lineage)
+        weights = _foreign_weights(path, contents, lineage)
     found = weights.description.architecture["name"]
     if name in BACKBONES and name != found:
         raise CheckpointError(f"checkpoint {path} holds a {found}, not a {name}.")
     return weights
+
+
+def build(
+    weights: Weights,
+    channel_order: str = "",
+    input_mean: float | None = None,
+    input_scale: float | None = None,
+) -> nn.Module:
+    """The network of weights that were read, as `load_backbone` returns it.
+
+    Raises CheckpointError where the weights do not fit the architecture that the file describes.
+    """
+    try:
+        with torch.device("meta"):  # fresh weights would take longer than reading these
+            backbone = rebuild_backbone(weights.description.architecture)
+    except ArchitectureError as error:
+        raise _misfit(weights.path, str(error)) from None
+    if differences := compare(weights.state, shapes_of(backbone)):
+        raise _misfit(weights.path, "; ".join(differences))
+    backbone.to_empty(device="cpu")
+    for name, buffer in backbone.named_buffers():
+        if name.endswith(COUNTER):  # old files do not have it
+            buffer.zero_()
+    backbone.load_state_dict(weights.state, strict=False)
+    backbone.preprocessing = override_preprocessing(
+        backbone.preprocessing, channel_order, input_mean, input_scale
+    )
+    backbone.lineage = weights.description.lineage
+    return backbone.eval()
+
+
+def override_preprocessing(
+    preprocessing: Preprocessing,
+    channel_order: str = "",
+    input_mean: float | None = None,
+    input_scale: float | None = None,
+) -> Preprocessing:
+    """The same with the values replaced that are given. Raises CheckpointError for a bad one."""
+    given = {"channel_order": channel_order or None, "mean": input_mean, "scale": input_scale}
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        return dataclasses.replace(preprocessing, **given)
+    except ArchitectureError as error:
+        raise CheckpointError(f"the network can't be given such an input: {error}.") from None
+
+
+def describe(backbone: nn.Module) -> str:
+    """One line on a loaded network: its name and settings, its lineage, and its input."""
+    given, size = backbone.preprocessing, backbone.preprocessing.input_size
+    variant = "".join(f", {k} {v}" for k, v in backbone.architecture["variant"].items())
+    what = f"{backbone.architecture['name']}{variant}, {backbone.feature_dim}-d"
+    return (
+        f"{what}, of {backbone.lineage}; input "
+        f"{size[0]}×{size[1]} {given.channel_order}, (pixel - {given.mean:g}) / {given.scale:g}"
+    )
 
 
 def own_weights(
@@ -146,45 +171,42 @@ def own_weights(
     wanted: Lineage | None = None,
     which: str = "averaged",
 ) -> Weights:
-    """Those in what a checkpoint of a run, or a bare backbone file, holds. Raises CheckpointError
-    where something in it is missing or of another type.
+    """The weights in the contents of a run's checkpoint or of a bare backbone file.
 
-    which: "averaged" or "raw", where a run's checkpoint has both.
+    wanted: the lineage that the user named. which: "averaged" or "raw", where a run's checkpoint
+    has both. Raises CheckpointError where an entry is missing or of another type.
     """
     check_own(path, contents)
     description = Description(contents["architecture"], contents.get("lineage", OWN))
     if wanted and wanted.title != description.lineage:
         raise CheckpointError(
             f"checkpoint {path} says itself which network it holds, of {description.lineage}, and "
-            f"was to be read as {wanted.title}'s; leave --lineage out."
+            f"can't be read as {wanted.title}'s; leave --lineage out."
         )
     head = class_weights(contents.get("head", {}), description.architecture["feature_dim"])
     if which == "averaged" and "averaged" in contents:
-        averaged = dataclasses.replace(
-            description, lineage=f"{description.lineage}, averaged weights"
-        )
+        lineage = f"{description.lineage}, averaged weights"
+        averaged = dataclasses.replace(description, lineage=lineage)
         return Weights(path, averaged, contents["averaged"]["backbone"], head)
     return Weights(path, description, contents["backbone"], head)
 
 
-def _read_foreign(
-    path: Path, contents: Contents, tree: dict[str, Any], wanted: Lineage | None
-) -> Weights:
+def _foreign_weights(path: Path, tree: dict[str, Any], wanted: Lineage | None) -> Weights:
+    """The weights of another code base, from what its file holds."""
+    contents = open_contents(tree)
     rows = (wanted,) if wanted else LINEAGES
     found = matches(contents.network, rows)
     if not found:
         raise CheckpointError(
-            _another(path, contents, wanted) or _unknown(path, contents, tree, rows)
+            _other_lineage(path, contents, wanted) or _unknown(path, contents, tree, rows)
         )
     lineage, match = most_likely(found, contents)
-    architecture = {
-        **match.architecture,
-        "variant": {
-            **match.architecture["variant"],
-            **({"normalise": True} if lineage.normalise else {}),
-        },
-        "preprocessing": {**lineage.preprocessing(), **_beside(path, lineage)},
-    }
+    architecture = {**match.architecture, "variant": dict(match.architecture["variant"])}
+    architecture["preprocessing"] = lineage.preprocessing()
+    if lineage.normalise:
+        architecture["variant"]["normalise"] = True
+    if lineage.key == "cvlface" and (order := color_space(path.with_suffix(".yaml"))):
+        architecture["preprocessing"]["channel_order"] = order
     if lineage.key == "facex_zoo" and architecture["input_size"] == HALF_FACE:
         raise CheckpointError(
             f"checkpoint {path} holds a network of {lineage.title} for half faces, the upper 60 "
@@ -195,17 +217,8 @@ def _read_foreign(
     return Weights(path, description, match.state, head, lineage.head_by_columns)
 
 
-def _beside(path: Path, lineage: Lineage) -> dict[str, str]:
-    """What a CVLface network's model.yaml says of its colours."""
-    settings = path.with_suffix(".yaml")
-    if lineage.key != "cvlface" or not settings.is_file():
-        return {}
-    said = color_space(settings)
-    return {"channel_order": said} if said else {}
-
-
-def _another(path: Path, contents: Contents, wanted: Lineage | None) -> str:
-    """What to say where the lineage asked for is not this one, but another is; else nothing."""
+def _other_lineage(path: Path, contents: Contents, wanted: Lineage | None) -> str:
+    """The error where the file is of another lineage than the one asked for; else ""."""
     found = matches(contents.network) if wanted else []
     if not found:
         return ""
@@ -219,7 +232,7 @@ def _another(path: Path, contents: Contents, wanted: Lineage | None) -> str:
 def _unknown(
     path: Path, contents: Contents, tree: dict[str, Any], rows: tuple[Lineage, ...]
 ) -> str:
-    """What was looked for, what the file holds, and what comes nearest."""
+    """The error for a file of no known network: what it holds, and which network is nearest."""
     text = (
         f"checkpoint {path} holds no network that is known here. Looked for: "
         f"{', '.join(row.title for row in rows)}. "
@@ -229,7 +242,7 @@ def _unknown(
     if not contents.network:
         return text + "None of them is a tensor."
     if len(contents.network) == 1 and next(iter(contents.network.values())).ndim == 2:
-        return text + "That is what a head's file holds; the network's lies beside it."
+        return text + "That is what a head's file holds; the network's is another file beside it."
     closest = nearest(contents.network, rows)
     if closest is None:
         return text + "No known network has any tensor of these names."
@@ -244,17 +257,6 @@ def _kind(match: Match) -> str:
     return match.architecture.get("name", match.layout.family)
 
 
-def _broken(path: Path, why: str) -> CheckpointError:
-    why = shortened(why.splitlines()[-1].strip() if why else "damaged", 1000)
+def _misfit(path: Path, why: str) -> CheckpointError:
+    why = shortened(why, 1000)
     return CheckpointError(f"checkpoint {path} does not fit the network that it describes: {why}.")
-
-
-def describe(backbone: nn.Module) -> str:
-    """One line on a loaded network: what it is, from whom, and what it is fed."""
-    given, size = backbone.preprocessing, backbone.preprocessing.input_size
-    variant = "".join(f", {k} {v}" for k, v in backbone.architecture["variant"].items())
-    what = f"{backbone.architecture['name']}{variant}, {backbone.feature_dim}-d"
-    return (
-        f"{what}, of {backbone.lineage}; input "
-        f"{size[0]}×{size[1]} {given.channel_order}, (pixel - {given.mean:g}) / {given.scale:g}"
-    )

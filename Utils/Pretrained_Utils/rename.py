@@ -1,8 +1,8 @@
-"""Tensor names there and back: pure functions on a table that says how a code base calls modules.
+"""Renaming of tensors: pure functions on a table that says how a code base names its modules.
 
 A `Layout` pairs their name of each module with this project's. Tensors inside a module (weight,
-bias, running_mean, ...) are called the same everywhere, so a name is a module and a leaf. Values
-are never touched; only some 1×1 convolutions are matrices elsewhere, and change their shape.
+bias, running_mean, ...) have the same names everywhere, so a name is a module and a leaf. Values
+never change; only some 1×1 convolutions are matrices elsewhere, and change their shape.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ class Layout:
     unit: their modules inside a unit -> ours; a network need not have all of them.
     units: from the counts, (their name, our name) of every unit in order.
     counts: what their code can build, smaller networks first.
-    attentions: of `Backbone.layers.ATTENTIONS`, those they have; empty: no matter.
+    attentions: those of `Backbone.layers.ATTENTIONS` that they have; empty: any.
     variant: the family's settings that their networks share, besides attention and
         normalisation; None: any.
     matrices: our 1×1 convolutions whose weights they keep as matrices, without the last two axes.
@@ -43,7 +43,7 @@ class Layout:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether this is a tensor that lies densely in memory, as weights do."""
+    """Whether this is a dense tensor of real numbers, as weights are."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -66,7 +66,7 @@ def module_of(key: str) -> str:
 
 
 def to_ours(state: State, layout: Layout, counts: Counts) -> State:
-    """Rename their tensors; those of modules that the layout does not know are left out."""
+    """Rename their tensors to ours; those of modules that the layout does not know are left out."""
     names = module_names(layout, counts)
     renamed = {}
     for key, tensor in state.items():
@@ -81,7 +81,7 @@ def to_ours(state: State, layout: Layout, counts: Counts) -> State:
 
 
 def to_theirs(state: State, layout: Layout, counts: Counts) -> State:
-    """The inverse of `to_ours`. Raises KeyError for a module that they have no name for."""
+    """The inverse of `to_ours`. Raises KeyError for a module for which they have no name."""
     names = {ours: theirs for theirs, ours in module_names(layout, counts).items()}
     renamed = {}
     for key, tensor in state.items():

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from Utils.errors import CheckpointError, run_script
 from Utils.files import read_tensors, write_tensors
-from Utils.Pretrained_Utils.lineages import writable_target
+from Utils.Pretrained_Utils.files import writable_target
 from Utils.run_folder import is_checkpoint_folder
 from Utils.Training_Utils.checkpoint import read_run
 from Utils.Training_Utils.checkpoints.sharded import put_back, read_tables

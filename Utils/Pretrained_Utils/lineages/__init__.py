@@ -1,16 +1,19 @@
-"""The lineages whose weights are known: whose layouts they use, and what their code feeds.
+"""The lineages whose weights are known: which layouts they have, and which input their code feeds.
 
-A row a repository. Where two of them name and shape their tensors alike, what else is in the file
-decides (`prefixes`, `containers`), then `usual`: which networks of that kind a repository has
-published.
+Files, in the order to read them:
 
-The flags that say how a weights file is to be read; for the commands of this folder.
+layouts.py       how each code base names the modules of its networks
+recognise.py     whose network a file holds, from the names and shapes of its tensors
+descriptions.py  what a file says of its own network, checked: ours, and CVLface's model.yaml
+
+`LINEAGES` has a row for each repository. Where two of them name and shape their tensors alike, the
+rest of the file decides (`prefixes`, `containers`), then `usual`: which networks of that kind a
+repository has published.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from Backbone.preprocessing import CHANNEL_ORDERS
@@ -24,12 +27,14 @@ OWN = "this project"
 
 @dataclass(frozen=True)
 class Lineage:
-    """key: short name, for `--lineage` and `--to`. title: as messages show it.
+    """A repository.
+
+    key: short name, for `--lineage` and `--to`. title: as messages show it.
 
     layouts: of its networks. channel_order, mean, scale: see `Backbone.Preprocessing`.
-    prefixes: before the network's tensors; "" for none. containers: keys under which its files
-    keep the tensors; "" where they lie at the top.
-    normalise: whether its networks give embeddings of length 1.
+    prefixes: of the names of the network's tensors; "" for none. containers: keys under which its
+    files keep the tensors; "" for the top of the file.
+    normalise: whether its networks' embeddings are L2-normalised.
     head_by_columns: whether its heads keep class weights as D×C under the name `weight` too.
     usual: whether an architecture (`Backbone.describe_backbone`'s values) is one it has published.
     """
@@ -142,12 +147,12 @@ LINEAGES = (
 
 
 def find_lineage(key: str) -> Lineage | None:
-    """The lineage of that key."""
+    """The lineage of that key; None where there is none."""
     return next((lineage for lineage in LINEAGES if lineage.key == key), None)
 
 
 def reading_flags(description: str) -> argparse.ArgumentParser:
-    """A parser with SOURCE and what `load_backbone` can be told besides."""
+    """A parser with SOURCE and flags for the arguments of `load_backbone`: for commands."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -176,14 +181,3 @@ def reading_flags(description: str) -> argparse.ArgumentParser:
         "--input_scale", type=float, help="in pixel values 0..255, instead of the lineage's"
     )
     return parser
-
-
-def writable_target(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """The path, checked. Raises ValueError for another suffix, OSError for a folder or in none."""
-    if path.suffix not in suffixes:
-        raise ValueError(f"{path} must end in {' or '.join(suffixes)}, which says its format.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file to write.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} is not there; make it first.")
-    return path

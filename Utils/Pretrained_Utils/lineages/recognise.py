@@ -1,4 +1,8 @@
-"""Whose weights these are, from the names and shapes of the tensors alone."""
+"""Recognition of a network from the names and shapes of its tensors alone.
+
+Each layout of each lineage renames the tensors (`rename`), reads from their shapes which network
+it would be (`READERS`), and compares them with what `build_backbone` makes of that.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -7,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from Backbone import build_backbone
+from Backbone import ArchitectureError, build_backbone
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, CHANNELS, EXPANSION, UNITS
 from Config.errors import shortened
@@ -27,11 +31,16 @@ COUNTER = "num_batches_tracked"
 SHOWN = 4
 
 
+class _ShapeError(Exception):
+    """No network of the family has these tensors; the text says why."""
+
+
 @dataclass(frozen=True)
 class Match:
     """How well a layout with these counts fits. `state` has this project's names.
 
-    differences: what does not fit, in words; empty for a match. known: tensors it has names for.
+    differences: what does not fit, in words; empty for a match. known: number of tensors that it
+    has names for.
     """
 
     layout: Layout
@@ -57,7 +66,7 @@ def matches(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> list[tupl
 
 
 def most_likely(found: list[tuple[Lineage, Match]], contents: Contents) -> tuple[Lineage, Match]:
-    """Of several lineages with the same tensors, the one that the rest of the file speaks for."""
+    """Of several lineages with the same tensors, the one that fits the rest of the file best."""
 
     def rank(row: tuple[Lineage, Match]) -> tuple[bool, bool, bool]:
         lineage, match = row
@@ -83,8 +92,8 @@ def nearest(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> tuple[Lin
 
 
 def find_match(state: State, layout: Layout) -> Match | None:
-    """The match of the smallest network of a layout that fits; or, where none does, that at least
-    has a name for every tensor."""
+    """The match of the smallest network of a layout that fits; where none does, the match of the
+    smallest that has a name for every tensor; None where no network has one."""
     modules = {module_of(key) for key in state}
     covering = None
     for counts in layout.counts:
@@ -105,10 +114,8 @@ def examine(state: State, layout: Layout, counts: Counts) -> Match:
     try:
         architecture = READERS[layout.family](ours, counts)
         expected = _expected(architecture)
-    except (KeyError, ValueError, RuntimeError) as error:  # torch: a size past all bounds
-        what = f"there is no {error.args[0]} (by this project's names)"
-        reason = what if isinstance(error, KeyError) else str(error)
-        return Match(layout, counts, {}, ours, len(ours), [*differences, reason])
+    except (_ShapeError, ArchitectureError) as error:
+        return Match(layout, counts, {}, ours, len(ours), [*differences, str(error)])
     differences += compare(ours, expected)
     differences += _check_settings(layout, architecture)
     return Match(layout, counts, architecture, ours, len(ours), differences)
@@ -142,7 +149,7 @@ def shapes_of(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def compare(ours: State, expected: dict[str, tuple[int, ...]]) -> list[str]:
-    """What keeps tensors from being a network's, in words; the counters of BatchNorm may lack."""
+    """How tensors differ from a network's, in words; BatchNorm's counters may be missing."""
     missing = [k for k in expected if k not in ours and not k.endswith(COUNTER)]
     extra = [k for k in ours if k not in expected]
     shapes = [
@@ -194,7 +201,7 @@ def _read_mobilefacenet(ours: State, counts: Counts) -> dict[str, Any]:
     stem = _shape_of(ours, "conv1.conv.weight", 4)[0]
     width = stem // 64
     if width < 1:
-        raise ValueError(f"conv1.conv has {stem} channels; expected 64, or a multiple of that")
+        raise _ShapeError(f"conv1.conv has {stem} channels; expected 64 or a multiple")
     if width != 1:
         variant["width"] = width
     if counts[0] != 1:
@@ -231,7 +238,7 @@ def _depth(table: dict[int, Counts], counts: Counts) -> int:
     for depth, units in table.items():
         if units == counts:
             return depth
-    raise ValueError(f"no network has {counts} such units in its stages")
+    raise _ShapeError(f"no network has {counts} such units in its stages")
 
 
 def _attention(ours: State) -> str:
@@ -244,23 +251,28 @@ def _attention(ours: State) -> str:
 
 
 def _shape_of(ours: State, key: str, axes: int) -> tuple[int, ...]:
+    """The shape of one of our tensors, which must have so many axes."""
+    if key not in ours:
+        raise _ShapeError(f"there is no {key} (by this project's names)")
     shape = tuple(ours[key].shape)
     if len(shape) != axes:
-        raise ValueError(f"{key} is {_shape(shape)} and has not {axes} axes (this project's names)")
+        raise _ShapeError(
+            f"{key} is {_shape(shape)} and has not {axes} axes (by this project's names)"
+        )
     return shape
 
 
 def _sides(inputs: int, channels: int) -> tuple[int, int]:
-    """Height and width of the last map, from the inputs of the layer after it."""
+    """Height and width of the last feature map, from the inputs of the layer after it."""
     positions, rest = divmod(inputs, channels)
     side = math.isqrt(positions)
     if rest == 0 and side * side == positions:
         return side, side
     if rest == 0 and positions == 7 * 6:  # the crop of the SphereFace alignment, 112×96
         return 7, 6
-    raise ValueError(
-        f"fc has {inputs} inputs; expected {channels} times height times width of the last map, "
-        f"a square one or 7×6: from another one the size of the images does not follow"
+    raise _ShapeError(
+        f"fc has {inputs} inputs; expected {channels} times height times width of the last "
+        f"feature map, a square one or 7×6: from another one the size of the images does not follow"
     )
 
 

@@ -4,7 +4,8 @@ Each image has draws of its own. torchvision's random transforms draw once for a
 from global generators that no checkpoint holds; here all draws of a batch come from one generator
 on the CPU, so that no step waits for the device to know how large a crop is. The number of
 operations on the device does not depend on the number of images. The results are those of
-`torchvision.transforms.v2.functional`, to within 1 of 255 where an image is resized.
+`torchvision.transforms.v2.functional`, to within 1 of 255 where an image is resized. Only JPEG is
+coded on the CPU, one image after the other.
 
 The ranges of crop, low resolution and jitter are those of AdaFace (Kim et al., CVPR 2022, and its
 code), which applies each with probability 0.2; the range of erasing is that of Zhong et al. (AAAI
@@ -103,7 +104,8 @@ class Augmentation:
         height, width = images.shape[1:3]
         top, left, high, wide = boxes
         lines = [Lines(top, high, height, AREA), Lines(left, wide, width, AREA)]
-        return _resize(images, *_weights(images, lines))
+        rows, columns = _weights(images, lines)
+        return _resize(images, rows, columns)
 
 
 def build_augmentation(config: Config) -> Augmentation:
@@ -135,16 +137,15 @@ def _low_resolution(images: Tensor, draws: np.ndarray) -> Tensor:
     side = _between(LOW_RES_SIDE, draws[:, 0])
     high, wide = (np.maximum((side * length).astype(int), 1) for length in (height, width))
     down, up = (draws[:, 1:3] * 4).astype(int).T  # an interpolation for each
-    weights = _weights(
-        images,
-        [
-            Lines(0, height, high, down),
-            Lines(0, width, wide, down),
-            Lines(0, high, height, up),
-            Lines(0, wide, width, up),
-        ],
-    )
-    return _resize(_resize(images, *weights[:2]), *weights[2:])
+    lines = [
+        Lines(0, height, high, down),
+        Lines(0, width, wide, down),
+        Lines(0, high, height, up),
+        Lines(0, wide, width, up),
+    ]
+    down_rows, down_columns, up_rows, up_columns = _weights(images, lines)
+    small = _resize(images, down_rows, down_columns)
+    return _resize(small, up_rows, up_columns)
 
 
 def _jitter(images: Tensor, draws: np.ndarray) -> Tensor:
@@ -190,17 +191,17 @@ def _noise(images: Tensor, seeds: np.ndarray) -> Tensor:
     """Uniform noise of the images' shape, uint8 n×H×W×3; each image's depends on its seed alone."""
     height, width = images.shape[1:3]
     pixel = torch.arange(height * width, device=images.device).view(height, width, 1)
-    bits = _mixed(_mixed(_each(images, seeds)) + pixel)  # n×H×W×1, of which 24 bits are used
+    bits = _hash(_hash(_each(images, seeds)) + pixel)  # n×H×W×1, of which 24 bits are used
     shifts = torch.arange(0, 24, 8, device=images.device)
     return ((bits >> shifts) & 255).to(torch.uint8)
 
 
-def _mixed(numbers: Tensor) -> Tensor:
-    """A hash of int64 numbers to 0..2^32-1: Wellons' "lowbias32", each product modulo 2^32."""
-    numbers = numbers & 0xFFFFFFFF
+def _hash(values: Tensor) -> Tensor:
+    """A hash of int64 values to 0..2^32-1: Wellons' "lowbias32", each product modulo 2^32."""
+    values = values & 0xFFFFFFFF
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        numbers = (numbers ^ (numbers >> shift)) * factor & 0xFFFFFFFF
-    return numbers ^ (numbers >> 16)
+        values = (values ^ (values >> shift)) * factor & 0xFFFFFFFF
+    return values ^ (values >> 16)
 
 
 Boxes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # top, left, height, width: int n
@@ -234,10 +235,10 @@ def _is_between(start: Tensor, end: Tensor, length: int) -> Tensor:
 
 
 class Lines(NamedTuple):
-    """The rows, or the columns, of n images that are to be interpolated: numbers, or n of them.
+    """How the rows, or the columns, of n images are to be interpolated.
 
-    start, length: of the old line within the image's. out: the new length, at most the image's.
-    kind: one of the interpolations above.
+    Each value is one for all images, or n of them. start, length: the part of the image's line that
+    is used. out: the new length, at most the image's. kind: one of the interpolations above.
     """
 
     start: np.ndarray | int
@@ -276,8 +277,8 @@ def _weights(images: Tensor, lines: list[Lines]) -> tuple[Tensor, ...]:
     return weights.chunk(len(lines))
 
 
-# old: S, the index of each pixel. first, last: k×1×1, the ends of the old lines. scale: k×1×1, the
-# old length of a new pixel. Each returns the weights k×S×S.
+# Each interpolation takes old: S, the indices of a line's pixels; first, last: k×1×1, the first and
+# last pixel used; scale: k×1×1, the old length divided by the new. It returns the weights k×S×S.
 
 
 def _nearest(old: Tensor, first: Tensor, last: Tensor, scale: Tensor) -> Tensor:
@@ -319,12 +320,12 @@ def _between(bounds: Bounds, draws: np.ndarray) -> np.ndarray:
     return bounds[0] + (bounds[1] - bounds[0]) * draws
 
 
-def _each(images: Tensor, numbers: np.ndarray) -> Tensor:
-    """A number for each image, as n×1×1×1 on the images' device."""
-    return _on(images.device, numbers)[:, None, None, None]
+def _each(images: Tensor, values: np.ndarray) -> Tensor:
+    """A value for each image, as n×1×1×1 on the images' device."""
+    return _on(images.device, values)[:, None, None, None]
 
 
-def _on(device: torch.device, numbers: np.ndarray) -> Tensor:
-    """Numbers as float32, or int64, on a device."""
-    numbers = np.asarray(numbers, np.float32 if numbers.dtype.kind == "f" else np.int64)
-    return torch.from_numpy(numbers).to(device, non_blocking=True)
+def _on(device: torch.device, values: np.ndarray) -> Tensor:
+    """Floats as float32, integers as int64, on a device."""
+    values = np.asarray(values, np.float32 if values.dtype.kind == "f" else np.int64)
+    return torch.from_numpy(values).to(device, non_blocking=True)

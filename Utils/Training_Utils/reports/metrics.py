@@ -63,7 +63,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     text = _read(path)
     lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-    rows = [_numbers(row) for row in csv.DictReader(lines)]
+    rows = [_parsed(row) for row in csv.DictReader(lines)]
     return [row for row in rows if "iteration" in row]
 
 
@@ -79,13 +79,13 @@ def _read(path: Path) -> str:
         return path.read_bytes().decode(errors="replace")  # keeps the ends of lines as they are
 
 
-def _numbers(row: dict[str, str]) -> Row:
+def _parsed(row: dict[str, str]) -> Row:
     """The cells that hold a number; cells of columns that a row does not have are empty."""
-    numbers = {}
+    values = {}
     for name, text in row.items():
         try:
             value = float(text)
         except (TypeError, ValueError):
             continue
-        numbers[name] = int(value) if name in ("iteration", "epoch") else value
-    return numbers
+        values[name] = int(value) if name in ("iteration", "epoch") else value
+    return values

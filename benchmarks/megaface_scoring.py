@@ -20,7 +20,7 @@ import torch
 from benchmarks.memory import MemoryWatch
 from Utils.cpu import keep_freed_memory
 from Utils.Evaluation_Utils.identification import evaluate
-from Utils.Evaluation_Utils.scoring import BLOCK_SIZES
+from Utils.Evaluation_Utils.identification.scoring import BLOCK_SIZES
 from Utils.files import atomic_path
 
 PROBES, PEOPLE, MISLABELLED = 3530, 80, 25

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from Utils.Datasets_Utils.photos import PhotoList, Photos
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.embedding import embed_batches
-from Utils.Evaluation_Utils.exact_scores import unit_rows
 from Utils.Evaluation_Utils.features import Producer, by_lots
+from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
 from Utils.Evaluation_Utils.megaface.devkit import read_devkit_file, read_features
 from Utils.processes import Processes
 

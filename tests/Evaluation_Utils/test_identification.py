@@ -14,12 +14,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from Utils.errors import DataError
-from Utils.Evaluation_Utils import exact_scores, identification, negatives, ranks, scoring
 from Utils.Evaluation_Utils.identification import (
     ScoringSettings,
     Trial,
     evaluate,
     evaluate_trials,
+    evaluation,
+    exact_scores,
+    negatives,
+    ranks,
+    scoring,
 )
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 
@@ -216,13 +220,13 @@ def run_crowded(**settings):
 
 def run_wide(**settings):
     """The points of a run that has to count negatives again."""
-    before = identification._EXACT_CURVE, identification._MOST_KEPT
-    identification._EXACT_CURVE, identification._MOST_KEPT = 3, 8
+    before = evaluation._EXACT_CURVE, evaluation._MOST_KEPT
+    evaluation._EXACT_CURVE, evaluation._MOST_KEPT = 3, 8
     try:
         result = evaluate(*crowded(), RANKS, WIDE_FPRS, FPIRS, ScoringSettings(**settings))
         return [v.points for v in result.verification.values()]
     finally:
-        identification._EXACT_CURVE, identification._MOST_KEPT = before
+        evaluation._EXACT_CURVE, evaluation._MOST_KEPT = before
 
 
 def test_exact_where_float32_is_not():
@@ -239,7 +243,7 @@ def test_exact_where_float32_is_not():
 @pytest.mark.parametrize("make", [crowded, lambda: problem(3), lambda: problem(4)])
 def test_exact_when_little_is_kept(monkeypatch, make, score_dtype):
     """The lists of candidates are cut down and settled all the time."""
-    monkeypatch.setattr(identification, "_EXACT_CURVE", 5)
+    monkeypatch.setattr(evaluation, "_EXACT_CURVE", 5)
     monkeypatch.setattr(negatives, "_WAITING", 3)
     monkeypatch.setattr(ranks, "_MANY", 0.0)
     monkeypatch.setattr(ranks, "_SORTED_AT_ONCE", 3)
@@ -268,8 +272,8 @@ def test_exact_when_little_is_kept(monkeypatch, make, score_dtype):
 @pytest.fixture
 def keep_little(monkeypatch):
     """Hardly any negatives may be kept, so FPRs are found by counting again."""
-    monkeypatch.setattr(identification, "_EXACT_CURVE", 3)
-    monkeypatch.setattr(identification, "_MOST_KEPT", 8)
+    monkeypatch.setattr(evaluation, "_EXACT_CURVE", 3)
+    monkeypatch.setattr(evaluation, "_MOST_KEPT", 8)
     monkeypatch.setattr(scoring, "_ROWS_AT_ONCE", 3)
 
 
@@ -321,7 +325,7 @@ def test_far_distractors_at_such_fprs(keep_little):
 
 
 def test_a_wide_fpr_of_many_pairs_takes_little_memory(monkeypatch):
-    monkeypatch.setattr(identification, "_MOST_KEPT", 100_000)
+    monkeypatch.setattr(evaluation, "_MOST_KEPT", 100_000)
     rng = np.random.default_rng(3)
     ids = np.repeat(np.arange(30), 10)
     probes = (rng.normal(size=(30, 16))[ids] + rng.normal(size=(300, 16))).astype(np.float32)
@@ -342,8 +346,8 @@ def test_a_wide_fpr_of_many_pairs_takes_little_memory(monkeypatch):
 
 def test_many_trials_share_the_memory_of_one(monkeypatch):
     """Lists are kept for each choice of probes, and scores of each set of distractors."""
-    monkeypatch.setattr(identification, "_MOST_KEPT", 100_000)
-    monkeypatch.setattr(identification, "_EXACT_CURVE", 1000)
+    monkeypatch.setattr(evaluation, "_MOST_KEPT", 100_000)
+    monkeypatch.setattr(evaluation, "_EXACT_CURVE", 1000)
     monkeypatch.setattr(negatives, "_WAITING", 1000)
     rng = np.random.default_rng(3)
     ids = np.repeat(np.arange(150), 2)
@@ -366,7 +370,7 @@ def score_matrix_of_many(left, right):
 
 
 def test_the_curve_ends_where_everything_is_accepted(monkeypatch):
-    monkeypatch.setattr(identification, "_EXACT_CURVE", 5)
+    monkeypatch.setattr(evaluation, "_EXACT_CURVE", 5)
     for seed in (2, 3, 4):
         for far in (0, 50):
             probes, ids, distractors = problem(seed)
@@ -419,7 +423,7 @@ def test_far_distractors_count_and_never_win():
 
 @pytest.mark.parametrize("kept", [3, 100_000])
 def test_rows_of_no_trial_may_hold_anything(monkeypatch, kept):
-    monkeypatch.setattr(identification, "_EXACT_CURVE", kept)
+    monkeypatch.setattr(evaluation, "_EXACT_CURVE", kept)
     probes, ids, distractors = problem(4)
     used = np.arange(1, len(distractors) - 1)
     trial = Trial(np.arange(len(ids)), used)
@@ -448,7 +452,7 @@ def test_the_devkit_takes_negatives_from_the_first_hundred_probes():
 
 
 def test_rates_allow_whole_numbers_of_negatives():
-    from Utils.Evaluation_Utils.figures import allowed
+    from Utils.Evaluation_Utils.identification.figures import allowed
 
     assert allowed(1e-6, 10**8) == 100
     assert allowed(1e-6, 3530 * 10**6) == 3530

@@ -27,7 +27,7 @@ from Utils.Datasets_Utils.photos import (
 )
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.features import FeatureFolder, Features
-from Utils.Evaluation_Utils.ranks import has_pairs
+from Utils.Evaluation_Utils.identification.ranks import has_pairs
 
 
 @dataclass(frozen=True, eq=False)

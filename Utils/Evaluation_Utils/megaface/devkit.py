@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils.photos import PhotoList
 from Utils.errors import DataError, RunError
-from Utils.Evaluation_Utils.exact_scores import unit_rows
+from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
 from Utils.files import make_folder
 
 _HEADER = struct.Struct("<4i")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from Utils.Evaluation_Utils.exact_scores import unit_rows
-from Utils.Evaluation_Utils.ranks import has_pairs
-from Utils.Evaluation_Utils.scoring import Trial
+from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
+from Utils.Evaluation_Utils.identification.ranks import has_pairs
+from Utils.Evaluation_Utils.identification.scoring import Trial
 
 RAW, CLEANED = "as listed", "cleaned"
 

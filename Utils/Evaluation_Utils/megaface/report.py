@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from Config import Config
-from Utils.Evaluation_Utils.figures import Verification
 from Utils.Evaluation_Utils.identification import Confusion, IdentificationResult
+from Utils.Evaluation_Utils.identification.figures import Verification
 from Utils.Evaluation_Utils.megaface.compare import read_compared
 from Utils.Evaluation_Utils.megaface.noise import CLEANED, RAW
 from Utils.Evaluation_Utils.megaface.plots import (

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from Utils.Evaluation_Utils.negatives import Negatives
+from Utils.Evaluation_Utils.identification.negatives import Negatives
 from Utils.Evaluation_Utils.roc import OperatingPoint
 
 _POINTS_PER_DECADE = 20

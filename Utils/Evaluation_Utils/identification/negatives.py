@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.Evaluation_Utils.exact_scores import PairScorer
+from Utils.Evaluation_Utils.identification.exact_scores import PairScorer
 
 _BINS = 256  # one byte for the index of a bin
 _WAITING = 20_000  # scores that are collected before they are merged with the highest ones

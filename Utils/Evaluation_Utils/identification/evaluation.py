@@ -25,8 +25,12 @@ from tqdm import tqdm
 
 from Utils.cpu import lone_threads
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.exact_scores import SCORE_DTYPES, full_precision, unit_rows
-from Utils.Evaluation_Utils.figures import (
+from Utils.Evaluation_Utils.identification.exact_scores import (
+    SCORE_DTYPES,
+    full_precision,
+    unit_rows,
+)
+from Utils.Evaluation_Utils.identification.figures import (
     OpenSetPoint,
     Verification,
     allowed,
@@ -37,9 +41,8 @@ from Utils.Evaluation_Utils.figures import (
     rank_rate,
     roc,
 )
-from Utils.Evaluation_Utils.ranks import TIES, has_pairs
-from Utils.Evaluation_Utils.roc import OperatingPoint
-from Utils.Evaluation_Utils.scoring import (
+from Utils.Evaluation_Utils.identification.ranks import TIES, has_pairs
+from Utils.Evaluation_Utils.identification.scoring import (
     Scores,
     ScoringSettings,
     Trial,
@@ -47,8 +50,7 @@ from Utils.Evaluation_Utils.scoring import (
     choose_bins,
     not_finite,
 )
-
-__all__ = ["IdentificationResult", "ScoringSettings", "Trial", "evaluate", "evaluate_trials"]
+from Utils.Evaluation_Utils.roc import OperatingPoint
 
 RANKS = (1, 10, 100)
 FPRS = (1e-4, 1e-5, 1e-6)

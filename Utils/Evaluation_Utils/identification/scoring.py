@@ -14,10 +14,20 @@ from tqdm import tqdm
 
 from Utils.cpu import LoneThreads
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.exact_scores import SCORE_DTYPES, PairScorer, Products, unit_rows
-from Utils.Evaluation_Utils.figures import allowed
-from Utils.Evaluation_Utils.negatives import Bins, Negatives, NegativeScores
-from Utils.Evaluation_Utils.ranks import BestDistractor, Mates, RankCounter, find_mates
+from Utils.Evaluation_Utils.identification.exact_scores import (
+    SCORE_DTYPES,
+    PairScorer,
+    Products,
+    unit_rows,
+)
+from Utils.Evaluation_Utils.identification.figures import allowed
+from Utils.Evaluation_Utils.identification.negatives import Bins, Negatives, NegativeScores
+from Utils.Evaluation_Utils.identification.ranks import (
+    BestDistractor,
+    Mates,
+    RankCounter,
+    find_mates,
+)
 from Utils.Evaluation_Utils.roc import OperatingPoint
 from Utils.processes import ALONE, Processes
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from Utils.cpu import LoneThreads
-from Utils.Evaluation_Utils.exact_scores import PairScorer, Products, row_products
-from Utils.Evaluation_Utils.negatives import pairs_from
+from Utils.Evaluation_Utils.identification.exact_scores import PairScorer, Products, row_products
+from Utils.Evaluation_Utils.identification.negatives import pairs_from
 
 TIES = ("mate", "against")
 

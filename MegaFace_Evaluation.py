@@ -11,7 +11,7 @@ work: torchrun --nproc_per_node 4 MegaFace_Evaluation.py ... An interrupted extr
 
 from Config import read_config, settings_for
 from Utils.errors import run_script
-from Utils.Evaluation_Utils.megaface.script import evaluate_megaface
+from Utils.Evaluation_Utils.megaface.evaluation import evaluate_megaface
 
 
 def main() -> None:

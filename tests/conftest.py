@@ -18,7 +18,7 @@ import pytest
 
 from Config import read_config, settings_for
 from tests.tiny_megaface import Tiny, make_tiny
-from Utils.Evaluation_Utils.megaface.script import evaluate_megaface
+from Utils.Evaluation_Utils.megaface.evaluation import evaluate_megaface
 
 ROOT = Path(__file__).resolve().parent.parent
 

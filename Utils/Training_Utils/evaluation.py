@@ -15,10 +15,8 @@ from Config import Config
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
-from Utils.Evaluation_Utils.extraction import weights_digest
 from Utils.Evaluation_Utils.megaface.data import names_megaface, open_megaface
-from Utils.Evaluation_Utils.megaface.report import write_report
-from Utils.Evaluation_Utils.megaface.run import Network, judge_megaface
+from Utils.Evaluation_Utils.megaface.evaluation import evaluate_data, write_report
 from Utils.Evaluation_Utils.report import (
     BENCHMARKS,
     benchmark_paths,
@@ -136,10 +134,10 @@ class MegaFaceTest:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _evaluate(self, backbone: nn.Module, folder: Path) -> None:
-        result = judge_megaface(
+        result = evaluate_data(
             self._config,
             self._data,
-            Network(backbone, weights_digest(backbone)),
+            backbone,
             self._device,
             folder / "features",
             self._processes,

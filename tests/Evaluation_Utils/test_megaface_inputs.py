@@ -27,9 +27,9 @@ from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.features import FeatureFolder, packed_features
 from Utils.Evaluation_Utils.identification import evaluate
-from Utils.Evaluation_Utils.megaface import run as megaface_module
-from Utils.Evaluation_Utils.megaface.compare import short_labels
+from Utils.Evaluation_Utils.megaface import evaluation as megaface_module
 from Utils.Evaluation_Utils.megaface.devkit import check_export
+from Utils.Evaluation_Utils.megaface.pictures import short_labels
 from Utils.Pretrained_Utils import load_backbone
 from Utils.processes import ALONE
 from Utils.Training_Utils.evaluation import MegaFaceTest
@@ -251,9 +251,9 @@ def test_labels_tell_results_apart(tmp_path):
 
 def test_compared_results_are_all_drawn(tiny, extracted, tmp_path, judge, monkeypatch):
     drawn = {}
-    from Utils.Evaluation_Utils.megaface import report as megaface_report
+    from Utils.Evaluation_Utils.megaface import pictures
 
-    monkeypatch.setattr(megaface_report, "plot_cmc", lambda curves, *_: drawn.update(curves))
+    monkeypatch.setattr(pictures, "plot_cmc", lambda curves, *_: drawn.update(curves))
     for run in ("a", "b"):
         (tmp_path / run / "megaface").mkdir(parents=True)
         shutil.copy(extracted / "megaface.json", tmp_path / run / "megaface")

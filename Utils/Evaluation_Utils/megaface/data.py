@@ -2,7 +2,6 @@
 
 import dataclasses
 import glob
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,10 +28,12 @@ from Utils.errors import DataError
 from Utils.Evaluation_Utils.features import FeatureFolder, Features
 from Utils.Evaluation_Utils.identification.ranks import has_pairs
 
+_PREFIXES = {"probes": "facescrub", "distractors": "megaface"}
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One table of features before it is there. name: probes or distractors. listed: its photos.
+    """One table of features to come. name: probes or distractors. listed: its photos.
 
     Of these at most one: ready: the table itself. devkit: the folder of the devkit's files. With
     neither, the photos are embedded. photos: None where only features are there.
@@ -45,19 +46,24 @@ class Source:
     devkit: Path | None = None
 
     @property
+    def prefix(self) -> str:
+        """How the settings of these photos' paths begin."""
+        return _PREFIXES[self.name]
+
+    @property
     def needs_network(self) -> bool:
         """Whether photos have to be embedded."""
         return self.ready is None and self.devkit is None
 
     @cached_property
     def photo_of(self) -> dict[str, int]:
-        """The place of each photo by name: those beside a ready table may be others."""
+        """The index of each photo by name: those given beside a ready table may be others."""
         return {name: row for row, name in enumerate(self.photos.listed.names)}
 
 
 @dataclass(frozen=True, eq=False)
 class MegaFaceData:
-    """Everything that is to be judged, found but not read.
+    """Everything that is to be evaluated, found but not read.
 
     sets: int64 rows of the distractors by label. noisy_probes, noisy_distractors: bool, one for
     each; None where no noise list is given.
@@ -117,7 +123,7 @@ def _with_demo(config: Config) -> Config:
 def _open_probes(config: Config) -> Source:
     folder, file_list = config.facescrub_dataset_path, config.facescrub_file_list
     listed = read_photo_list(file_list, with_ids=True) if file_list else None
-    source = _open("probes", "facescrub", folder, listed, config.probe_features, with_ids=True)
+    source = _open("probes", folder, listed, config.probe_features, with_ids=True)
     if source.listed.ids is None:
         raise DataError(
             f"the probes in {config.probe_features} have no identities in list.json; give "
@@ -140,18 +146,18 @@ def _open_distractors(config: Config) -> tuple[Source, dict[str, np.ndarray]]:
     else:
         sets, photos = None, None
     folder, features = config.megaface_dataset_path, config.distractor_features
-    source = _open("distractors", "megaface", folder, photos, features, with_ids=False)
+    source = _open("distractors", folder, photos, features, with_ids=False)
     if sets is None:
         sets = join_lists([source.listed], config.distractor_sizes)
     return source, _rows_of(sets, source)
 
 
 def _open(
-    name: str, prefix: str, folder: str, listed: PhotoList | None, features: str, with_ids: bool
+    name: str, folder: str, listed: PhotoList | None, features: str, with_ids: bool
 ) -> Source:
     if features and FeatureFolder(Path(features)).is_there():
         return _open_ready(name, folder, listed, features)
-    photos = None
+    photos, prefix = None, _PREFIXES[name]
     if folder:
         photos = open_listed(folder, listed) if listed else open_folder(folder, with_ids)
         listed = photos.listed
@@ -213,17 +219,3 @@ def _noisy(
     path: str, listed: PhotoList, find: Callable[[PhotoList, frozenset[str]], np.ndarray]
 ) -> np.ndarray | None:
     return find(listed, read_noise_list(path)) if path else None
-
-
-def files_digest(folder: Path, listed: PhotoList, suffix: str) -> str:
-    """A fingerprint of the devkit's files: their sizes and times. Raises DataError for a missing
-    one."""
-    found = hashlib.sha256()
-    for name in listed.names:
-        path = folder / f"{name}{suffix}"
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise DataError(f"the feature file {path} can't be read: {error.strerror}.") from None
-        found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-    return found.hexdigest()

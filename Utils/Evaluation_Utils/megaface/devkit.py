@@ -2,9 +2,10 @@
 
 Four little-endian int32: rows, columns, bytes from one row to the next, and OpenCV's type, 5 for
 float32; then the rows. A feature of D numbers has D rows of one column, so 4 bytes a row. The
-official tool compares by distance, so features are written with length 1.
+official tool compares by distance, so features are written L2-normalised.
 """
 
+import hashlib
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,3 +99,17 @@ def read_features(
                 f"all with one network."
             )
         yield feature
+
+
+def files_digest(folder: Path, listed: PhotoList, suffix: str) -> str:
+    """A fingerprint of the devkit's files: their sizes and times. Raises DataError for a missing
+    one."""
+    found = hashlib.sha256()
+    for name in listed.names:
+        path = folder / f"{name}{suffix}"
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"the feature file {path} can't be read: {error.strerror}.") from None
+        found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()

@@ -1,54 +1,50 @@
-"""MegaFace's results file and pictures."""
+"""MegaFace's results file and the printed table, with notes on what the figures mean."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from Config import Config
-from Utils.Evaluation_Utils.identification import Confusion, IdentificationResult
+from Utils.Evaluation_Utils.identification import IdentificationResult
 from Utils.Evaluation_Utils.identification.figures import Verification
-from Utils.Evaluation_Utils.megaface.compare import read_compared
-from Utils.Evaluation_Utils.megaface.noise import CLEANED, RAW
-from Utils.Evaluation_Utils.megaface.plots import (
-    XY,
-    RocLine,
-    plot_cmc,
-    plot_megaface_roc,
-    plot_sizes,
-)
-from Utils.Evaluation_Utils.megaface.run import MegaFaceResult
-from Utils.Evaluation_Utils.megaface.table import about, table
-from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
-from Utils.files import save_json
+from Utils.Evaluation_Utils.megaface.data import MegaFaceData
+from Utils.Evaluation_Utils.megaface.noise import CLEANED, RAW, TrialSet
+from Utils.tables import format_table
 
 FILE_NAME = "megaface"
 
-_WORST_SHOWN = 20
+
+@dataclass(frozen=True, eq=False)
+class MegaFaceResult:
+    """results: by (label of the distractor set, "as listed" or "cleaned"). data and trials: what
+    the rows in the results refer to."""
+
+    results: dict[tuple[str, str], IdentificationResult]
+    data: MegaFaceData
+    trials: TrialSet
 
 
-def write_report(config: Config, judged: MegaFaceResult, judged_name: str, folder: Path) -> str:
-    """Write megaface.json and the pictures into the folder, and return the table to print.
-
-    judged_name: what was judged. Raises DataError for a `compare` file that is no megaface.json.
-    """
-    others = read_compared(config.compare)
-    head = about(config, judged, judged_name)
-    values = {
-        **head,
+def values_of(config: Config, result: MegaFaceResult, name: str) -> dict[str, Any]:
+    """The content of megaface.json, plain values. name: of the network."""
+    data = result.data
+    return {
+        "benchmark": "MegaFace",
+        "judged": name,
+        "probes": data.probes.listed.source,
+        "distractors": data.distractors.listed.source,
+        "feature_flip": config.feature_flip,
+        "ties": config.ties,
+        "noise": config.noise if _has_noise(result) else None,
+        "notes": _notes(config, result),
         "results": [
-            {"distractor_set": label, "photos": photos, **result_values(result)}
-            for (label, photos), result in judged.results.items()
+            {"distractor_set": label, "photos": photos, **_result_values(found)}
+            for (label, photos), found in result.results.items()
         ],
     }
-    save_json(folder / f"{FILE_NAME}.json", values, indent=1)
-    # The pictures are drawn from what the file holds, as those of other results are.
-    draw(folder, {"": values, **others})
-    _draw_confusions(judged, folder)
-    return table(head, judged.results)
 
 
-def result_values(result: IdentificationResult) -> dict[str, Any]:
+def _result_values(result: IdentificationResult) -> dict[str, Any]:
     """The figures of a result as plain values; thresholds that accept nothing are None."""
     ranks, rates = result.cmc
     return {
@@ -68,72 +64,6 @@ def result_values(result: IdentificationResult) -> dict[str, Any]:
         ],
         "cmc": {"ranks": ranks.tolist(), "rates": rates.tolist()},
     }
-
-
-def draw(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
-    """Draw CMC, ROC and rank-1 over set sizes of one or several runs, by label, "" being ours."""
-    cmcs: dict[str, XY] = {}
-    rocs: dict[str, RocLine] = {}
-    sizes: dict[str, XY] = {}
-    for run, values in runs.items():
-        for photos in (RAW, CLEANED):
-            results = [r for r in values["results"] if r["photos"] == photos]
-            if not results:
-                continue
-            largest = max(results, key=lambda r: r["distractors"])
-            label = ", ".join(filter(None, (run, photos)))
-            cmcs[label] = np.array(largest["cmc"]["ranks"]), np.array(largest["cmc"]["rates"])
-            for name, found in largest["verification"].items():
-                curve = found["roc"]
-                rocs[f"{label}, {name}"] = RocLine(
-                    np.array(curve["fpr"]), np.array(curve["tpr"]), curve["exact_up_to_fpr"]
-                )
-            if len(results) > 1:
-                pairs = sorted((r["distractors"], r["rank1"]) for r in results)
-                sizes[label] = tuple(np.array(pairs).T)
-    ours = max(runs[""]["results"], key=lambda r: r["distractors"])
-    title = f"MegaFace, {ours['distractors']:,} distractors"
-    plot_cmc(cmcs, folder / f"{FILE_NAME}_cmc.png", title)
-    plot_megaface_roc(rocs, folder / f"{FILE_NAME}_roc.png", title)
-    if sizes:
-        plot_sizes(sizes, folder / f"{FILE_NAME}_rank1.png", "MegaFace, rank-1")
-
-
-def _draw_confusions(judged: MegaFaceResult, folder: Path) -> None:
-    """A sheet of probes beside the distractors that beat their mates, where photos are there."""
-    probes, distractors = judged.data.probes.photos, judged.data.distractors.photos
-    if probes is None or distractors is None:
-        return
-    sections = {}
-    for photos in (RAW, CLEANED):
-        chosen = [result for (_, kind), result in judged.results.items() if kind == photos]
-        if chosen:
-            largest = max(chosen, key=lambda result: result.distractors)
-            found = largest.confusions
-            heading = f"{photos}: {len(found)} probes that a distractor beat, the clearest first"
-            pairs = (_pair(judged, confusion) for confusion in found[:_WORST_SHOWN])
-            sections[heading] = [pair for pair in pairs if pair]
-    title = "MegaFace: probe beside the distractor that beat its mate"
-    contact_sheet(sections, folder / f"{FILE_NAME}_worst.png", title)
-
-
-def _pair(judged: MegaFaceResult, confusion: Confusion) -> SheetPair | None:
-    """None where one of the photos is not there."""
-    data = judged.data
-    chosen = (
-        (data.probes, int(judged.trials.origin[confusion.probe])),
-        (data.distractors, confusion.distractor),
-    )
-    names = [source.listed.names[row] for source, row in chosen]
-    rows = [source.photo_of.get(name) for (source, _), name in zip(chosen, names, strict=True)]
-    if None in rows:
-        return None
-    caption = (
-        f"{confusion.distractor_score:.3f}, mate {confusion.mate_score:.3f} "
-        f"at rank {confusion.beats + 1}\n" + "\n".join(Path(name).name for name in names)
-    )
-    left, right = (source.photos.images[row] for (source, _), row in zip(chosen, rows, strict=True))
-    return left, right, caption
 
 
 def _verification_values(found: Verification) -> dict[str, Any]:
@@ -161,3 +91,113 @@ def _verification_values(found: Verification) -> dict[str, Any]:
 
 def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None
+
+
+def table(values: dict[str, Any], results: dict[tuple[str, str], IdentificationResult]) -> str:
+    """The figures for printing: one line for each set size, then the thresholds of the largest.
+    values: of megaface.json."""
+    first = next(iter(results.values()))
+    about = [(name, str(values[name])) for name in ("probes", "distractors", "judged")]
+    lowest = min(point.target for point in first.verification["all"].points)
+    heads = ["distractors", "photos", *(f"rank-{rank}" for rank in first.rank_rates)]
+    heads += [f"TPR@{lowest:g} {name}" for name in first.verification]
+    heads += [f"FNIR@{point.target:g}" for point in first.open_set]
+    rows = [heads]
+    for (_, photos), result in results.items():
+        rates = [*result.rank_rates.values()]
+        rates += [_tpr_at(found, lowest) for found in result.verification.values()]
+        rates += [point.fnir for point in result.open_set]
+        rows.append([f"{result.distractors:,}", photos, *(f"{100 * r:.2f} %" for r in rates)])
+    lines = [
+        f"MegaFace: {first.probes:,} probes of {first.identities:,} people, "
+        f"{first.searches:,} searches",
+        format_table(about, "<<", indent=2),
+        "",
+        format_table(rows, "><" + ">" * (len(heads) - 2)),
+    ]
+    for photos in (RAW, CLEANED):
+        chosen = [result for (_, kind), result in results.items() if kind == photos]
+        if chosen:
+            largest = max(chosen, key=lambda result: result.distractors)
+            lines += ["", f"Verification, {largest.distractors:,} distractors, {photos}"]
+            lines += map(_verification_lines, largest.verification, largest.verification.values())
+    return "\n".join([*lines, "", *(f"- {note}" for note in values["notes"])])
+
+
+def _tpr_at(found: Verification, fpr: float) -> float:
+    return next(point.tar for point in found.points if point.target == fpr)
+
+
+def _verification_lines(kind: str, found: Verification) -> str:
+    rows = []
+    for point in found.points:
+        reached = f"threshold {point.threshold:.7f}, FPR reached {point.far:.3g}"
+        if not np.isfinite(point.threshold):
+            reached = "no threshold accepts any pair at that FPR"
+        rows.append(
+            (f"FPR {point.target:g}", "TPR", f"{100 * point.tar:.3f} %", reached),
+        )
+    counts = f"{found.positives:,} positives, {found.negatives:,} negatives"
+    return f"  {kind}: {counts}\n" + format_table(rows, "<<><", indent=4)
+
+
+def _has_noise(result: MegaFaceResult) -> bool:
+    return any(photos == CLEANED for _, photos in result.results)
+
+
+def _notes(config: Config, result: MegaFaceResult) -> list[str]:
+    first = next(iter(result.results.values()))
+    tie = {
+        "mate": "a distractor with the mate's very score does not beat it, as in the devkit",
+        "against": "a distractor with the mate's very score beats it; the devkit says it does not",
+    }
+    notes = [
+        f"Rank: distractors that score higher than the mate; ties: {tie[config.ties]}.",
+        "TPR@x: share of same-person pairs that score higher than the first negative too many for "
+        "FPR x; the threshold is the lowest of their scores. Nothing is interpolated.",
+        "FNIR@x: share of searches that do not return the mate first and above the threshold, at "
+        "which no more than x of the probes return a distractor while their mates are away.",
+        "all: negatives are all probes with all distractors. devkit: those of the first "
+        f"{first.devkit_probes} probes of the list only, as the devkit's tool counts them. "
+        "Published TPRs are read off a curve that keeps a point only where TPR rose by more than "
+        "0.01: differences below about one point mean nothing there.",
+    ]
+    exact = min(
+        found.curve.exact_up_to
+        for each in result.results.values()
+        for found in each.verification.values()
+    )
+    if exact < 1:
+        notes.append(
+            f"ROC curves are exact up to FPR {exact:.1e} at least; beyond what is exact they are "
+            f"counted in a histogram, and dotted in the picture. The TPRs above are always exact."
+        )
+    if first.devkit_probes < 100:
+        notes.append("There are fewer than 100 probes; the devkit's tool would fail on them.")
+    if first.alone:
+        notes.append(
+            f"{first.alone} probes are the only one of their person: they are in no pair, and "
+            f"count among the negatives."
+        )
+    far = [r for r in first.rank_rates if r > first.distractors]
+    if far:
+        notes.append("A rank beyond the number of distractors is always reached.")
+    if _has_noise(result):
+        notes.append(_noise_note(config, result))
+    for label, why in result.trials.skipped.items():
+        notes.append(f"{label} distractors, cleaned: not judged, {why}.")
+    return notes
+
+
+def _noise_note(config: Config, result: MegaFaceResult) -> str:
+    data = result.data
+    probes = 0 if data.noisy_probes is None else int(data.noisy_probes.sum())
+    distractors = 0 if data.noisy_distractors is None else int(data.noisy_distractors.sum())
+    how = {
+        "drop": "left out",
+        "insightface": "treated as insightface does: a probe is replaced by the centre of its "
+        "person's clean ones, which lifts the figures; a distractor lies far off, but counts",
+    }
+    return (
+        f"cleaned: {probes} noisy probes and {distractors} noisy distractors {how[config.noise]}."
+    )

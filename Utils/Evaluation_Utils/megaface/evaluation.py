@@ -1,0 +1,196 @@
+"""MegaFace from photos to figures: what the script does, and what the end of training shares."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from Config import Config, settings_for, validate
+from Utils.devices import find_device
+from Utils.errors import CheckpointError
+from Utils.Evaluation_Utils.extraction import (
+    about_devkit,
+    about_photos,
+    check_same_network,
+    embedded,
+    feature_size,
+    from_devkit,
+    weights_digest,
+)
+from Utils.Evaluation_Utils.features import Features, Producer, folder_for, packed_features
+from Utils.Evaluation_Utils.identification import ScoringSettings, evaluate_trials
+from Utils.Evaluation_Utils.megaface.data import MegaFaceData, Source, open_megaface
+from Utils.Evaluation_Utils.megaface.devkit import check_export, export_features, files_digest
+from Utils.Evaluation_Utils.megaface.noise import make_trials
+from Utils.Evaluation_Utils.megaface.pictures import draw_all, read_compared
+from Utils.Evaluation_Utils.megaface.report import FILE_NAME, MegaFaceResult, table, values_of
+from Utils.Evaluation_Utils.report import Report, load_network, make_output
+from Utils.files import save_json
+from Utils.processes import ALONE, Processes, started_by_torchrun
+
+
+def evaluate_megaface(config: Config) -> Report | None:
+    """Evaluate `config.checkpoint`, or the features that are given in place of photos.
+
+    Writes <output>/megaface.json with every number of the table, pictures beside it, and the
+    features below <output>/features. Returns None in all processes of torchrun but the first.
+    Raises ConfigError, DataError, CheckpointError or RunError.
+    """
+    with started_by_torchrun() as processes:
+        validate(config, torch.cuda.device_count(), settings_for("megaface"))
+        device = _device(config, processes)
+        read_compared(config.compare)  # a mistake there is found before hours of work
+        # The first process may have to draw the demo's faces.
+        data = processes.one_by_one(lambda: open_megaface(config))
+        needed = data.probes.needs_network or data.distractors.needs_network
+        backbone = load_network(config, device) if needed else None
+        folder = make_output(config)
+        say = print if processes.is_main else _silent
+        features = folder / "features"
+        result = evaluate_data(config, data, backbone, device, features, processes, say=say)
+        if not processes.is_main:
+            return None
+        name = config.checkpoint if needed else "features of other origin"
+        return Report(write_report(config, result, name, folder), folder)
+
+
+def evaluate_data(
+    config: Config,
+    data: MegaFaceData,
+    backbone: nn.Module | None,
+    device: torch.device,
+    folder: Path,
+    processes: Processes = ALONE,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> MegaFaceResult:
+    """Extract the features that are missing in `folder`, and score.
+
+    backbone: on the device; may be None where both tables of features are given. progress: whether
+    bars are shown. say: is told how many features are missing.
+    Raises DataError, ImageError or CheckpointError.
+    """
+    sources = (data.probes, data.distractors)
+    extractions = [
+        _extraction(config, source, backbone, device, processes, progress) for source in sources
+    ]
+    check_same_network(*(about for about, _ in extractions))
+    if config.export_devkit:
+        for source in sources:
+            check_export(source.listed, config.devkit_suffix)
+    tables = []
+    for source, (about, produce) in zip(sources, extractions, strict=True):
+        features = source.ready
+        if features is None:
+            place = folder_for(folder, source.name, about)
+            features = packed_features(place, source.listed, about, produce, processes, say)
+        tables.append(features.table)
+        if config.export_devkit and processes.is_main:
+            _export(config, source, features, progress)
+    trials = make_trials(
+        np.array(tables[0], np.float32),
+        np.array(data.probes.listed.ids),
+        data.sets,
+        data.noisy_probes,
+        data.noisy_distractors,
+        config.noise,
+    )
+    found = evaluate_trials(
+        trials.probes,
+        trials.ids,
+        tables[1],
+        list(trials.trials.values()),
+        config.ranks,
+        config.fprs,
+        config.fpirs,
+        ScoringSettings(
+            device,
+            config.ties,
+            config.score_dtype,
+            progress="Scoring MegaFace" if progress else None,
+            processes=processes,
+        ),
+    )
+    return MegaFaceResult(dict(zip(trials.trials, found, strict=True)), data, trials)
+
+
+def write_report(config: Config, result: MegaFaceResult, name: str, folder: Path) -> str:
+    """Write megaface.json and the pictures into the folder, and return the table to print.
+
+    name: of the network. Raises DataError for a `compare` file that is not a megaface.json.
+    """
+    others = read_compared(config.compare)
+    values = values_of(config, result, name)
+    save_json(folder / f"{FILE_NAME}.json", values, indent=1)
+    draw_all(folder, result, values, others)
+    return table(values, result.results)
+
+
+def _device(config: Config, processes: Processes) -> torch.device:
+    device = find_device(config.device)
+    if processes.world_size > 1 and device.type == "cuda" and ":" not in config.device:
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    return device
+
+
+def _extraction(
+    config: Config,
+    source: Source,
+    backbone: nn.Module | None,
+    device: torch.device,
+    processes: Processes,
+    progress: bool,
+) -> tuple[dict[str, Any], Producer | None]:
+    """(what the features are made with, what makes them; None where they are there)."""
+    label = f"{source.name.capitalize():<11}" if progress else None
+    dtype, listed, ready = config.feature_dtype, source.listed, source.ready
+    if ready:
+        return {**ready.about, "dim": ready.table.shape[1]}, None
+    if source.devkit:
+        suffix = config.devkit_suffix
+        produce, dim = from_devkit(source.devkit, listed, suffix, dtype, label, processes)
+        files = files_digest(source.devkit, listed, suffix)
+        return about_devkit(files, listed, dim, dtype), produce
+    if backbone is None:
+        raise CheckpointError(f"the {source.name} have to be embedded: give --checkpoint PATH.")
+    flip = config.feature_flip
+    produce = embedded(
+        source.photos,
+        backbone,
+        flip,
+        device,
+        config.eval_batch_size,
+        config.num_workers,
+        label,
+        processes,
+    )
+    about = about_photos(
+        weights_digest(backbone),
+        listed,
+        feature_size(backbone, flip),
+        dtype,
+        flip,
+        preprocessing=str(backbone.preprocessing),
+        photos=_photos_path(config, source),
+    )
+    return about, produce
+
+
+def _photos_path(config: Config, source: Source) -> str:
+    path = getattr(config, f"{source.prefix}_dataset_path") or config.demo_dataset_path
+    return str(Path(path).absolute())
+
+
+def _export(config: Config, source: Source, features: Features, progress: bool) -> None:
+    folder = Path(config.export_devkit) / source.prefix
+    label = f"Writing {folder}" if progress else None
+    export_features(folder, features.photos.names, features.table, config.devkit_suffix, label)
+
+
+def _silent(_: str) -> None:
+    pass

@@ -193,7 +193,8 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     A record file, shards or an archive will do as well; their labels are the people.
     Raises DataError where there are no photos, or a photo is in no person's folder.
     """
-    names = list(_walk(Path(folder)))
+    with reading(folder, "folder of photos"):
+        names = list(_walk(Path(folder)))
     if not names:
         return _open_store(folder)
     people = [os.path.dirname(name) for name in names]

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from tests.conftest import assert_one_paragraph, run_script
-from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils import formats, open_training_set, open_verification_set
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.formats.image_list import scan_tree
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.generate_dataset_list import write_list
 from Utils.Datasets_Utils.images import fit_image
+from Utils.Datasets_Utils.pairs import PairsError, read_pairs
 from Utils.Datasets_Utils.photos import open_folder
-from Utils.errors import DataError
+from Utils.Datasets_Utils.training_set import ImageStore, Labelled
+from Utils.errors import DataError, RunError
 from Utils.Training_Utils.data import EpochSampler, TrainingLoader
 
 LIST_MAKER = "Utils.Datasets_Utils.generate_dataset_list"
@@ -226,3 +229,57 @@ def test_reading_does_not_move_the_global_random_state():
     data = numbered_set(8)
     list(TrainingLoader(data, EpochSampler(data, 4, seed=1), (4, 4)).epoch(0))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class ArrayImages(ImageStore):
+    """A new format, as a contributor would write it: one .npy of N×H×W×3 pixels."""
+
+    def __init__(self, source):
+        self.source, self.pixels = source, np.load(source, mmap_mode="r")
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def encoded(self, row):
+        return cv2.imencode(".png", self.pixels[row][..., ::-1])[1]
+
+    def name(self, row):
+        return str(row)
+
+
+def test_a_new_format_is_one_row_of_the_table(tmp_path, monkeypatch):
+    def find(path):
+        images = ArrayImages(path)
+        return Labelled(images, np.arange(len(images)) // 2)
+
+    row = formats.Format("an .npy of pixels", lambda path: path.suffix == ".npy", find)
+    monkeypatch.setattr(formats, "FORMATS", (row, *formats.FORMATS))
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    dataset = open_training_set(tmp_path / "x.npy")
+    assert dataset.num_classes == 3
+    np.testing.assert_array_equal(np.stack([image for image, _ in dataset]), pixels)
+    (tmp_path / "list.txt").write_text("4  0\n1  1\n")
+    np.testing.assert_array_equal(
+        open_training_set(tmp_path / "x.npy", tmp_path / "list.txt")[0][0], pixels[4]
+    )
+    (tmp_path / "pairs.txt").write_text("0 1 1\n" * 10)
+    pairs = open_verification_set(tmp_path / "x.npy")
+    np.testing.assert_array_equal(pairs.images[1], pixels[1])
+    with pytest.raises(DataError, match=r"Expected one of: an \.npy of pixels"):
+        open_training_set(tmp_path / "nowhere")
+
+
+def test_paths_that_cannot_be_read_or_written_are_named(tree, tmp_path):
+    with pytest.raises(DataError, match=r"image list .*empty can't be read: Is a directory"):
+        open_training_set(tree, tree / "empty")
+    with pytest.raises(PairsError, match=r"pairs file .*gone\.txt can't be read: No such file"):
+        read_pairs(tmp_path / "gone.txt")
+    with pytest.raises(DataError, match=r"folder of photos .*gone can't be read: No such file"):
+        open_folder(tmp_path / "gone", with_ids=False)
+    with pytest.raises(RunError, match=r"folder .*stray\.jpg can't be made"):
+        write_list(tree, tree / "stray.jpg/list.txt")
+    with pytest.raises(RunError, match=r"stray\.jpg holds files other than demo faces"):
+        ensure_demo_sets(tree / "stray.jpg")
+    with pytest.raises(RunError, match=r"demo can't be written"):
+        ensure_demo_sets(tree / "stray.jpg/demo")

@@ -76,7 +76,8 @@ def find_images(path: Path) -> Labelled:
 
 def is_image_folder(path: Path) -> bool:
     """Whether a training set is a folder of images, and of no other format."""
-    return path.is_dir() and _training_format(path) is FOLDER
+    with reading(path, "training set"):
+        return path.is_dir() and _training_format(path) is FOLDER
 
 
 def open_training(path: Path, file_list: Path | None) -> TrainingSet:

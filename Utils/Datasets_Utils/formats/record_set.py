@@ -9,6 +9,7 @@ and its first label is its class.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,7 @@ def _scanned_layout(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> 
     index = file.path.with_suffix(".idx")
     sources = [file.path, *([index] if index.is_file() else [])]
     scanned = cached_arrays(
-        file.path.with_suffix(".labels.npz"), sources, lambda: _scan_labels(file, offsets)
+        file.path.with_suffix(".labels.npz"), sources, partial(_scan_labels, file, offsets)
     )
     labels = scanned["labels"]
     image = labels >= 0  # header records have none

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def open_shards(path: Path, buffer: int = BUFFER) -> Labelled:
     number, or a truncated shard.
     """
     shards = find_tars(path)
-    index = cached_arrays(index_path(path), shards, lambda: _index(shards))
+    index = cached_arrays(index_path(path), shards, partial(_index, shards))
     if len(index["labels"]) == 0:
         raise DataError(f"{path}: no image with its {LABEL_SUFFIX} is in the {len(shards)} shards.")
     return Labelled(ShardImages(path, shards, index, buffer), index["labels"].astype(np.int64))

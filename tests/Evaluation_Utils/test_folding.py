@@ -1,4 +1,4 @@
-"""Judging networks: BatchNorm folded away, other number formats, memory kept."""
+"""Evaluating networks: BatchNorm folded away, other dtypes, memory kept."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_folded_network_computes_the_same_with_fewer_layers(name, variant):
 
 
 @pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR"])
-def test_norms_in_step_with_other_processes_are_judged_like_plain_ones(name):
+def test_sync_batch_norms_are_evaluated_like_plain_ones(name):
     backbone = trained(name)
     in_step = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone))
     pixels = torch.randn(4, 3, 32, 32)
@@ -86,7 +86,7 @@ def test_norms_in_step_with_other_processes_are_judged_like_plain_ones(name):
             assert torch.equal(found, fold(backbone, dtype)(pixels.to(dtype)))
 
 
-def test_norms_that_are_left_keep_their_numbers_in_short_formats():
+def test_norms_that_are_not_folded_keep_their_values_in_short_dtypes():
     backbone = trained("ResNet18_IR")
     in_step = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone))
     for network in (backbone, in_step):
@@ -121,7 +121,7 @@ def test_a_norm_is_folded_only_where_nothing_else_sees_what_is_before_it():
     torch.testing.assert_close(fold(network)(x), network(x))
 
 
-def test_a_network_whose_path_hangs_on_values_is_judged_as_it_is():
+def test_a_network_whose_control_flow_depends_on_values_is_evaluated_as_it_is():
     class Net(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x

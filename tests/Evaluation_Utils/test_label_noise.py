@@ -236,7 +236,7 @@ def test_a_clean_list_numbers_the_labels_anew_and_keeps_lonely_images(tmp_path):
         leave_out_worst(tmp_path, tmp_path / "none.txt", share=0.9)
 
 
-def test_a_report_that_cannot_be_used_is_told(tmp_path):
+def test_a_report_that_cannot_be_used_is_named(tmp_path):
     command = ("-m", "Utils.Evaluation_Utils.clean_list", tmp_path, tmp_path / "list.txt")
     assert_one_paragraph(run_script(*command, "--share", "0.1"), "run label_noise")
     write_images(tmp_path, [(90, 0, 0, "a"), ("wide", 0, 1, "b")])

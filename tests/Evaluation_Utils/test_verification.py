@@ -265,7 +265,7 @@ def test_a_feature_of_length_zero_has_no_direction(protocol, expected):
     assert np.isfinite(result.fold_scores).all()
 
 
-def test_a_training_part_of_one_kind_only_is_fine():
+def test_training_folds_of_one_kind_only_are_fine():
     left, right, _, _ = problem(3)
     same = np.arange(len(left)) < 8
     result = evaluate(left, right, same, (~same).astype(int))
@@ -277,7 +277,7 @@ def test_a_training_part_of_one_kind_only_is_fine():
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_any_float_type_is_reckoned_in_float64(kind):
+def test_any_float_type_is_computed_in_float64(kind):
     left, right, same, folds = problem(1)  # whole numbers: the same in every type
     narrow = evaluate(left.astype(kind), right.astype(kind), same, folds)
     assert np.array_equal(narrow.scores, evaluate(left, right, same, folds).scores)

@@ -99,7 +99,7 @@ def test_embedding_does_not_depend_on_batches_or_workers_and_keeps_the_mode():
     assert np.abs(features - flipped).max() > 1e-2
 
 
-def test_settings_of_training_do_not_matter_when_judging(trained, tiny_faces, tmp_path):
+def test_settings_of_training_do_not_matter_in_an_evaluation(trained, tiny_faces, tmp_path):
     config = Config(
         train_dataset="CASIA_WebFace",
         milestones=(40,),

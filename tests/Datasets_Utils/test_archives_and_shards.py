@@ -203,7 +203,7 @@ def test_many_shards_do_not_use_up_the_file_descriptors(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     assert [image[0, 0, 0] for image, _ in dataset] == list(range(150))
     assert len(os.listdir("/proc/self/fd")) - before <= 70
-    assert dataset[0][0][0, 0, 0] == 0  # its map was let go of, and is made anew
+    assert dataset[0][0][0, 0, 0] == 0  # its map was closed, and is made again
 
 
 def test_an_epoch_goes_through_shards_one_by_one_shuffled_within_the_buffer(tmp_path):
@@ -251,7 +251,7 @@ def test_the_index_of_shards_is_kept_until_they_change(tmp_path, monkeypatch):
     assert len(open_training_set(tmp_path / "shards")) == 10
 
 
-def test_an_index_older_than_its_shards_is_made_anew(tmp_path, monkeypatch):
+def test_an_index_older_than_its_shards_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "SECONDS_WORTH_KEEPING", 0)
     write_shards(tmp_path / "shards", numbered(20, 1))
     assert open_training_set(tmp_path / "shards").labels.tolist()[9:12] == [0, 1, 2]
@@ -265,7 +265,7 @@ def test_an_index_older_than_its_shards_is_made_anew(tmp_path, monkeypatch):
     assert open_training_set(tmp_path / "shards").labels.tolist()[9:12] == [0, 0, 2]
 
 
-def test_a_damaged_kept_index_is_made_anew(tmp_path, monkeypatch):
+def test_a_damaged_kept_index_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "SECONDS_WORTH_KEEPING", 0)
     write_shards(tmp_path / "shards", numbered(20, 2))
     open_training_set(tmp_path / "shards")
@@ -332,7 +332,7 @@ def test_a_tree_beside_its_own_archive_is_a_tree(tree):
     assert_same_set(open_training_set(tree), wanted)
 
 
-def test_something_unknown_is_told_what_is_known(tmp_path):
+def test_an_unknown_format_is_an_error_that_lists_the_known_ones(tmp_path):
     (tmp_path / "faces.tar.gz").write_bytes(b"\x1f\x8b compressed")
     with pytest.raises(DataError, match=r"faces\.tar\.gz is of no known format.*a record file"):
         open_training_set(tmp_path / "faces.tar.gz")

@@ -93,7 +93,7 @@ def test_photos_and_pairs_become_a_bin(shared_data, tmp_path):
 
 
 @pytest.mark.parametrize("target", ["x.rec", "%03d.tar", "folder"])
-def test_an_interrupted_conversion_goes_on(ms1m, tmp_path, monkeypatch, target):
+def test_an_interrupted_conversion_is_resumed(ms1m, tmp_path, monkeypatch, target):
     convert(ms1m, tmp_path / "whole" / target, shard_size=50)
     read, training_source = [], converter._training_source
 
@@ -151,7 +151,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole(ms1m, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_targets_that_cannot_be_written_are_told(ms1m, shared_data, tmp_path):
+def test_targets_that_cannot_be_written_are_named(ms1m, shared_data, tmp_path):
     (tmp_path / "x.rec").write_bytes(b"something of the user's")
     with pytest.raises(RunError, match=r"x\.rec exists already"):
         convert(ms1m, tmp_path / "x.rec")
@@ -177,7 +177,7 @@ def test_files_beside_a_record_file_are_not_overwritten(ms1m, tmp_path, name):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_conversion_does_not_go_on_with_another_list(ms1m, tmp_path, monkeypatch):
+def test_a_conversion_does_not_resume_with_another_list(ms1m, tmp_path, monkeypatch):
     keys = [[1, 2, 3, 4], [1, 2, 4, 3]]
     lists = [tmp_path / "one.txt", tmp_path / "other.txt"]
     for path, order in zip(lists, keys, strict=True):

@@ -193,7 +193,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
     assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
 
 
-def test_too_few_people_for_the_pairs_is_said():
+def test_too_few_people_for_the_pairs_is_an_error():
     sizes = DemoSizes(folds=1, people_per_fold=2, lfw_pairs=60)
     with pytest.raises(ValueError, match="2 people per fold"):
         list(demo_plan.lfw_lines(sizes, 0, ["A_B", "C_D"]))

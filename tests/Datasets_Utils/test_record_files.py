@@ -73,7 +73,7 @@ def test_mxnets_files_hold_the_photos_and_labels_of_their_list(shared_data, layo
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_records_written_anew_are_mxnets_byte_for_byte(shared_data, layout):
+def test_records_written_again_are_mxnets_byte_for_byte(shared_data, layout):
     file = MappedFile(shared_data / "formats" / layout / "train.rec")
     offsets = scan_records(file).tolist()
     index = (file.path.with_suffix(".idx")).read_text().split()

@@ -1,4 +1,4 @@
-"""Image lists, class folders and the list maker; batches in an order that can be gone back to."""
+"""Image lists, class folders and the list maker; batches in an order that can be repeated."""
 
 import os
 import zipfile

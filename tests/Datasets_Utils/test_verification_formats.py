@@ -147,7 +147,7 @@ def test_arrays_pickled_by_python_2_are_read(tmp_path):
     assert [image[0, 0, 0] for image in data.images] == [3, 4]
 
 
-def test_images_of_any_size_are_accepted_and_told(tmp_path):
+def test_images_of_any_size_are_accepted_and_counted(tmp_path):
     images = [jpeg(1, (8, 8)), jpeg(2, (20, 10)), jpeg(3, (8, 8)), jpeg(1, (8, 8))]
     write_bin(tmp_path / "x.bin", images, [True, False])
     data = open_verification_set(tmp_path / "x.bin")
@@ -214,7 +214,7 @@ def test_object_arrays_are_refused(tmp_path):
         (("ab", [True]), "does not hold two lists"),
     ],
 )
-def test_a_bin_that_does_not_fit_together_is_told(tmp_path, content, said):
+def test_a_bin_that_does_not_fit_together_is_an_error(tmp_path, content, said):
     (tmp_path / "x.bin").write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=rf"x\.bin.*{said}"):
         open_verification_set(tmp_path / "x.bin")
@@ -244,7 +244,7 @@ def test_results_name_images_and_pairs(shared_data, pairs_file):
     assert open_benchmark(config, find_benchmark("lfw"))[1] == f"{images}, {pairs_file}"
 
 
-def test_a_bin_cut_short_is_told_with_the_byte(shared_data, tmp_path):
+def test_a_truncated_bin_is_named_with_the_byte(shared_data, tmp_path):
     content = (shared_data / "formats/lfw_small.bin").read_bytes()
     (tmp_path / "x.bin").write_bytes(content[:50_000])
     with pytest.raises(DataError, match=r"x\.bin, byte \d+: the pickle of 50000 bytes"):

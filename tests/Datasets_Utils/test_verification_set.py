@@ -68,7 +68,7 @@ def test_list_names_are_taken_as_they_are(tmp_path):
     assert (dataset.left.tolist(), dataset.right.tolist()) == ([0, 1], [1, 0])
 
 
-def test_all_missing_images_are_told_at_once(folder):
+def test_all_missing_images_are_in_one_error(folder):
     lines = [f"Gone\t{i}\t{i + 1}\n" for i in range(1, 20, 2)]
     lines += [f"Ann\t1\tGone\t{i}\n" for i in range(1, 11)]
     (folder / "pairs.txt").write_text("1\t10\n" + "".join(lines))

@@ -17,6 +17,7 @@ A new format is a file here and a row in FORMATS.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from Utils.Datasets_Utils.formats.bin_set import is_bin, open_bin
 from Utils.Datasets_Utils.formats.blp_set import is_blp, open_blp
 from Utils.Datasets_Utils.formats.image_list import (
     parse_list,
-    parse_list_text,
+    parse_list_file,
     read_class_folders,
     read_image_list,
 )
@@ -91,7 +92,7 @@ def open_training(path: Path, file_list: Path | None) -> TrainingSet:
             return TrainingSet(images, labels, path, rows)
         # A list on disk, or one inside the archive itself.
         if isinstance(images, Archive) and not file_list.exists():
-            names, labels = parse_list_text(images.read(file_list), file_list)
+            names, labels = parse_list_file(io.BytesIO(images.read(file_list)), file_list)
         else:
             names, labels = parse_list(file_list)
         return TrainingSet(images, labels, file_list, images.rows(names, file_list))

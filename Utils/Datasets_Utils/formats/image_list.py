@@ -66,12 +66,14 @@ def parse_list(file_list: str | Path) -> tuple[PathTable, np.ndarray]:
     Raises DataError for a list that can't be read, and for a line that is not `path  label`.
     """
     with reading(file_list, "image list"), open(file_list, "rb") as file:
-        return _parse_bytes(file, Path(file_list))
+        return parse_list_file(file, Path(file_list))
 
 
-def parse_list_text(content: bytes, file_list: Path) -> tuple[PathTable, np.ndarray]:
-    """The names and labels in the bytes of an image list; file_list: its name, for messages."""
-    return _parse_bytes(io.BytesIO(content), file_list)
+def parse_list_file(file: BinaryIO, file_list: Path) -> tuple[PathTable, np.ndarray]:
+    """As `parse_list`, for an open file; file_list: its name, for messages."""
+    labels = array("q")
+    lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape")
+    return PathTable(_parse(lines, file_list, labels)), np.frombuffer(labels, np.int64)
 
 
 def read_class_folders(root: str | Path) -> Labelled:
@@ -138,12 +140,6 @@ def walk_folders(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]
 def _identity(folder: str) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
-
-
-def _parse_bytes(content: BinaryIO, file_list: Path) -> tuple[PathTable, np.ndarray]:
-    labels = array("q")
-    lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape")
-    return PathTable(_parse(lines, file_list, labels)), np.frombuffer(labels, np.int64)
 
 
 def _parse(lines: Iterable[str], file_list: Path, labels: array) -> Iterator[str]:

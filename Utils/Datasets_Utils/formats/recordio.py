@@ -153,9 +153,12 @@ def pack_record(record: Record) -> bytes:
 
 
 def pack_payload(payload: bytes) -> bytes:
-    """A payload as one part, or as several where it has the magic number at a multiple of 4."""
+    """A payload as one part, or as several where it has the magic number at a multiple of 4.
+
+    Raises DataError for one that is too long for the format.
+    """
     if len(payload) > MAX_LENGTH:
-        raise ValueError(f"a record of {len(payload)} bytes is too long; the format ends at 512 MB")
+        raise DataError(f"a record of {len(payload)} bytes is too long; the limit is 512 MB.")
     parts = _split(payload)
     kinds = [WHOLE] if len(parts) == 1 else [FIRST, *[MIDDLE] * (len(parts) - 2), LAST]
     packed = bytearray()

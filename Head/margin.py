@@ -1,11 +1,11 @@
 """Margins as pure functions of the target cosine.
 
 Each takes cos θ, the cosine between an embedding and the weight of its own class (float, any
-shape, -1..1), and returns what stands in its place in the logits, before the scale s. Margins m
-are numbers, or tensors of the cosine's shape where each image has its own.
+shape, -1..1), and returns a tensor of the same shape that replaces it in the logits, before the
+scale s. A margin m is a number, or a tensor of the cosine's shape where each image has its own.
 
-All of them are finite, with finite derivatives, for cosines of exactly ±1, where d θ / d cos θ is
-not: see `arcface`.
+Values and derivatives are finite also for cosines of exactly ±1, where d θ / d cos θ is infinite:
+see `arcface`.
 """
 
 import math
@@ -64,8 +64,8 @@ def adaface(cosine: Tensor, m: float, quality: Tensor) -> Tensor:
 
     AdaFace, https://arxiv.org/abs/2204.00964, section 3.
 
-    quality: q, the standardised norm, -1..1. The angle is kept within 0..π, as by the authors'
-    code: else a good image would be worth the less the nearer it is to its class.
+    quality: q, the standardised norm, -1..1. The angle is clamped to 0..π, as in the authors' code:
+    otherwise the logit of a good image would fall as it comes nearer to its class.
     """
     return torch.cos((angle(cosine) - m * quality).clamp(0, math.pi)) - (m + m * quality)
 
@@ -88,7 +88,7 @@ def _sine(cosine: Tensor) -> Tensor:
 
 
 def _falling_cosine(angle: Tensor) -> Tensor:
-    """ψ: cos φ for φ up to π, and past it (-1)^k·cos φ - 2k with k = ⌊φ / π⌋, which goes on falling
+    """ψ: cos φ for φ up to π, past it (-1)^k·cos φ - 2k with k = ⌊φ / π⌋, which continues to fall
     without a step. SphereFace, https://arxiv.org/abs/1704.08063, below eq. 7."""
     half_turns = torch.floor(angle.detach() / math.pi)
     return (1 - 2 * half_turns.remainder(2)) * torch.cos(angle) - 2 * half_turns

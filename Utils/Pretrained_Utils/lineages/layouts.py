@@ -1,9 +1,10 @@
-"""How each code base names the modules of its networks: one table a lineage, theirs -> ours.
+"""How each code base names the modules of its networks: a table for each, their names to ours.
 
-Facts read from the public repositories: wujiyang/Face_Pytorch, QuasarLight/
-Pytorch_Face_Recognition, Xiaoccer/MobileFaceNet_Pytorch, TreB1eN/InsightFace_Pytorch,
-ZhaoJ9014/face.evoLVe, deepinsight/insightface (recognition/arcface_torch), mk-minchul/AdaFace and
-CVLface, JDAI-CV/FaceX-Zoo.
+In three families: ResNet-IR, MobileFaceNet and ResNet. The facts were read from the public
+repositories: wujiyang/Face_Pytorch, QuasarLight/Pytorch_Face_Recognition,
+Xiaoccer/MobileFaceNet_Pytorch, TreB1eN/InsightFace_Pytorch, ZhaoJ9014/face.evoLVe,
+deepinsight/insightface (recognition/arcface_torch), mk-minchul/AdaFace and CVLface,
+JDAI-CV/FaceX-Zoo.
 """
 
 from Backbone.mobilefacenet import REPEATS
@@ -27,8 +28,9 @@ def _flat(counts: Counts) -> Pairs:
     return [(f"body.{i}", name) for i, name in enumerate(_own_stages(counts))]
 
 
-def _same(*names: str) -> dict[str, str]:
-    return {name: name for name in names}
+def _same(names: str) -> dict[str, str]:
+    """Modules that have our names: a name each, separated by spaces."""
+    return {name: name for name in names.split()}
 
 
 def _depths(table: dict[int, Counts], *depths: int) -> tuple[Counts, ...]:
@@ -138,15 +140,15 @@ ADAFACE_BOTTLENECK = Layout(
     # No unit keeps its channels where the stride is 2, so there is no "pool" shortcut.
     variant={"bottleneck": True, "output_affine": False},
 )
-OWN_FIXED = _same("conv1", "bn1", "prelu", "bn2", "fc", "features")
+OWN_FIXED = _same("conv1 bn1 prelu bn2 fc features")
 OWN_UNIT = _same(
-    *("bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "prelu2", "conv3", "bn4"),
-    *("se.fc1", "se.fc2", "se.mlp.0", "se.mlp.2", "sam.conv", "downsample.0", "downsample.1"),
+    "bn1 conv1 bn2 prelu conv2 bn3 prelu2 conv3 bn4 "
+    "se.fc1 se.fc2 se.mlp.0 se.mlp.2 sam.conv downsample.0 downsample.1"
 )
 IRESNET = Layout(
     "ResNetIR",
     OWN_FIXED,
-    _same("bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "downsample.0", "downsample.1"),
+    _same("bn1 conv1 bn2 prelu conv2 bn3 downsample.0 downsample.1"),
     _staged,
     _depths(UNITS, 18, 34, 50, 100, 200),
     attentions=("none",),
@@ -174,7 +176,7 @@ def _sequence(prefix: str):
 
 
 def _runs(single: tuple[str, str, str], repeated: tuple[str, str, str]):
-    """A bottleneck that halves the map, then a sequence of those that do not, three times."""
+    """Three times a bottleneck that halves the feature map, then a sequence of others."""
 
     def units(counts: Counts) -> Pairs:
         theirs = []
@@ -185,14 +187,22 @@ def _runs(single: tuple[str, str, str], repeated: tuple[str, str, str]):
     return units
 
 
+def _stem(prefix: str, counts: Counts) -> Pairs:
+    """The bottlenecks that larger networks have instead of the second convolution."""
+    return [(f"{prefix}.{i}", f"dw_conv1.{i}") for i in range(counts[0] if counts[0] > 1 else 0)]
+
+
 def _mbf_units(counts: Counts) -> Pairs:
-    """insightface's; the larger network has a sequence in place of the second convolution."""
+    """insightface's."""
     runs = _runs(
         ("layers.2", "layers.4", "layers.6"),
         ("layers.3.layers", "layers.5.layers", "layers.7.layers"),
     )
-    stem = counts[0] if counts[0] > 1 else 0
-    return [(f"layers.1.layers.{i}", f"dw_conv1.{i}") for i in range(stem)] + runs(counts)
+    return _stem("layers.1.layers", counts) + runs(counts)
+
+
+def _own_units(counts: Counts) -> Pairs:
+    return _stem("dw_conv1", counts) + [(name, name) for name in _own_blocks(counts)]
 
 
 def _block(theirs: tuple[str, str, str], ours: str) -> dict[str, str]:
@@ -223,10 +233,7 @@ OWN_MOBILEFACENET = Layout(
     "MobileFaceNet",
     OWN_MOBILE_FIXED,
     OWN_MOBILE_UNIT,
-    lambda counts: [
-        *((f"dw_conv1.{i}",) * 2 for i in range(counts[0] if counts[0] > 1 else 0)),
-        *((name, name) for name in _own_blocks(counts)),
-    ],
+    _own_units,
     (REPEATS, (2, 8, 12, 4)),
     variant=None,
 )
@@ -295,20 +302,18 @@ MBF_LARGE = Layout(
 
 # --- ResNet --------------------------------------------------------------------------------------
 
-RESNET_PARTS = _same(
-    *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample.0", "downsample.1")
-)
+RESNET_UNIT = _same("conv1 bn1 conv2 bn2 conv3 bn3 downsample.0 downsample.1")
 EVOLVE_RESNET = Layout(
     "ResNet",
-    {**_same("conv1", "bn1", "fc"), "bn_o1": "bn2", "bn_o2": "features"},
-    RESNET_PARTS,
+    {**_same("conv1 bn1 fc"), "bn_o1": "bn2", "bn_o2": "features"},
+    RESNET_UNIT,
     _staged,
     tuple(RESNET_UNITS.values()),
 )
 OWN_RESNET = Layout(
     "ResNet",
-    _same("conv1", "bn1", "bn2", "fc", "features"),
-    RESNET_PARTS,
+    _same("conv1 bn1 bn2 fc features"),
+    RESNET_UNIT,
     _staged,
     tuple(RESNET_UNITS.values()),
 )

@@ -57,7 +57,7 @@ class Setting:
     @property
     def metavar(self) -> str:
         """What stands for the value in --help."""
-        return "WORD" if self.words else _METAVARS[self.kind]
+        return "WORD" if self.words else _METAVARS.get(self.kind, "X")
 
     def check(self, value: Any) -> None:
         """Raise ConfigError unless the value is an allowed word, finite and within the bounds."""
@@ -132,43 +132,28 @@ def settings_of(config_class: type) -> types.MappingProxyType[str, Setting]:
     return types.MappingProxyType(found)
 
 
-def _read_integers(text: str) -> tuple[int, ...]:
+def _read_row(number: type, text: str) -> tuple:
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        return tuple(number(word) for word in text.split(",") if word.strip())
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers like 22,31") from None
-
-
-def _read_floats(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not numbers like 1e-4,1e-6") from None
+        wanted = "whole numbers like 22,31" if number is int else "numbers like 1e-4,1e-6"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
 
 
 def _read_optional_float(text: str) -> float | None:
-    if text.lower() == "none":
-        return None
     try:
-        return float(text)
+        return None if text.lower() == "none" else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
 
 
-# By a setting's type.
+# By a setting's type: how its text is read, and what stands for it in --help.
 _READERS: dict[Any, Callable[[str], Any]] = {
     int: int,
     float: float,
     str: str,
-    tuple[int, ...]: _read_integers,
-    tuple[float, ...]: _read_floats,
+    tuple[int, ...]: functools.partial(_read_row, int),
+    tuple[float, ...]: functools.partial(_read_row, float),
     float | None: _read_optional_float,
 }
-_METAVARS = {
-    int: "N",
-    float: "X",
-    str: "TEXT",
-    tuple[int, ...]: "N,N",
-    tuple[float, ...]: "X,X",
-    float | None: "X",
-}
+_METAVARS = {int: "N", float: "X", str: "TEXT", tuple[int, ...]: "N,N", tuple[float, ...]: "X,X"}

@@ -110,7 +110,7 @@ def describe_rates(config: Config) -> str:
     text += f", ÷ 10 after epoch {epochs}" if epochs else ""
     if never:
         epochs = ", ".join(map(str, never))
-        text += f" (not after {epochs}: the run ends at epoch {config.total_epoch})"
+        text += f"; milestones never reached, as total_epoch is {config.total_epoch}: {epochs}"
     return text
 
 

@@ -274,11 +274,10 @@ def test_a_milestone_after_the_end_never_comes_and_is_told():
     config = Config(total_epoch=3, milestones=(2, 3, 7))
     validate(config)
     line = describe_rates(config)
-    assert "÷ 10 after epoch 2 (not after 3, 7: the run ends at epoch 3)" in line
-    assert "the run ends" not in describe_rates(Config(total_epoch=3, milestones=(1, 2)))
+    assert "÷ 10 after epoch 2; milestones never reached, as total_epoch is 3: 3, 7" in line
+    assert "never" not in describe_rates(Config(total_epoch=3, milestones=(1, 2)))
     alone = describe_rates(Config(total_epoch=1))
-    assert "after epoch" not in alone
-    assert "not after 3" in alone
+    assert alone == "learning rate 0.1; milestones never reached, as total_epoch is 1: 3"
 
 
 def test_make_train_goes_on_with_a_run():

@@ -183,6 +183,19 @@ def test_a_run_that_was_trained_on_with_other_settings_is_another_run(tiny_confi
     assert find_finished(longer) is None
 
 
+def test_a_run_of_the_time_before_starts_were_listed_counts_if_it_was_started_once(tiny_config):
+    Trainer(tiny_config).run()
+    run = RunFolder(only_run(tiny_config.save_dir))
+    settings = json.loads(run.settings.read_text())
+    assert settings.pop("starts") == [settings] == [tiny_config.to_dict()]
+    run.settings.write_text(json.dumps(settings))
+    assert find_finished(tiny_config).path == run.path
+    run.settings.write_text(json.dumps({**settings, "resume": "last.pt"}))
+    assert find_finished(tiny_config) is None
+    run.settings.write_text("{")
+    assert find_finished(tiny_config) is None
+
+
 def test_a_run_with_other_labels_is_another_run(tiny_config, tmp_path):
     lines = Path(tiny_config.train_file_list).read_text().splitlines()
     listed = tmp_path / "list.txt"

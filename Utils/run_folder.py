@@ -2,26 +2,32 @@
 
 <save_dir>/<run>/settings.json  train.log  metrics.csv  curves.png  results.json
 <save_dir>/<run>/checkpoints/iteration_00000100.pt ... last.pt  best.pt
+<save_dir>/.torchrun_<launch>     which run that launch of torchrun trains, until the run is over
 
 A checkpoint may also be a folder: iteration_00000100.dcp ... last.dcp  best.dcp
+
+torchrun starts the processes of a run again when one has died (`--max_restarts`). They know their
+launch by its name, `TORCHELASTIC_RUN_ID`, and find their run in the file of that launch.
 """
 
+import dataclasses
 import itertools
 import json
 import os
 import re
+import socket
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from Config import Config
 from Utils.errors import RunError
-from Utils.files import save_json
+from Utils.files import atomic_path, save_json
 
 FORMAT = "face-training-checkpoint-1"
 SUFFIX = ".dcp"
 COMMON = "common.pt"
-METADATA = ".metadata"
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"
 BEST = "best.pt"
@@ -29,8 +35,8 @@ SWEEP = "FACE_TRAINING_SWEEP"  # environment variable: the name of the sweep tha
 
 
 def is_checkpoint_folder(path: Path) -> bool:
-    """Whether a checkpoint folder, whole or not, lies there."""
-    return (path / COMMON).is_file() or (path / METADATA).is_file()
+    """Whether a path is a checkpoint folder."""
+    return (path / COMMON).is_file()
 
 
 class RunFolder:
@@ -48,12 +54,12 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint, if there is any: a file or a folder."""
+        """The path of the newest checkpoint, a file or a folder; it may not exist yet."""
         return self._file_or_folder(LAST)
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the best test, if there is any: a file or a folder."""
+        """The path of the best checkpoint, a file or a folder; it may not exist yet."""
         return self._file_or_folder(BEST)
 
     def create(self, config: Config) -> None:
@@ -63,9 +69,9 @@ class RunFolder:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            save_json(self.settings, self._settings_with(config))
         except OSError as error:
             raise RunError(_not_writable(self.path, error)) from None
+        save_json(self.settings, self._settings_with(config))
 
     def starts(self) -> list[dict[str, Any]]:
         """The settings of each start of the run, oldest first; none where they can't be read.
@@ -117,16 +123,16 @@ def create_run(config: Config) -> RunFolder:
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:
-    """The run whose folder a checkpoint lies in; None where it lies elsewhere."""
+    """The run whose folder a checkpoint is in; None where it is elsewhere."""
     folder = Path(checkpoint).resolve().parent
     is_run = folder.name == CHECKPOINTS and (folder.parent / "settings.json").exists()
     return RunFolder(folder.parent) if is_run else None
 
 
 def run_to_continue(checkpoint: Path) -> RunFolder | None:
-    """The run that goes on from a checkpoint: its own where it is the newest of that run.
+    """The run that a checkpoint belongs to, where it is the newest checkpoint of that run.
 
-    None for any other: to go on from an older one is another history, in a folder of its own.
+    None for any other: resuming from an older one gives another history, in a new folder.
     """
     run = run_of(checkpoint)
     newest = run is not None and run.last.exists() and os.path.samefile(checkpoint, run.last)
@@ -151,6 +157,68 @@ def find_checkpoint(resume: str, save_dir: str) -> Path:
             f"name a checkpoint or another save_dir."
         )
     return max(found, key=os.path.getmtime)
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started the processes of this launch again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def run_of_launch(save_dir: str) -> RunFolder | None:
+    """The run that this launch of torchrun was training; None where it has none yet.
+
+    Any launch of the same name counts: restarted by torchrun, or begun again with its --rdzv_id.
+    """
+    note = _launch_note(save_dir)
+    try:
+        return RunFolder(note.parent / json.loads(note.read_text())["run"]) if note else None
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
+        return None
+
+
+def restarted_run(config: Config) -> RunFolder | None:
+    """`run_of_launch` where this launch is to continue that run.
+
+    That is so where torchrun has restarted the processes, or somebody has started a launch of the
+    same --rdzv_id again, with the settings of the run, and the run is not over.
+    """
+    run = run_of_launch(config.save_dir)
+    if run is None or not (is_restarted() or os.environ["TORCHELASTIC_RUN_ID"] != _UNNAMED):
+        return None
+    try:
+        saved = Config.from_dict(json.loads(run.settings.read_text()))
+    except (OSError, ValueError, LookupError):
+        return None
+    same = dataclasses.replace(saved, resume="") == dataclasses.replace(config, resume="")
+    return run if same and run.last.exists() else None
+
+
+def note_launch(save_dir: str, run: RunFolder) -> None:
+    """Note that this launch of torchrun trains that run."""
+    note = _launch_note(save_dir)
+    if note is not None:
+        with atomic_path(note) as temporary:
+            temporary.write_text(json.dumps({"run": run.name}))
+
+
+def forget_launch(save_dir: str) -> None:
+    """Remove the note: a launch of the same name trains another run."""
+    note = _launch_note(save_dir)
+    if note is not None:
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
+
+
+_UNNAMED = "none"  # torchrun's name for every launch without --rdzv_id
+
+
+def _launch_note(save_dir: str) -> Path | None:
+    launch = os.environ.get("TORCHELASTIC_RUN_ID")
+    if launch is None:
+        return None
+    if launch == _UNNAMED:  # then the address of the main process tells launches apart
+        launch = f"{socket.gethostname()}_{os.environ.get('MASTER_PORT')}"
+    return Path(save_dir) / f".torchrun_{re.sub(r'[^A-Za-z0-9.-]+', '-', launch)}"
 
 
 def check_writable(folder: str | Path) -> None:

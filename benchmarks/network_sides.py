@@ -23,10 +23,9 @@ from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.verification import combine_flip
 from Utils.processes import ALONE
-from Utils.Training_Utils.augmentation import Augmentation
 from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.networks import Networks
-from Utils.Training_Utils.state import build_state
+from Utils.Training_Utils.start import build_state
 from Utils.Training_Utils.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -68,7 +67,7 @@ def our_step(scale: Scale) -> Measured:
     state = build_state(config, STEP_CLASSES, 1000, CPU, None)
     state.backbone.train()
     networks = Networks(state.backbone, state.head, config, CPU, ALONE)
-    step = TrainingStep(state, networks, CPU, None, ALONE, Augmentation(), config.seed)
+    step = TrainingStep(config, state, networks)
     images = torch.randint(256, (STEP_BATCH, 112, 112, 3), dtype=torch.uint8)
     batch = Batch(images, torch.randint(STEP_CLASSES, (STEP_BATCH,)), [])
     return repeat(lambda: step(batch), STEP_BATCH, scale.seconds)

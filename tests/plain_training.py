@@ -21,7 +21,7 @@ from Config import Config
 from Head import build_head
 from Utils.Datasets_Utils import open_training_set
 from Utils.processes import Processes
-from Utils.Training_Utils import state
+from Utils.Training_Utils import start
 from Utils.Training_Utils.trainer import Trainer
 
 STEPS = 20
@@ -68,7 +68,7 @@ def train(
     losses = []
     with (
         mock.patch.dict(BACKBONES, Plain=lambda **given: Plain(**given).to(dtype)),
-        mock.patch(f"{state.__name__}.build_head", lambda *a, **k: build_head(*a, **k).to(dtype)),
+        mock.patch(f"{start.__name__}.build_head", lambda *a, **k: build_head(*a, **k).to(dtype)),
     ):
         trainer = Trainer(config, processes)
         step = trainer.step
@@ -122,8 +122,8 @@ def _batches(config: Config, count: int) -> Iterator[tuple[int, Tensor, Tensor]]
     flips = torch.Generator().manual_seed(config.seed)
     for epoch in range(config.total_epoch):
         order = np.random.default_rng((config.seed, epoch)).permutation(count)
-        for start in range(0, count, config.batch_size):
-            rows = torch.from_numpy(order[start : start + config.batch_size])
+        for first in range(0, count, config.batch_size):
+            rows = torch.from_numpy(order[first : first + config.batch_size])
             yield epoch, rows, torch.rand(len(rows), generator=flips) < 0.5
 
 

@@ -249,10 +249,19 @@ class TrainingLoader:
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from batch `start` on; both count from 0."""
+        """The batches of an epoch, from batch `start` on; both count from 0.
+
+        Raises RunError where `TRIES` images in a row can't be read.
+        """
         self._sampler.epoch = epoch
         self._sampler.start = start
-        return iter(self._loader)
+        for batch in self._loader:
+            if len(batch.labels) == 0:
+                raise RunError(
+                    f"too many images in a row can't be read to take others in their place, the "
+                    f"last: {batch.unreadable[-1]}"
+                )
+            yield batch
 
 
 def build_loader(

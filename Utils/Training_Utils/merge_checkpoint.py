@@ -1,18 +1,18 @@
-"""Join a checkpoint that lies in parts into one file.
+"""Merge a checkpoint whose class tables are split over files into one file.
 
     python -m Utils.Training_Utils.merge_checkpoint RUN/checkpoints/last.dcp whole.pt
     python -m Utils.Training_Utils.merge_checkpoint FOLDER whole.pt
 
-The first makes of a checkpoint folder the file that the run would have saved as one: for the
-evaluation scripts, and to go on from. FOLDER in the second holds insightface's checkpoint_gpu_0.pt,
-checkpoint_gpu_1.pt ...; the file is as insightface saves it on a single GPU, and anything here that
-reads weights reads it. Nothing in a checkpoint is ever run.
+The first merges a checkpoint folder into the file that the run would have saved with
+--checkpoint_format file, which the evaluation scripts and --resume read.
 
-Insightface's checkpoints of several GPUs, joined.
+In the second, FOLDER has insightface's checkpoint_gpu_0.pt, checkpoint_gpu_1.pt ..., one for each
+GPU. The file is what insightface saves on a single GPU, and this project reads its weights. Its
+train_v2.py writes epoch, global_step, state_dict_backbone (the same in all), state_dict_softmax_fc
+(`weight`, the rows of this rank's classes, in the order of the ranks), state_optimizer (whose last
+weight is that table), state_lr_scheduler.
 
-Its train_v2.py writes checkpoint_gpu_<rank>.pt on each: epoch, global_step, state_dict_backbone
-(the same in all), state_dict_softmax_fc (`weight`, the rows of this rank's classes only, in the
-order of the ranks), state_optimizer (whose last weight is that table), state_lr_scheduler.
+No code in a checkpoint is ever run.
 """
 
 import argparse
@@ -27,23 +27,26 @@ from Utils.errors import CheckpointError, run_script
 from Utils.files import read_tensors, write_tensors
 from Utils.Pretrained_Utils.files import writable_target
 from Utils.run_folder import is_checkpoint_folder
-from Utils.Training_Utils.checkpoint import read_run
-from Utils.Training_Utils.checkpoints.sharded import put_back, read_tables
+from Utils.Training_Utils.checkpoints.reading import read_run
+from Utils.Training_Utils.checkpoints.sharded import TABLES, put_tables, read_tables
+
+HEAD, OPTIMIZER = "state_dict_softmax_fc", "state_optimizer"
+_NAME = re.compile(r"checkpoint_gpu_(\d+)\.pt")
 
 
 def main() -> None:
-    """Read the flags, join, say what was made."""
+    """Read the flags, merge, print what was read and written."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="a checkpoint folder, or one of shards")
+    parser.add_argument("source", type=Path, help="a checkpoint folder, or a folder of shards")
     parser.add_argument("target", type=Path, help="the file to write, ends in .pt")
     flags = parser.parse_args()
     target = writable_target(flags.target, (".pt",))
     if is_checkpoint_folder(flags.source):
         state, note = merge_folder(flags.source)
-    elif find_shards(flags.source):
-        state, note = join_shards(find_shards(flags.source))
+    elif shards := find_shards(flags.source):
+        state, note = merge_shards(shards)
     else:
         raise CheckpointError(
             f"{flags.source} is neither a checkpoint folder of a run (iteration_<n>.dcp, last.dcp) "
@@ -55,24 +58,16 @@ def main() -> None:
 
 
 def merge_folder(folder: Path) -> tuple[dict[str, Any], str]:
-    """The contents of the file that a checkpoint folder stands for, and a line about them.
+    """The checkpoint of a folder as a file holds it, and a line about it.
 
     Raises CheckpointError where it can't be read.
     """
     state = read_run(folder)
-    tables = read_tables(folder)
-    names = ", ".join(tables)
-    put_back(state, tables)
+    about = state.pop(TABLES)
+    tables = read_tables(folder, state["num_classes"], about["shape"])
+    put_tables(state, state["optimizer"]["state"].get(about["parameter"], {}), tables)
     done = state["position"]["iteration"]
-    return state, f"iteration {done}, {state['num_classes']:,} classes ({names})"
-
-
-if __name__ == "__main__":
-    run_script(main)
-
-
-HEAD, OPTIMIZER = "state_dict_softmax_fc", "state_optimizer"
-_NAME = re.compile(r"checkpoint_gpu_(\d+)\.pt")
+    return state, f"iteration {done}, {state['num_classes']:,} classes ({', '.join(tables)})"
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -87,8 +82,8 @@ def find_shards(folder: Path) -> list[Path]:
     return [found[rank] for rank in sorted(found)]
 
 
-def join_shards(paths: list[Path]) -> tuple[dict[str, Any], str]:
-    """What one GPU would have saved, and a line about it.
+def merge_shards(paths: list[Path]) -> tuple[dict[str, Any], str]:
+    """The checkpoint that one GPU would have saved, and a line about it.
 
     Raises CheckpointError where a shard can't be read or is not of the same step and network.
     """
@@ -97,14 +92,14 @@ def join_shards(paths: list[Path]) -> tuple[dict[str, Any], str]:
     for path, shard in zip(paths, shards, strict=True):
         _check_same(path, shard, paths[0], first)
     table = torch.cat([shard[HEAD]["weight"] for shard in shards])
-    joined = {**first, HEAD: {**first[HEAD], "weight": table}}
+    merged = {**first, HEAD: {**first[HEAD], "weight": table}}
     note = f"{len(paths)} shards, {len(table):,} classes, step {first.get('global_step')}"
     if OPTIMIZER in first:
-        joined[OPTIMIZER] = _join_optimizers(shards)
-        if joined[OPTIMIZER] is None:
-            del joined[OPTIMIZER]
-            note += "; without the optimiser, whose state is that of a sample of the classes"
-    return joined, note
+        merged[OPTIMIZER] = _merge_optimizers(shards)
+        if merged[OPTIMIZER] is None:
+            del merged[OPTIMIZER]
+            note += "; without the optimiser, which has the state of a sample of the classes"
+    return merged, note
 
 
 def _read_shard(path: Path) -> dict[str, Any]:
@@ -133,12 +128,13 @@ def _check_same(path: Path, shard: dict[str, Any], other: Path, first: dict[str,
         )
 
 
-def _join_optimizers(shards: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The optimiser's state with the rows of all shards; None where it has others than they do."""
+def _merge_optimizers(shards: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The optimiser's state with the rows of all shards; None where its rows are not those of the
+    class weights, because it has the state of a sample of the classes."""
     first = shards[0][OPTIMIZER]
     last = max(number for group in first["param_groups"] for number in group["params"])
     states = [shard[OPTIMIZER]["state"].get(last, {}) for shard in shards]
-    joined = dict(states[0])
+    merged = dict(states[0])
     for name, value in states[0].items():
         if not isinstance(value, Tensor) or value.ndim != 2:
             continue
@@ -146,5 +142,9 @@ def _join_optimizers(shards: list[dict[str, Any]]) -> dict[str, Any] | None:
         rows = [shard[HEAD]["weight"].shape for shard in shards]
         if [table.shape for table in tables] != rows:
             return None
-        joined[name] = torch.cat(tables)
-    return {**first, "state": {**first["state"], last: joined}}
+        merged[name] = torch.cat(tables)
+    return {**first, "state": {**first["state"], last: merged}}
+
+
+if __name__ == "__main__":
+    run_script(main)

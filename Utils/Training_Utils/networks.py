@@ -15,7 +15,7 @@ import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -57,6 +57,8 @@ class Networks:
 
     backbone, head: on `device`, with equal weights in all processes; a head whose classes are
     split has its `group`. where: a line for the log about devices and processes.
+
+    loss: `head.loss`, of embeddings N×D with labels N; in DDP where the head is replicated.
     """
 
     def __init__(
@@ -72,11 +74,11 @@ class Networks:
         self._group = processes.device_group
         self._replicated: list[DistributedDataParallel] = []
         self._backbone: nn.Module = backbone
-        self._head_loss: nn.Module = _Loss(head)
+        self.loss: Callable[[Tensor, Tensor], HeadLoss] = head.loss
         if processes.world_size == 1:
             self._backbone, self.where = spread_over_gpus(backbone, config, device)
         else:
-            self._distribute(config, device, processes)
+            self._distribute(head, config, device, processes)
         if config.compile:
             self._backbone = compiled(self._backbone, device)
             self.where += ", compiled"
@@ -86,11 +88,6 @@ class Networks:
         # DDP refuses a network that has no gradients, as a frozen backbone has not.
         trains = any(parameter.requires_grad for parameter in self._plain.parameters())
         return (self._backbone if trains else self._plain)(pixels)
-
-    def loss(self, embeddings: Tensor, labels: Tensor) -> HeadLoss:
-        """The head's loss of embeddings N×D with labels N: over this process's images, or, where
-        the classes are split, over those of all processes."""
-        return self._head_loss(embeddings, labels)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -111,15 +108,17 @@ class Networks:
             for buffer in (*self._plain.buffers(), *averaged_buffers):
                 dist.broadcast(buffer, group=self._group, group_src=0)
 
-    def _distribute(self, config: Config, device: torch.device, processes: Processes) -> None:
+    def _distribute(
+        self, head: MarginHead, config: Config, device: torch.device, processes: Processes
+    ) -> None:
         """Wrap the backbone, and the head unless its classes are split, in DDP."""
-        backbone, head = self._plain, self._head_loss.head
+        backbone = self._plain
         if config.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(backbone, self._group)
         self._backbone = self._replicate(backbone, config, device)
         if head.group is None:
             head.method.group = self._group  # its running statistics are of all images
-            self._head_loss = self._replicate(self._head_loss, config, device)
+            self.loss = self._replicate(_Loss(head), config, device)
         kind = "a copy of the head in each" if head.group is None else "its classes split over them"
         self.where = f"training in {processes.world_size} processes, this one on {device}, {kind}"
 

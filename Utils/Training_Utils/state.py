@@ -1,19 +1,9 @@
-"""Everything that changes while a run trains: built from the settings, saved, and put back.
+"""Everything that changes while a run trains: networks, optimiser, position, random states.
 
-The random generators that training draws from.
+`TrainingState` saves itself into a checkpoint and restores itself from one; `start.py` builds it.
 
-Draws that belong to images, such as mirroring, are made for the whole batch, alike in each process.
-What else is random, such as dropout, comes from each process's own generators.
-
-An exponential moving average of a network's weights, which often judges better than the last
-weights, above all before the learning rate has fallen.
-
-After update n, average ← d·average + (1 - d)·weights with d = min(decay, (1 + n) / (10 + n)), as
-TensorFlow's ExponentialMovingAverage does: so the start, where weights are still random, weighs
-little in a short run too.
-
-BatchNorm's running means and variances are averaged in the same way: the network with averaged
-weights has other activations than the one that trains, whose statistics would not fit it.
+Random numbers: those that decide what is done to images are drawn for the whole batch, alike in
+each process. Everything else, such as dropout, draws from each process's own generators.
 """
 
 from __future__ import annotations
@@ -28,18 +18,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from Backbone import describe_backbone
 from Config import Config
-from Head import build_head
-from Utils.processes import ALONE, Processes
+from Head.classifier import MarginHead
+from Utils.processes import Processes
 from Utils.run_folder import FORMAT
-from Utils.Training_Utils.checkpoints.sharded import Tables, fit_tables, take_out
-from Utils.Training_Utils.fine_tuning import starting_backbone, take_class_weights
-from Utils.Training_Utils.networks import splits_classes
-from Utils.Training_Utils.optimization import (
-    Schedule,
-    build_optimizer,
-    build_scaler,
-    restore_optimizer,
+from Utils.Training_Utils.checkpoints.sharded import (
+    TABLES,
+    WEIGHT,
+    class_tables,
+    describe_tables,
+    fill_rows,
+    index_in,
+    put_tables,
+    whole_table,
 )
+from Utils.Training_Utils.optimization import Schedule, restore_optimizer
 
 
 @dataclass
@@ -54,15 +46,15 @@ class Best:
 class TrainingState:
     """Networks, optimiser and position of a run.
 
-    epoch: finished epochs. batch: finished batches of the epoch under way. iteration: finished
+    epoch: finished epochs. batch: finished batches of the current epoch. iteration: finished
     iterations of the whole run. best: by test set, and "mean" over the sets.
     flip_generator: on the device; decides which images are mirrored. average: of the backbone's
-    weights, where `ema_decay` asks for it. start: for the log, one string a line, what weights the
-    run began with.
+    weights, where `ema_decay` asks for it. start: lines for the log about the weights that the run
+    began with.
     """
 
     backbone: nn.Module
-    head: nn.Module
+    head: MarginHead
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
@@ -76,7 +68,7 @@ class TrainingState:
 
     @property
     def result(self) -> nn.Module:
-        """The backbone that the run comes to: with averaged weights where there are any."""
+        """The backbone to use after training: with averaged weights where there are any."""
         return self.averaged or self.backbone
 
     @property
@@ -84,11 +76,41 @@ class TrainingState:
         """The backbone with averaged weights; None where there are none."""
         return self.average.backbone if self.average else None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.head.weight.device
+
+    def advance(self, batches_per_epoch: int) -> None:
+        """Count an iteration, and with an epoch's last one the epoch."""
+        self.iteration += 1
+        self.batch += 1
+        if self.batch == batches_per_epoch:
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def note_best(self, accuracies: dict[str, float]) -> set[str]:
+        """Remember accuracies, by name, that are better than all before; returns their names."""
+        better = {
+            name: Best(accuracy, self.iteration)
+            for name, accuracy in accuracies.items()
+            if accuracy > self.best.setdefault(name, Best()).accuracy
+        }
+        self.best.update(better)
+        return set(better)
+
+    def is_finite(self) -> bool:
+        """Whether every weight and statistic is finite; waits for the device."""
+        networks = (self.backbone, self.head)
+        tensors = [t for n in networks for t in (*n.parameters(), *n.buffers())]
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
     def checkpoint(
-        self, config: Config, num_images: int, processes: Processes
-    ) -> tuple[dict[str, Any], Tables]:
-        """Everything as tensors and plain values, for `torch.save`; and the class tables, which
-        are taken out of it. Called by all processes together."""
+        self, config: Config, num_images: int, processes: Processes, with_tables: bool = True
+    ) -> dict[str, Any]:
+        """Everything as tensors and plain values, for `torch.save`. All processes must call this.
+
+        with_tables: with the class tables, as in a file; a folder has them in files of their own.
+        """
         averaged = {"averaged": self.average.state_dict()} if self.average else {}
         state = {
             "format": FORMAT,
@@ -106,89 +128,60 @@ class TrainingState:
             "position": {"epoch": self.epoch, "batch": self.batch, "iteration": self.iteration},
             "best": {name: vars(best).copy() for name, best in self.best.items()},
         }
-        return state, take_out(state, self.head, self.optimizer)
+        if with_tables and self.head.group is None:
+            return state
+        tables = class_tables(self.head, self.optimizer)
+        index = index_in(self.optimizer, self.head)
+        of_weight = state["optimizer"]["state"].get(index, {})
+        of_weight = {name: value for name, value in of_weight.items() if name not in tables}
+        if index in state["optimizer"]["state"]:  # the optimiser has none before its first step
+            state["optimizer"]["state"][index] = of_weight
+        if with_tables:
+            whole = {name: whole_table(self.head, rows) for name, rows in tables.items()}
+            put_tables(state, of_weight, whole)
+        else:
+            del state["head"][WEIGHT]
+            state[TABLES] = describe_tables(self.head, self.optimizer)
+        return state
 
-    def is_finite(self) -> bool:
-        """Whether every weight and statistic is a number; waits for the device."""
-        networks = (self.backbone, self.head)
-        tensors = [t for n in networks for t in (*n.parameters(), *n.buffers())]
-        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+    def restore(self, saved: dict[str, Any], config: Config, processes: Processes) -> None:
+        """The inverse of `checkpoint`, for the same network and number of classes, and for any
+        number of processes, which must all call this.
 
-    def restore(self, checkpoint: dict[str, Any], config: Config, processes: Processes) -> None:
-        """The inverse of `checkpoint`, for the same network and number of classes, and any number
-        of processes, which call this together.
-
-        Where the settings of the optimiser are others than the run's, today's hold from here.
+        saved: from `read_run`; changed in place. Where the optimiser's settings differ from those
+        of the run that saved it, today's hold.
         """
-        fit_tables(checkpoint, self.head, self.optimizer, processes.group)
-        self.backbone.load_state_dict(checkpoint["backbone"])
-        if self.average and "averaged" in checkpoint:
-            self.average.load_state_dict(checkpoint["averaged"])
+        fill_rows(saved, self.head, self.optimizer, processes.group)
+        self.backbone.load_state_dict(saved["backbone"])
+        if self.average and "averaged" in saved:
+            self.average.load_state_dict(saved["averaged"])
         elif self.average:
             self.average.start_from(self.backbone)
-        self.head.load_state_dict(checkpoint["head"])
-        restore_optimizer(self.optimizer, checkpoint["optimizer"])
-        if self.scaler.is_enabled() and checkpoint["scaler"]:
-            self.scaler.load_state_dict(checkpoint["scaler"])
-        iteration = checkpoint["position"]["iteration"]
+        self.head.load_state_dict(saved["head"])
+        restore_optimizer(self.optimizer, saved["optimizer"])
+        if self.scaler.is_enabled() and saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])
+        self.epoch = saved["position"]["epoch"]
+        self.batch = saved["position"]["batch"]
+        self.iteration = saved["position"]["iteration"]
+        self.best = {name: Best(**best) for name, best in saved["best"].items()}
         set_random_states(
-            checkpoint["random"], self.flip_generator, processes, config.seed, iteration
+            saved["random"], self.flip_generator, processes, config.seed, self.iteration
         )
-        self.epoch = checkpoint["position"]["epoch"]
-        self.batch = checkpoint["position"]["batch"]
-        self.iteration = iteration
-        self.best = {name: Best(**best) for name, best in checkpoint["best"].items()}
 
 
-def build_state(
-    config: Config,
-    num_classes: int,
-    batches_per_epoch: int,
-    device: torch.device,
-    amp_dtype: torch.dtype | None,
-    saved: dict[str, Any] | None = None,
-    processes: Processes = ALONE,
-) -> TrainingState:
-    """The networks that a run begins with, on the device, with their optimiser.
+def set_frozen(backbone: nn.Module, frozen: bool) -> None:
+    """Freeze a backbone, or let it train.
 
-    saved: the checkpoint that is to be restored, which says what network it is. They are the same
-    in all processes, and for any number of them.
+    Frozen: without gradients, so that the optimiser skips its weights, weight decay included; and
+    in evaluation mode, so that BatchNorm's statistics stay and dropout is off.
     """
-    torch.manual_seed(config.seed)
-    backbone, class_weights, note = starting_backbone(config, saved)
-    head = build_head(
-        config.margin,
-        config.feature_dim,
-        num_classes,
-        config.scale_size,
-        config.margin_size,
-        processes.device_group if splits_classes(config, num_classes, processes) else None,
-        easy_margin=config.easy_margin,
-        label_smoothing=config.label_smoothing,
-        focal_gamma=config.focal_gamma,
-        sample_rate=config.sample_rate,
-        sample_seed=config.seed,
-        combined_margin=config.combined_margin,
-        sub_centers=config.sub_centers,
-    )
-    start = [note, take_class_weights(head, class_weights)] if note else []
-    backbone = backbone.to(device, memory_format=torch.channels_last)
-    head = head.to(device)
-    seed_process(processes, config.seed)
-    return TrainingState(
-        backbone=backbone,
-        head=head,
-        optimizer=build_optimizer(backbone, head, config, device),
-        schedule=Schedule.from_config(config, batches_per_epoch),
-        scaler=build_scaler(device, amp_dtype, head.group),
-        flip_generator=torch.Generator(device).manual_seed(config.seed),
-        average=WeightAverage(backbone, config.ema_decay) if config.ema_decay else None,
-        start=start,
-    )
+    backbone.requires_grad_(not frozen)
+    backbone.train(not frozen)
 
 
 def random_states(generator: torch.Generator, processes: Processes) -> dict[str, Any]:
-    """The states of all generators; called by all processes together. The first one's are whole.
+    """The states of all generators, complete in the main process. All processes must call this.
 
     generator: on the device, the one for images.
     """
@@ -209,7 +202,7 @@ def set_random_states(
     iteration: int,
 ) -> None:
     """The inverse of `random_states`, as far as this machine has the same devices; a process that
-    was not there then begins with generators of its own."""
+    did not exist when they were saved is seeded anew."""
     if state["flip"].shape == generator.get_state().shape:  # else: another kind of device
         generator.set_state(state["flip"])
     own = [state, *state.get("others", [])][processes.rank :][:1]
@@ -225,17 +218,23 @@ def set_random_states(
 
 
 def seed_process(processes: Processes, seed: int, iteration: int = 0) -> None:
-    """Let the global generators of this process differ from those of the others; the first one's
-    stay as they are, as they are without others."""
+    """Seed this process's global generators differently from the others'; the main process keeps
+    its own, so that it draws what a single process would."""
     if not processes.is_main:
         words = np.random.SeedSequence((seed, iteration, processes.rank)).generate_state(2)
         torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
 class WeightAverage:
-    """The average of a backbone's weights, on its device. `backbone` has them, in evaluation mode.
+    """An exponential moving average of a backbone's weights, on its device, which often scores
+    better than the last weights, above all before the learning rate has fallen.
 
-    decay: 0 < decay < 1; the average looks back on about 1 / (1 - decay) iterations.
+    After update n, average ← d·average + (1 - d)·weights with d = min(decay, (1 + n) / (10 + n)),
+    as TensorFlow's ExponentialMovingAverage: so the start, where weights are still random, counts
+    little in a short run too. BatchNorm's running statistics are averaged in the same way, because
+    the averaged weights have other activations than the weights that train.
+
+    decay: 0 < decay < 1; the average spans about 1 / (1 - decay) iterations.
     """
 
     def __init__(self, backbone: nn.Module, decay: float) -> None:
@@ -245,11 +244,12 @@ class WeightAverage:
 
     @property
     def backbone(self) -> nn.Module:
+        """The network with averaged weights, in evaluation mode."""
         return self._model.module
 
     @torch.no_grad()
     def update(self, backbone: nn.Module) -> None:
-        """Take in the weights after an iteration; waits for nothing on the device."""
+        """Add the weights of an iteration; does not wait for the device."""
         self._model.update_parameters(backbone)
 
     def state_dict(self) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class WeightAverage:
         self._model.n_averaged.fill_(state["updates"])
 
     def start_from(self, backbone: nn.Module) -> None:
-        """Begin with a backbone's weights as they are, where a run goes on that had no average."""
+        """Begin with a backbone's weights, where a run is resumed that had no average."""
         self.backbone.load_state_dict(backbone.state_dict())
         self._model.n_averaged.fill_(0)
 

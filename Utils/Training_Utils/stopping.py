@@ -1,4 +1,4 @@
-"""Ending a run between two iterations when the machine is to be taken away."""
+"""Stopping a run between two iterations when SIGTERM announces that the machine will be lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from Utils.processes import Processes
 
 
 class Sigterm:
-    """Whether SIGTERM has come; as a context, instead of what it does otherwise."""
+    """A context in which SIGTERM only sets `asked`, instead of ending the process."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -39,18 +39,18 @@ class Sigterm:
 
 
 class StopRequest(Sigterm):
-    """Whether SIGTERM has come, to any process; as a context, instead of what it does otherwise.
+    """A context in which SIGTERM, sent to any process, only asks all of them to stop.
 
-    All processes stop after the same iteration. They agree on it with one number that is exchanged
-    through main memory while the next iteration is computed, so that nothing waits for a device;
-    where a process has died, the exchange says so.
+    All processes stop after the same iteration. They agree on it by an all-reduce of one number in
+    main memory, which runs while the next iteration is computed, so that nothing waits for a
+    device. Where a process has died, the all-reduce raises an error.
     """
 
     def __init__(self, processes: Processes) -> None:
         super().__init__()
         self._group = processes.group
         self._flag = torch.zeros((), dtype=torch.int32)
-        self._exchange: dist.Work | None = None
+        self._work: dist.Work | None = None
 
     def __exit__(
         self,
@@ -58,27 +58,27 @@ class StopRequest(Sigterm):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Where a process has died, torchrun ends the others by SIGTERM; they first say why.
+        # Where a process has died, torchrun ends the others by SIGTERM; the error comes first.
         if kind is None or self._group is None:
             super().__exit__(kind, error, trace)
         if kind is None:
             self._agreed()
 
     def due(self) -> bool:
-        """Whether to stop now; called once in each iteration, by all processes."""
+        """Whether to stop now. All processes must call this once in each iteration."""
         if self._group is None:
             return self.asked
         agreed = self._agreed()
         self._flag = torch.tensor(int(self.asked), dtype=torch.int32)
-        self._exchange = dist.all_reduce(
+        self._work = dist.all_reduce(
             self._flag, dist.ReduceOp.MAX, group=self._group, async_op=True
         )
         return agreed
 
     def _agreed(self) -> bool:
-        """What came of the last exchange."""
-        if self._exchange is None:
+        """The result of the last all-reduce."""
+        if self._work is None:
             return False
-        self._exchange.wait()
-        self._exchange = None
+        self._work.wait()
+        self._work = None
         return bool(self._flag)

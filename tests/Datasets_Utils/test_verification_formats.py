@@ -23,7 +23,7 @@ from Utils.errors import DataError
 from Utils.Evaluation_Utils.report import find_benchmark, open_benchmark
 from Utils.Evaluation_Utils.verification import combine_flip, evaluate
 from Utils.processes import ALONE
-from Utils.Training_Utils.state import build_state
+from Utils.Training_Utils.start import build_state
 
 
 @pytest.fixture(autouse=True)
@@ -353,7 +353,7 @@ def checkpoint(tmp_path_factory):
     config = Config(input_size=(48, 48), feature_dim=16)
     state = build_state(config, 2, 1, torch.device("cpu"), None)
     path = tmp_path_factory.mktemp("checkpoint") / "net.pt"
-    torch.save(state.checkpoint(config, 10, ALONE)[0], path)
+    torch.save(state.checkpoint(config, 10, ALONE), path)
     return path
 
 

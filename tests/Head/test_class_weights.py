@@ -11,7 +11,7 @@ from tests.lineage_networks import Recorder
 from tests.Pretrained_Utils.test_lineages import partial_fc_checkpoint, quasarlight_mobile, wujiyang
 from Utils.Pretrained_Utils.heads import class_weights, find_class_weights
 from Utils.Pretrained_Utils.load import read_weights
-from Utils.Training_Utils.state import build_state
+from Utils.Training_Utils.start import build_state
 
 CPU = torch.device("cpu")
 WEIGHTS = torch.arange(11 * 4.0).view(11, 4)  # C×D

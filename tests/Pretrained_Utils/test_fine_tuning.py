@@ -19,8 +19,8 @@ from tests.Pretrained_Utils.test_lineages import facex_zoo, networks, wujiyang, 
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Pretrained_Utils.heads import ClassWeights
-from Utils.Training_Utils.fine_tuning import pretrained_settings, set_frozen, take_class_weights
-from Utils.Training_Utils.state import build_state
+from Utils.Training_Utils.start import build_state, pretrained_settings, take_class_weights
+from Utils.Training_Utils.state import set_frozen
 from Utils.Training_Utils.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from Utils.Pretrained_Utils.files import write_backbone
 from Utils.Pretrained_Utils.lineages.descriptions import check_own
 from Utils.Pretrained_Utils.load import read_weights
 from Utils.run_folder import FORMAT
-from Utils.Training_Utils.fine_tuning import pretrained_settings, starting_backbone
+from Utils.Training_Utils.start import pretrained_settings, starting_backbone
 
 
 @pytest.fixture(scope="module")

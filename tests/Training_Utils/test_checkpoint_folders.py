@@ -1,11 +1,14 @@
-"""Checkpoint folders: read without running anything, and joined from other programs' shards."""
+"""Checkpoint folders: read without running anything; merged from other programs' shards."""
 
+import json
 import os
 import pickle
 import shutil
+import struct
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from Backbone import build_backbone, describe_backbone
 from tests.conftest import assert_one_paragraph, run_script
@@ -16,30 +19,69 @@ from Utils.Pretrained_Utils.convert import rename_for
 from Utils.Pretrained_Utils.lineages import find_lineage
 from Utils.Pretrained_Utils.load import build, read_weights
 from Utils.processes import is_lost_connection
-from Utils.Training_Utils.checkpoints.sharded import (
-    METADATA,
-    load_tables,
-    read_tables,
-    write_tables,
-)
+from Utils.run_folder import FORMAT
+from Utils.Training_Utils.checkpoints.reading import read_run
+from Utils.Training_Utils.checkpoints.sharded import load_tables, read_tables, write_tables
 
 C, D = 10, 16
+OFFSETS = "DCP_SHARDING_INFO"  # PyTorch's name in the header of a file
+
+
+def write_on(group, path, tables):
+    """Each process writes its rows, as a head whose classes are split does."""
+    mesh = torch.distributed.device_mesh.DeviceMesh.from_group(group, "cpu")
+    shard = [torch.distributed.tensor.Shard(0)]
+    own = {
+        name: torch.distributed.tensor.distribute_tensor(table, mesh, shard)
+        for name, table in tables.items()
+    }
+    write_tables(path, own, group)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Two tables of 10 classes, written by two processes."""
+    torch.manual_seed(0)
+    tables = {"weight": torch.randn(C, D), "momentum_buffer": torch.randn(C, D)}
+    root = tmp_path_factory.mktemp("folder")
+    for name in ("meeting", "x.dcp"):
+        (root / name).mkdir()
+    in_processes(2, root / "meeting", write_on, root / "x.dcp", tables)
+    return root / "x.dcp", tables
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Two tables of 10 classes, written by one process."""
-    torch.manual_seed(0)
-    tables = {"weight": torch.randn(C, D), "momentum_buffer": torch.randn(C, D)}
-    write_tables(tmp_path / "x.dcp", tables, None).result()
-    return tmp_path / "x.dcp", tables
+def folder(written, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(written[0], tmp_path / "x.dcp"), written[1]
+
+
+def read(path):
+    return read_tables(path, C, [C, D])
 
 
 def test_tables_come_back_as_they_were(folder):
     path, tables = folder
-    found = read_tables(path)
+    assert len(list(path.iterdir())) == 2
+    found = read(path)
     assert found.keys() == tables.keys()
     assert all(torch.equal(found[name], tables[name]) for name in tables)
+
+
+def rewrite(file, change):
+    """Change the JSON header of a safetensors file."""
+    content = file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
+def offsets(header, change):
+    info = json.loads(header["__metadata__"][OFFSETS])
+    change(info)
+    header["__metadata__"][OFFSETS] = json.dumps(info)
 
 
 class Malicious:
@@ -52,108 +94,116 @@ class Malicious:
         return os.system, (self.command,)
 
 
-def test_code_in_the_metadata_is_not_run(folder, tmp_path):
-    path, tables = folder
-    (path / METADATA).write_bytes(pickle.dumps(Malicious(f"touch {tmp_path}/ran")))
-    with pytest.raises(CheckpointError, match=r"x\.dcp can't be read: its \.metadata: .*system"):
-        load_tables(path, tables, None)
+@pytest.mark.parametrize("name", [".metadata", "x.safetensors", "__0_0.distcp"])
+def test_code_in_a_file_is_not_run(folder, tmp_path, name):
+    path, _ = folder
+    for file in path.iterdir():
+        file.unlink()
+    (path / name).write_bytes(pickle.dumps(Malicious(f"touch {tmp_path}/ran")))
+    with pytest.raises(CheckpointError, match=r"x\.dcp can't be read"):
+        load_tables(path, {"weight": torch.empty(C, D)}, None)
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_deep_in_good_metadata_is_not_run(folder, tmp_path):
-    path, _ = folder
-    metadata = pickle.loads((path / METADATA).read_bytes())
-    metadata.planner_data = Malicious(f"touch {tmp_path}/ran")
-    (path / METADATA).write_bytes(pickle.dumps(metadata))
+def test_code_in_common_pt_is_not_run(tmp_path):
+    torch.save({"format": Malicious(f"touch {tmp_path}/ran")}, tmp_path / "common.pt")
     with pytest.raises(CheckpointError, match="system"):
-        read_tables(path)
+        read_run(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_tables_outside_the_folder_are_refused(folder, tmp_path):
-    path, _ = folder
-    metadata = pickle.loads((path / METADATA).read_bytes())
-    for place in metadata.storage_data.values():
-        place.relative_path = "../outside"
-    (path / METADATA).write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match=r"'\.\./outside' is no plain file of the folder"):
-        read_tables(path)
+@pytest.mark.parametrize(
+    "about",
+    [
+        None,
+        [],
+        {"names": ["weight"], "shape": [C, D]},
+        {"parameter": 0, "names": ["weight"], "shape": [-C, D]},
+        {"parameter": 0, "names": ["weight"], "shape": "10×16"},
+        {"parameter": 0, "names": [3], "shape": [C, D]},
+    ],
+)
+def test_a_description_of_tables_that_is_none_is_refused(tmp_path, about):
+    sections = ("settings", "architecture", "backbone", "head", "optimizer", "position", "random")
+    state = {"format": FORMAT, "class_tables": about} | {name: {} for name in sections}
+    torch.save(state, tmp_path / "common.pt")
+    with pytest.raises(CheckpointError, match="does not describe its class tables"):
+        read_run(tmp_path)
 
 
-def test_objects_in_place_of_tensors_are_refused(folder):
-    path, _ = folder
-    metadata = pickle.loads((path / METADATA).read_bytes())
-    metadata.state_dict_metadata["weight"] = None
-    (path / METADATA).write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match="weight is no tensor"):
-        read_tables(path)
+def integers(path):
+    for file in path.iterdir():
+        tables = {name: table.long() for name, table in load_file(file).items()}
+        begin = 5 if "00002" in file.name else 0
+        info = {name: {"saved_offsets": [begin, 0]} for name in tables}
+        save_file(tables, file, metadata={OFFSETS: json.dumps(info)})
 
 
-def test_more_than_the_files_hold_is_not_allocated(folder):
-    path, _ = folder
-    metadata = pickle.loads((path / METADATA).read_bytes())
-    table = metadata.state_dict_metadata["weight"]
-    table.size = table.chunks[0].sizes = torch.Size((10**12, D))
-    (path / METADATA).write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match="bytes of tensors"):
-        read_tables(path)
+def shift(by):
+    def change(path):
+        (file,) = path.glob("*00002-model*")
+        rewrite(
+            file,
+            lambda header: offsets(header, lambda i: i["weight"].update(saved_offsets=by)),
+        )
+
+    return change
 
 
-def negative(metadata):
-    metadata.state_dict_metadata["weight"].size = torch.Size((-C, D))
+def without_offsets(path):
+    for file in path.iterdir():
+        rewrite(file, lambda header: header.pop("__metadata__"))
 
 
-def without_pieces(metadata):
-    metadata.state_dict_metadata["weight"].chunks = []
+def first_rows_missing(path):
+    sorted(path.iterdir())[0].unlink()
 
 
-def outside(metadata):
-    (chunk,) = metadata.state_dict_metadata["weight"].chunks
-    chunk.offsets = torch.Size((1, 0))
-
-
-def of_other_dimensions(metadata):
-    (chunk,) = metadata.state_dict_metadata["weight"].chunks
-    chunk.sizes = torch.Size((C * D,))
-
-
-def in_no_file(metadata):
-    metadata.storage_data = {
-        place: stored for place, stored in metadata.storage_data.items() if place.fqn != "weight"
-    }
+def last_rows_missing(path):
+    sorted(path.iterdir())[1].unlink()
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (negative, r"weight has the shape \(-10, 16\)"),
-        (without_pieces, "weight has 160 numbers, and its pieces 0"),
-        (outside, r"weight of \(10, 16\) has a piece of \(10, 16\) at \(1, 0\)"),
-        (of_other_dimensions, r"weight of \(10, 16\) has a piece of \(160,\) at \(0, 0\)"),
-        (in_no_file, r"the piece of weight at \(0, 0\) is in no file"),
+        (integers, "is no table of numbers"),
+        (shift([6, 0]), r"weight of \(11, 16\) has a piece of \(5, 16\) at \(6, 0\) after row 5"),
+        (shift([4, 0]), r"has a piece of \(5, 16\) at \(4, 0\) after row 5"),
+        (shift([5, 1]), r"weight of \(10, 17\) has a piece of"),
+        (shift([10**12, 0]), r"at \(1000000000000, 0\) after row 5"),
+        (shift([-5, 0]), "has a piece of"),
+        (shift("five"), "missing or damaged"),
+        (without_offsets, r"has a piece of \(5, 16\) at \(0, 0\) after row 5"),
+        (first_rows_missing, r"has a piece of \(5, 16\) at \(5, 0\) after row 0"),
+        (last_rows_missing, r"\(5, 16\)"),
     ],
 )
 def test_tables_that_are_not_whole_are_refused(folder, damage, said):
     path, _ = folder
-    metadata = pickle.loads((path / METADATA).read_bytes())
-    damage(metadata)
-    (path / METADATA).write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match=rf"x\.dcp can't be read: its \.metadata: .*{said}"):
-        read_tables(path)
+    damage(path)
+    with pytest.raises(CheckpointError, match=rf"x\.dcp can't be read: .*{said}"):
+        read(path)
+    with pytest.raises(CheckpointError, match=r"x\.dcp can't be read: "):
+        load_tables(path, {"weight": torch.empty(C, D)}, None)
 
 
-def test_metadata_that_asks_for_much_memory_gets_none(folder):
+def test_headers_that_ask_for_much_memory_get_none(folder):
     path, _ = folder
-    # Put None in the place 2^26 - 1 of what is remembered; then nothing more.
-    (path / METADATA).write_bytes(b"\x80\x04Nr\xff\xff\xff\x03")
     before = peak_memory()
-    with pytest.raises(CheckpointError, match=r"can't be read: its \.metadata"):
-        read_tables(path)
+    for size in (10**12, -1, 2**62):
+        for file in path.iterdir():
+            rewrite(file, lambda header: header["weight"].update(shape=[size, D]))  # noqa: B023
+        with pytest.raises(CheckpointError, match="missing or damaged"):
+            read(path)
+    file.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        read(path)
     assert peak_memory() < before + (100 << 20)
 
 
 def load_alone(group, path):
     """What a process sees when the other one ends instead of loading with it."""
+    group.barrier().wait()
     if group.rank() == 1:
         return None
     try:
@@ -171,9 +221,8 @@ def test_the_death_of_another_process_is_no_damage(folder, tmp_path):
 
 def test_a_folder_with_a_file_missing_or_cut_is_named(folder, tmp_path):
     path, tables = folder
-    (data,) = path.glob("*.distcp")
-    whole = data.read_bytes()
-    data.write_bytes(whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2))
+    data = sorted(path.iterdir())[0]
+    data.write_bytes(data.read_bytes()[:-100])
     with pytest.raises(
         CheckpointError, match=r"x\.dcp can't be read: a file is missing or damaged"
     ):
@@ -187,6 +236,8 @@ def test_tables_of_other_classes_are_refused(folder):
     path, _ = folder
     with pytest.raises(CheckpointError, match=r"weight of \(10, 16\), not weight of \(11, 16\)"):
         load_tables(path, {"weight": torch.empty(C + 1, D)}, None)
+    with pytest.raises(CheckpointError, match=r"of \(10, 16\) is no table of 11 classes"):
+        read_tables(path, C + 1, [C + 1, D])
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from tests.processes import in_processes
 from Utils.errors import RunError
 from Utils.files import atomic_path, write_tensors
 from Utils.processes import ALONE, Processes
-from Utils.run_folder import FORMAT, RunFolder
-from Utils.Training_Utils.beginning import checkpoint_to_resume
+from Utils.run_folder import FORMAT, RunFolder, note_launch
 from Utils.Training_Utils.checkpoints import writer as writing
+from Utils.Training_Utils.checkpoints.reading import read_run
 from Utils.Training_Utils.checkpoints.writer import CheckpointWriter, remove_unfinished
-from Utils.Training_Utils.opening import saved_settings
-from Utils.Training_Utils.restarts import note_run
+from Utils.Training_Utils.merge_checkpoint import merge_folder
+from Utils.Training_Utils.start import build_state, checkpoint_to_resume, saved_settings
 
 PARTS = ("architecture", "backbone", "head", "optimizer", "position", "random")
 
@@ -51,7 +51,7 @@ def test_a_restart_goes_on_with_its_own_run_though_another_job_has_a_newer(
     ours = make_run(tmp_path, "ours", seed=1)
     config, checkpoint = begin(tmp_path)
     assert checkpoint == ours.last
-    note_run(config, ours)
+    note_launch(config.save_dir, ours)
     theirs = make_run(tmp_path, "theirs", seed=2)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     config, checkpoint = begin(tmp_path)
@@ -89,33 +89,47 @@ def test_processes_that_see_different_runs_as_the_last_take_the_first_ones(tmp_p
     assert "no run in nowhere has a checkpoint" in found[0][3]
 
 
-def test_a_kill_between_two_renames_loses_no_checkpoint(tmp_path, monkeypatch):
-    run = RunFolder(tmp_path / "run")
-    run.create(Config())
-    writer = CheckpointWriter(run, True, ALONE)
-    rename = os.rename
+def trained_state(config, iteration):
+    """A state with momentum, after so many iterations."""
+    state = build_state(config, 4, 10, torch.device("cpu"), None)
+    state.head.weight.grad = torch.ones_like(state.head.weight)
+    state.optimizer.step()
+    state.iteration = iteration
+    return state
 
-    def save(value: int) -> None:
-        writer.save({"value": value}, {"weight": torch.ones(4, 2)}, 120, best=True)
+
+def test_a_kill_between_two_renames_loses_no_checkpoint(tmp_path, monkeypatch):
+    run, config = RunFolder(tmp_path / "run"), Config(input_size=(32, 32), feature_dim=8)
+    run.create(config)
+    rename = os.rename
 
     def killed(source: Path, target: Path) -> None:
         if Path(source).suffix == ".partial":
             raise OSError("killed")
         rename(source, target)
 
-    save(1)
-    writer.close()
-    writer = CheckpointWriter(run, True, ALONE)
+    CheckpointWriter(run, True, ALONE).save(trained_state(config, 120), config, 10, best=True)
+    writer = CheckpointWriter(run, True, ALONE, resumed=run.last)
     monkeypatch.setattr(writing.os, "rename", killed)
-    save(2)
+    writer.save(trained_state(config, 120), config, 20)  # nothing was trained since
     with pytest.raises(RunError, match="killed"):
-        writer.close()
-    assert not run.best.exists()
+        writer.save(trained_state(config, 121), config, 20, best=True)
     monkeypatch.undo()
+    assert {path.name for path in run.checkpoints.iterdir()} == {
+        "iteration_00000120.dcp",
+        "last.dcp",
+        "best.dcp",
+        ".iteration_00000121.dcp.partial",
+    }
     remove_unfinished(run)
-    assert torch.load(run.best / "common.pt") == {"value": 1}
+    for path in (run.best, run.last):
+        merged, _ = merge_folder(path)
+        assert (merged["position"]["iteration"], merged["num_images"]) == (120, 20)
     names = {path.name for path in run.checkpoints.iterdir()}
-    assert names == {"iteration_00000120.dcp", "best.dcp"}
+    assert names == {"iteration_00000120.dcp", "last.dcp", "best.dcp"}
+    # Written again by a run that was killed before it could name the folder.
+    CheckpointWriter(run, True, ALONE).save(trained_state(config, 120), config, 30)
+    assert read_run(run.last)["num_images"] == 30
 
 
 def test_files_that_a_killed_process_was_writing_are_removed_and_no_others(tmp_path):
@@ -126,7 +140,7 @@ def test_files_that_a_killed_process_was_writing_are_removed_and_no_others(tmp_p
     places = [run.checkpoints / "iteration_00000004.pt", run.best, folder / "common.pt"]
     writers = [atomic_path(place) for place in places]
     temporaries = [writer.__enter__() for writer in writers]
-    kept = [*places, folder / ".metadata", run.checkpoints / ".best.pt.mine.pt"]
+    kept = [*places, folder / "shard-1.safetensors", run.checkpoints / ".best.pt.mine.pt"]
     for path in kept:
         path.write_text("kept")
     assert all(path.exists() for path in temporaries)

@@ -170,7 +170,7 @@ def test_a_finished_run_can_be_trained_on_with_other_settings(tiny_config):
     trainer = Trainer(config)
     assert trainer.state.optimizer.param_groups[0]["weight_decay"] == 0
     assert trainer.run().iterations == 15
-    rates = dict(zip(*trainer.metrics.series("learning_rate"), strict=True))
+    rates = dict(zip(*trainer.progress.metrics.series("learning_rate"), strict=True))
     assert rates[8] == pytest.approx(0.01)  # before: 0.1 with a milestone at 2
     assert rates[10] == pytest.approx(0.05)  # after: 0.5 with milestones at 1 and 4
     assert rates[14] == pytest.approx(0.005)
@@ -193,7 +193,7 @@ def test_the_loss_falls_with_every_head(tiny_config, margin):
     )  # fmt: skip
     trainer = Trainer(config)
     trainer.run()
-    _, losses = trainer.metrics.series("loss")
+    _, losses = trainer.progress.metrics.series("loss")
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
 
 
@@ -242,16 +242,16 @@ def test_only_corrupt_images_is_an_error(tiny_config, tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoints(tiny_config):
     trainer = Trainer(dataclasses.replace(tiny_config, save_freq=1, total_epoch=2, milestones=(1,)))
-    step = trainer._learn
+    step = trainer.step
     calls = iter(range(100))
 
-    def poisoned(batch, with_accuracy):
+    def poisoned(batch):
         if next(calls) == 4:
             with torch.no_grad():
                 trainer.state.head.weight.fill_(torch.nan)
-        return step(batch, with_accuracy)
+        return step(batch)
 
-    trainer._learn = poisoned
+    trainer.step = poisoned
     with pytest.raises(RunError, match=r"the loss is nan by iteration 5\. The last checkpoint is"):
         trainer.run()
     checkpoints = trainer.run_folder.checkpoints
@@ -275,7 +275,7 @@ def test_a_test_photo_that_cannot_be_read_does_not_end_the_run(tiny_config, tiny
     result = Trainer(dataclasses.replace(tiny_config, lfw_dataset_path=str(broken))).run()
     assert result.last == {}
     assert (result.run / "checkpoints" / "iteration_00000009.pt").exists()
-    assert "test sets not judged" in (result.run / "train.log").read_text()
+    assert "test sets not evaluated" in (result.run / "train.log").read_text()
 
 
 def test_an_error_in_megaface_at_the_end_costs_no_results(tiny_config, tiny, monkeypatch):
@@ -304,7 +304,7 @@ def test_an_error_in_megaface_at_the_end_costs_no_results(tiny_config, tiny, mon
 def test_a_run_shorter_than_log_freq_still_shows_its_figures(tiny_config):
     trainer = Trainer(dataclasses.replace(tiny_config, log_freq=1000, para_adj_mode=True))
     result = trainer.run()
-    iterations, losses = trainer.metrics.series("loss")
+    iterations, losses = trainer.progress.metrics.series("loss")
     assert iterations == [ITERATIONS]
     assert losses[0] == pytest.approx(result.loss, abs=1e-5)
 
@@ -333,6 +333,8 @@ def test_ctrl_c_says_where_to_go_on(tiny_faces, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that nohup started ignore it, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/checkpoints/last.pt")):

@@ -1,29 +1,22 @@
-"""Checkpoints as folders, which many processes write and any number of them can read.
+"""The class tables of a run: the tensors that have a row for each class.
 
-    iteration_00000100.dcp/common.pt      all but the class tables, as in a checkpoint file
-    iteration_00000100.dcp/.metadata ...  the class tables, by `torch.distributed.checkpoint`
+They are the head's weight, and the state that the optimiser has for it (momentum, for example). A
+head whose classes are split over processes has only some of the rows in each process. A checkpoint
+file has the whole tables; a checkpoint folder has them in files of their own, which any number of
+processes can read:
 
-A folder gets its name when everything in it is written. `.metadata` is a pickle; it is read with
-an unpickler that knows the classes which such a file is made of and nothing else, so that nothing
-in a folder is ever run.
+    iteration_00000100.dcp/common.pt             everything else, as in a checkpoint file
+    iteration_00000100.dcp/shard-*.safetensors   rows of the tables, C×KD in all, one file for
+                                                 each process; `torch.distributed.checkpoint`
 
-The tables of a run that have a row for each class: the head's weights, and their momentum or
-other state of the optimiser.
-
-They are what a head with its classes split over processes has a part of in each. In a checkpoint
-they can be taken out, and put back for any other number of processes.
+Safetensors files hold no code, and their sizes are checked before memory is allocated.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import os
-import pickle
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,153 +24,182 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from Head.classifier import MarginHead
 from Head.sharded import ShardedHead
-from Utils.errors import CheckpointError
+from Utils.errors import CheckpointError, first_line
 from Utils.processes import is_lost_connection
-from Utils.run_folder import METADATA
 
-_METADATA = "torch.distributed.checkpoint.metadata"
-_STORAGE = "torch.distributed.checkpoint.filesystem"
-_ALLOWED = {
-    *((_METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta")),
-    *((_METADATA, name) for name in ("TensorStorageMetadata", "TensorProperties")),
-    *((_METADATA, name) for name in ("ChunkStorageMetadata", "_MEM_FORMAT_ENCODING")),
-    (_STORAGE, "_StorageInfo"),
-    ("torch", "Size"),
-    *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64")),
-    ("torch.serialization", "_get_layout"),
-}
+WEIGHT = "weight"  # the other tables have the optimiser's names
+TABLES = "class_tables"  # the key in common.pt that describes them
+
+Tables = dict[str, Tensor]
 
 
-def write_tables(
-    folder: Path, tables: dict[str, Tensor], group: dist.ProcessGroup | None
-) -> Future[Any]:
-    """Begin to write tables into a folder that all processes see; they are copied before it
-    returns. The result comes when all processes have written, and raises what went wrong.
+def class_tables(head: MarginHead, optimizer: torch.optim.Optimizer) -> Tables:
+    """The tables of a run, (local C)·K × D: this process's rows, sharing the run's memory."""
+    of_weight = optimizer.state.get(head.weight, {})
+    tables = {name: value for name, value in of_weight.items() if _is_table(value, head)}
+    return {WEIGHT: head.weight.detach(), **tables}
 
-    group: all processes, which call this together; not used for anything else meanwhile. None: this
-    one alone, which writes at once.
+
+def index_in(optimizer: torch.optim.Optimizer, head: MarginHead) -> int:
+    """The key of the head's weight in the optimiser's state_dict."""
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    return next(index for index, weight in enumerate(weights) if weight is head.weight)
+
+
+def by_class(head: MarginHead, rows: Tensor) -> Tensor:
+    """A C×KD view of this process's rows, (local C)·K × D; a DTensor if the classes are split."""
+    return (
+        head.as_dtensor(rows) if isinstance(head, ShardedHead) else rows.view(head.num_classes, -1)
+    )
+
+
+def whole_table(head: MarginHead, rows: Tensor) -> Tensor:
+    """The table CK×D on the CPU, from the rows of all processes, which must all call this."""
+    table = by_class(head, rows)
+    if isinstance(table, DTensor):
+        table = table.full_tensor()
+    return table.reshape(-1, rows.shape[1]).cpu()
+
+
+def describe_tables(head: MarginHead, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The entry of common.pt: names, shape CK×D, and the weight's key in the optimiser's state."""
+    return {
+        "parameter": index_in(optimizer, head),
+        "names": list(class_tables(head, optimizer)),
+        "shape": [head.num_classes * head.sub_centers, head.weight.shape[1]],
+    }
+
+
+def describes_tables(about: Any) -> bool:
+    """Whether an entry of common.pt is one that `describe_tables` may have made."""
+    if not isinstance(about, dict) or about.keys() < {"parameter", "names", "shape"}:
+        return False
+    names, shape = about["names"], about["shape"]
+    is_pair = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return is_pair and is_list and WEIGHT in names and min(shape) > 0
+
+
+def fill_rows(
+    saved: dict[str, Any],
+    head: MarginHead,
+    optimizer: torch.optim.Optimizer,
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Give a checkpoint that was read the table rows of this process, whoever wrote it.
+
+    saved: from `read_run`; changed in place. group: all processes, which must all call this.
+    Raises CheckpointError for a folder that can't be read.
     """
-    writer = dcp.FileSystemWriter(folder)
-    if group is not None:
-        return dcp.async_save(tables, storage_writer=writer, process_group=group)
-    with _alone():
-        dcp.save(tables, storage_writer=writer, no_dist=True)
-    written: Future[Any] = Future()
-    written.set_result(None)
-    return written
+    of_weight = saved["optimizer"]["state"].get(index_in(optimizer, head), {})
+    if TABLES in saved:
+        about = saved.pop(TABLES)
+        rows = {name: torch.empty_like(head.weight, device="cpu") for name in about["names"]}
+        views = {name: by_class(head, table) for name, table in rows.items()}
+        load_tables(Path(about["folder"]), views, group)
+        put_tables(saved, of_weight, rows)
+    elif head.group is not None:
+        shape = saved["head"][WEIGHT].shape
+        for values in (saved["head"], of_weight):
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.shape == shape:
+                    values[name] = value[head.local_rows.start : head.local_rows.stop].clone()
 
 
-def load_tables(folder: Path, tables: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
-    """Fill tables, distributed or not, from a folder, whoever wrote it.
+def put_tables(saved: dict[str, Any], of_weight: dict[str, Any], tables: Tables) -> None:
+    """Put tables where a checkpoint file has them. of_weight: the optimiser's state of the head."""
+    for name, table in tables.items():
+        (saved["head"] if name == WEIGHT else of_weight)[name] = table
 
-    group: all processes, which call this together. Raises CheckpointError, naming the folder; where
-    another process ends meanwhile, what `is_lost_connection` knows.
+
+def write_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) -> None:
+    """Write tables C×KD, DTensors or not, into a folder that all processes see.
+
+    group: all processes, which must all call this; None: only this one. Raises what the first of
+    them raised that can't write, an OSError for example.
     """
-    reader = _Reader(folder)
-    found = reader.read_metadata().state_dict_metadata
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        with _without_warning():
+            dcp.save(tables, storage_writer=writer, process_group=group, no_dist=group is None)
+    except dcp.CheckpointException as error:
+        raise _cause(error) from None
+
+
+def load_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) -> None:
+    """Fill tables C×KD, DTensors or not, from a folder that any number of processes wrote.
+
+    group: all processes, which must all call this. Raises CheckpointError, naming the folder;
+    where another process dies meanwhile, an error that `is_lost_connection` recognises.
+    """
+    found = _table_shapes(folder)
     for name, table in tables.items():
         if name not in found or found[name].size != table.shape:
             has = f"{name} of {tuple(found[name].size)}" if name in found else f"no {name}"
             raise _unreadable(folder, f"it has {has}, not {name} of {tuple(table.shape)}")
+    reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
-        with _alone() if group is None else nullcontext():
+        with _without_warning():
             dcp.load(tables, storage_reader=reader, process_group=group, no_dist=group is None)
-    except (dcp.CheckpointException, *_READ_ERRORS) as error:
-        if group is not None and is_lost_connection(error):
+    except (dcp.CheckpointException, Exception) as error:  # files from anywhere: of many kinds
+        cause = _cause(error)
+        if group is not None and is_lost_connection(cause):
             raise
-        raise _unreadable(folder, f"a file is missing or damaged ({_last_line(error)})") from None
+        raise _unreadable(folder, f"a file is missing or damaged ({first_line(cause)})") from None
 
 
-def read_tables(folder: Path) -> dict[str, Tensor]:
-    """All tables of a folder, whole, on the CPU; in one process."""
-    found = _Reader(folder).read_metadata().state_dict_metadata
-    tables = {
-        name: torch.empty(about.size, dtype=about.properties.dtype) for name, about in found.items()
-    }
+def read_tables(folder: Path, num_classes: int, shape: list[int]) -> Tables:
+    """All tables of a folder, CK×D as `shape` says, on the CPU; in one process.
+
+    Raises CheckpointError, naming the folder.
+    """
+    found = _table_shapes(folder)
+    for name, about in found.items():
+        if about.size.numel() != shape[0] * shape[1] or about.size[0] != num_classes:
+            raise _unreadable(
+                folder, f"{name} of {tuple(about.size)} is no table of {num_classes} classes"
+            )
+    tables = {name: torch.empty(about.size, dtype=about.properties.dtype)
+              for name, about in found.items()}  # fmt: skip
     load_tables(folder, tables, None)
-    return tables
+    return {name: table.view(shape) for name, table in tables.items()}
 
 
-_READ_ERRORS = (
-    *(pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError),
-    *(OSError, RuntimeError, AssertionError, MemoryError),
-)
+def _table_shapes(folder: Path) -> dict[str, TensorStorageMetadata]:
+    """What the files of a folder hold, by table. Raises CheckpointError where rows are missing."""
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    try:
+        found = reader.read_metadata().state_dict_metadata
+    except Exception as error:  # files from anywhere, read by other programs: of many kinds
+        raise _unreadable(folder, f"a file is missing or damaged ({first_line(error)})") from None
+    for name, about in found.items():
+        _check_rows(folder, name, about)
+    return found
 
 
-class _Reader(dcp.FileSystemReader):
-    """Reads tensors alone, from files in the folder itself."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        folder = Path(self.path)
-        try:
-            metadata = _Unpickler(io.BytesIO((folder / METADATA).read_bytes())).load()
-            _check_tensors_alone(metadata, folder)
-        except _READ_ERRORS as error:
-            raise _unreadable(folder, f"its {METADATA}: {_last_line(error)}") from None
-        return metadata
-
-
-# The one written in Python: the other sets aside as much memory as a damaged file asks for.
-class _Unpickler(pickle._Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "pathlib" and name.endswith("Path"):
-            return _Place  # where it was written, which nothing asks for
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which it has no use for")
-        return super().find_class(module, name)
-
-
-class _Place:
-    def __init__(self, *parts: str) -> None:
-        self.parts = parts
-
-
-def _check_tensors_alone(metadata: Metadata, folder: Path) -> None:
-    """Raise ValueError for what is not whole tensors in files of this folder, of their size."""
-    if not isinstance(metadata, Metadata):
-        raise ValueError(f"it is a {type(metadata).__name__}")
-    size = 0
-    for name, about in metadata.state_dict_metadata.items():
-        if not isinstance(about, TensorStorageMetadata):
-            raise ValueError(f"{name} is no tensor")
-        _check_whole(name, about, metadata)
-        size += about.size.numel() * about.properties.dtype.itemsize
-    for stored in metadata.storage_data.values():
-        if Path(stored.relative_path).name != stored.relative_path or stored.transform_descriptors:
-            raise ValueError(f"{stored.relative_path!r} is no plain file of the folder")
-    there = sum(entry.stat().st_size for entry in os.scandir(folder))
-    if size > there:
-        raise ValueError(f"it has {size} bytes of tensors, and the folder {there}")
-
-
-def _check_whole(name: str, about: TensorStorageMetadata, metadata: Metadata) -> None:
-    """Raise ValueError where a tensor's pieces are not within it, do not make it up, or have no
-    place: what no piece fills would be whatever lay in memory."""
-    shape = tuple(about.size)
-    if min(shape, default=0) < 0:
-        raise ValueError(f"{name} has the shape {shape}")
+def _check_rows(folder: Path, name: str, about: TensorStorageMetadata) -> None:
+    """Raise CheckpointError unless the pieces of a table are all its rows, each once: rows that no
+    file has would be left as they were in memory."""
+    if len(about.size) != 2 or not about.properties.dtype.is_floating_point:
+        raise _unreadable(folder, f"{name} is no table of numbers")
     filled = 0
-    for chunk in about.chunks:
-        begin, lengths = tuple(chunk.offsets), tuple(chunk.sizes)
-        if not all(
-            b >= 0 and n >= 0 and b + n <= whole
-            for b, n, whole in zip(begin, lengths, shape, strict=True)
-        ):
-            raise ValueError(f"{name} of {shape} has a piece of {lengths} at {begin}")
-        if MetadataIndex(name, chunk.offsets) not in metadata.storage_data:
-            raise ValueError(f"the piece of {name} at {begin} is in no file")
-        filled += math.prod(lengths)
-    if filled != math.prod(shape):
-        raise ValueError(f"{name} has {math.prod(shape)} numbers, and its pieces {filled}")
+    for piece in sorted(about.chunks, key=lambda piece: tuple(piece.offsets)):
+        if tuple(piece.offsets) != (filled, 0) or piece.sizes[1] != about.size[1]:
+            raise _unreadable(
+                folder,
+                f"{name} of {tuple(about.size)} has a piece of {tuple(piece.sizes)} at "
+                f"{tuple(piece.offsets)} after row {filled}",
+            )
+        filled += piece.sizes[0]
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _without_warning() -> Iterator[None]:
     """Without the warning that a single process is what it takes this for."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
@@ -188,96 +210,12 @@ def _unreadable(folder: Path, why: str) -> CheckpointError:
     return CheckpointError(f"checkpoint {folder} can't be read: {why}.")
 
 
-def _last_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[-1][:200] if text else type(error).__name__
+def _cause(error: BaseException) -> BaseException:
+    """The error of the first process that failed, where PyTorch reports those of all."""
+    if isinstance(error, dcp.CheckpointException):
+        return next((failure for failure, _ in error.failures.values()), error)
+    return error
 
 
-WEIGHT = "weight"  # the other tables have the optimiser's names
-
-Tables = dict[str, Tensor]
-
-
-def take_out(state: dict[str, Any], head: MarginHead, optimizer: torch.optim.Optimizer) -> Tables:
-    """Take the tables out of a run's state, and note there what they were.
-
-    Returns them as C×KD, distributed over the processes where the head is.
-    """
-    number = _number(head, optimizer)
-    of_optimizer = state["optimizer"]["state"].get(number, {})
-    tables = {
-        name: value
-        for name, value in of_optimizer.items()
-        if isinstance(value, Tensor) and value.shape == head.weight.shape
-    }
-    rest = {name: value for name, value in of_optimizer.items() if name not in tables}
-    if of_optimizer:
-        states = {**state["optimizer"]["state"], number: rest}
-        state["optimizer"] = {**state["optimizer"], "state": states}
-    tables = {WEIGHT: state["head"].pop(WEIGHT), **tables}
-    state["class_tables"] = {
-        "parameter": number,
-        "names": list(tables),
-        "shape": [head.num_classes * head.sub_centers, head.weight.shape[1]],
-    }
-    return {name: _of_classes(head, rows) for name, rows in tables.items()}
-
-
-def put_back(state: dict[str, Any], tables: Tables) -> None:
-    """The inverse of `take_out`, for whole tables or one process's rows of them."""
-    about = state.pop("class_tables")
-    of_optimizer = state["optimizer"]["state"].get(about["parameter"], {})
-    for name, table in tables.items():
-        into = state["head"] if name == WEIGHT else of_optimizer
-        into[name] = table.reshape(-1, about["shape"][1])
-
-
-def whole(tables: Tables) -> Tables:
-    """The tables with all rows, on every process; on the CPU."""
-    return {
-        name: (table.full_tensor() if isinstance(table, DTensor) else table).cpu()
-        for name, table in tables.items()
-    }
-
-
-def fit_tables(
-    saved: dict[str, Any],
-    head: MarginHead,
-    optimizer: torch.optim.Optimizer,
-    group: torch.distributed.ProcessGroup | None,
-) -> None:
-    """Give a saved state the rows of this process's classes, whatever it was saved by.
-
-    saved: as `read_run` returns it; changed. group: of all processes, which call this together.
-    Raises CheckpointError for a folder that can't be read.
-    """
-    if "class_tables" not in saved:
-        _cut_rows(saved, head, _number(head, optimizer))
-        return
-    tables = {name: torch.empty(head.weight.shape) for name in saved["class_tables"]["names"]}
-    views = {name: _of_classes(head, rows) for name, rows in tables.items()}
-    load_tables(Path(saved["class_tables"]["folder"]), views, group)
-    put_back(saved, tables)
-
-
-def _cut_rows(saved: dict[str, Any], head: MarginHead, number: int) -> None:
-    if len(head.local_classes) == head.num_classes:
-        return
-    shape = saved["head"][WEIGHT].shape
-    rows = slice(head.local_rows.start, head.local_rows.stop)
-    for values in (saved["head"], saved["optimizer"]["state"].get(number, {})):
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == shape:
-                values[name] = value[rows].clone()
-
-
-def _number(head: MarginHead, optimizer: torch.optim.Optimizer) -> int:
-    """The number of the class weights among the optimiser's, which its saved state goes by."""
-    weights = (weight for group in optimizer.param_groups for weight in group["params"])
-    return next(number for number, weight in enumerate(weights) if weight is head.weight)
-
-
-def _of_classes(head: MarginHead, rows: Tensor) -> Tensor:
-    if isinstance(head, ShardedHead):
-        return head.as_dtensor(rows)
-    return rows.view(head.num_classes, -1)
+def _is_table(value: object, head: MarginHead) -> bool:
+    return isinstance(value, Tensor) and value.shape == head.weight.shape

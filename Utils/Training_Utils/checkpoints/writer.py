@@ -1,144 +1,110 @@
-"""The checkpoints of a run, written by all its processes: as files, or as folders."""
+"""Writing the checkpoints of a run: as files, or as folders that all processes write.
+
+    checkpoints/iteration_00000100.pt ... last.pt  best.pt      or
+    checkpoints/iteration_00000100.dcp ... last.dcp  best.dcp   (the names are symbolic links)
+
+Everything is written under a temporary name and renamed when it is whole, so that a kill in the
+middle leaves the older checkpoints as they were.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 
 from Config import Config
 from Utils.errors import RunError
-from Utils.files import not_written, remove_temporaries, write_tensors
+from Utils.files import link_or_copy, not_written, remove_temporaries, write_tensors
 from Utils.processes import Processes
-from Utils.run_folder import COMMON, SUFFIX, RunFolder
-from Utils.Training_Utils import checkpoint as checkpoints
-from Utils.Training_Utils.checkpoints.sharded import (
-    Tables,
-    put_back,
-    whole,
-    write_tables,
-)
+from Utils.run_folder import BEST, COMMON, LAST, SUFFIX, RunFolder
+from Utils.Training_Utils.checkpoints.sharded import by_class, class_tables, write_tables
+from Utils.Training_Utils.state import TrainingState
+
+_PARTIAL = ".partial"
 
 
 def saves_folders(config: Config, sharded: bool) -> bool:
-    """Whether checkpoints are folders, as `checkpoint_format` says; sharded: the head is."""
+    """Whether checkpoints are folders, as `checkpoint_format` says. sharded: the head is."""
     return config.checkpoint_format == "sharded" or (config.checkpoint_format == "auto" and sharded)
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run; each method is called by all processes together.
+    """Writes the checkpoints of a run. All processes must call `save`.
 
-    A folder is written while training goes on, one at a time; what went wrong is raised at the next
-    save or at `wait`.
+    resumed: the checkpoint that the run was resumed from, which it need not write again.
     """
 
-    def __init__(self, run: RunFolder, folders: bool, processes: Processes) -> None:
+    def __init__(
+        self, run: RunFolder, folders: bool, processes: Processes, resumed: Path | None = None
+    ) -> None:
         self._run = run
         self._folders = folders
         self._processes = processes
-        # Its own: the exchanges of a save under way must not mix with those of training.
-        alone = processes.group is None or not folders
-        self._group = None if alone else dist.new_group(backend="gloo")
-        self._thread = ThreadPoolExecutor(1) if folders else None
-        self._pending: Future[None] | None = None
-        self._newest: Path | None = None  # the folder written last, or being written
+        self._newest = resumed.resolve() if resumed else None
 
     def save(
-        self, state: dict[str, Any], tables: Tables, iteration: int, best: bool = False
+        self, state: TrainingState, config: Config, num_images: int, best: bool = False
     ) -> None:
-        """Write a checkpoint, and let `best` be it, or else `last`.
+        """Write a checkpoint and name it `last`; where it is the best one, also `best`.
 
-        state, tables: as `TrainingState.checkpoint` returns them. Raises RunError where it can't be
-        written; those before it are whole.
+        Raises RunError where it can't be written; the older ones are whole.
         """
+        contents = state.checkpoint(config, num_images, self._processes, not self._folders)
         if self._folders:
-            self._save_folder(state, tables, iteration, best)
-            return
-        tables = whole(tables)
-        if self._processes.is_main:
-            put_back(state, tables)
-            if best:
-                checkpoints.save_best(self._run, state)
+            path = self._run.checkpoints / f"iteration_{state.iteration:08d}{SUFFIX}"
+            if path.resolve() == self._newest:  # nothing was trained since: the tables are the same
+                if self._processes.is_main:
+                    write_tensors(path / COMMON, contents)
             else:
-                checkpoints.save(self._run, state, iteration)
-
-    def wait(self) -> None:
-        """Until everything is written."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        try:
-            pending.result()
-        except (dcp.CheckpointException, OSError, RuntimeError) as error:
-            self._newest = None
-            raise RunError(not_written(self._run.checkpoints, error)) from None
-
-    def close(self) -> None:
-        """`wait`, and end the thread that writes."""
-        self.wait()
-        if self._thread:
-            self._thread.shutdown()
-
-    def _save_folder(
-        self, state: dict[str, Any], tables: Tables, iteration: int, best: bool
-    ) -> None:
-        self.wait()
-        folder = self._run.checkpoints / f"iteration_{iteration:08d}{SUFFIX}"
-        name = f"{'best' if best else 'last'}{SUFFIX}"
-        if folder == self._newest:  # nothing was trained since: the tables are the same
+                self._write_folder(path, state, contents)
+                self._newest = path.resolve()
             if self._processes.is_main:
-                write_tensors(folder / COMMON, state)
-                _name(folder, name)
-            return
-        partial = folder.with_name(f".{folder.name}.partial")
+                self._name_folder(path, best)
+        elif self._processes.is_main:
+            name = BEST if best else f"iteration_{state.iteration:08d}.pt"
+            path = self._run.checkpoints / name
+            write_tensors(path, contents)
+            self._name_file(path, best)
+
+    def _write_folder(self, path: Path, state: TrainingState, common: dict) -> None:
+        partial = path.with_name(f".{path.name}{_PARTIAL}")
         if self._processes.is_main:
             shutil.rmtree(partial, ignore_errors=True)
             try:
                 partial.mkdir()
             except OSError as error:
-                raise RunError(not_written(folder, error)) from None
-            write_tensors(partial / COMMON, state)
+                raise RunError(not_written(path, error)) from None
+            write_tensors(partial / COMMON, common)
         self._processes.barrier()
-        written = write_tables(partial, tables, self._group)
-        self._newest = folder
-        self._pending = self._thread.submit(self._publish, written, partial, folder, name)
+        tables = class_tables(state.head, state.optimizer)
+        tables = {name: by_class(state.head, rows) for name, rows in tables.items()}
+        try:
+            write_tables(partial, tables, self._processes.group)
+            if self._processes.is_main:
+                shutil.rmtree(path, ignore_errors=True)  # not yet named when a run was killed
+                os.rename(partial, path)
+        except OSError as error:
+            raise RunError(not_written(path, error)) from None
 
-    def _publish(self, written: Future[Any], partial: Path, folder: Path, name: str) -> None:
-        written.result()
-        if self._processes.is_main:
-            aside = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(aside, ignore_errors=True)
-            with suppress(FileNotFoundError):  # of a history that was cut off before this
-                os.rename(folder, aside)
-            os.rename(partial, folder)
-            _name(folder, name)
-            shutil.rmtree(aside, ignore_errors=True)
+    def _name_folder(self, folder: Path, best: bool) -> None:
+        for name in (LAST, BEST) if best else (LAST,):
+            link = self._run.checkpoints / name
+            temporary = link.with_name(f".{name}.link")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(folder.name)
+            os.replace(temporary, link.with_suffix(SUFFIX))
+            link.unlink(missing_ok=True)  # of a file, where the form of the checkpoints changed
+
+    def _name_file(self, path: Path, best: bool) -> None:
+        link_or_copy(path, self._run.checkpoints / LAST)
+        for name in (LAST, BEST) if best else (LAST,):
+            (self._run.checkpoints / name).with_suffix(SUFFIX).unlink(missing_ok=True)
 
 
 def remove_unfinished(run: RunFolder) -> None:
-    """Remove what a killed process left half written, and put back what it had set aside."""
-    for partial in run.checkpoints.glob(f".*{SUFFIX}.partial"):
+    """Remove what a killed process left half written."""
+    for partial in run.checkpoints.glob(f".*{SUFFIX}{_PARTIAL}"):
         shutil.rmtree(partial, ignore_errors=True)
-    for aside in run.checkpoints.glob(f".*{SUFFIX}.old"):
-        folder = aside.with_name(aside.name[1:].removesuffix(".old"))
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:  # its successor had not got the name yet, and it may be the best
-            os.rename(aside, folder)
     for folder in (run.checkpoints, *run.checkpoints.glob(f"iteration_*{SUFFIX}")):
         remove_temporaries(folder)
-
-
-def _name(folder: Path, name: str) -> None:
-    """Let a name stand for a folder, in place of the file or folder that it stood for."""
-    temporary = folder.with_name(f".{name}.link")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name)
-    os.replace(temporary, folder.with_name(name))
-    folder.with_name(name).with_suffix(".pt").unlink(missing_ok=True)

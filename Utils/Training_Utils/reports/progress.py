@@ -1,112 +1,156 @@
-"""What a run tells while it trains: progress bar, log line, metrics.csv, live curves.
+r"""What a run reports while it trains: to the log, the progress bar, metrics.csv and live curves.
 
-The mean loss since the last report, summed on the device.
-
-The log of a run: lines on the screen, between the progress bar's redraws, and in train.log.
-
-What can't be written in the encoding of either, such as a file name that is not UTF-8, is written
-as an escape like \udce9.
+The log of a run has its lines on the screen, between the redraws of the progress bar, and in
+train.log. Characters that the encoding of either can't write, such as those of a file name that is
+not UTF-8, are written as an escape like \udce9.
 """
+
+from __future__ import annotations
 
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
+import torch
 from tqdm import tqdm
 
+from Config import Config
+from Head.classifier import HeadLoss
 from Utils.processes import Processes
-from Utils.Training_Utils.reports.curves import VisdomCurves
+from Utils.run_folder import RunFolder, run_name
+from Utils.Training_Utils.data import Batch, UnreadableImages
+from Utils.Training_Utils.profiling import StepProfile
+from Utils.Training_Utils.reports.curves import VisdomCurves, draw_curves
 from Utils.Training_Utils.reports.metrics import Metrics
+from Utils.Training_Utils.state import TrainingState
 
 
 class Progress:
-    """Reports figures to wherever they go.
+    """The figures of a run: collects them and reports them. All processes must call its methods.
 
-    total: iterations of the whole run; done: of those, before now. bar: show one, on a terminal.
+    run: the folder for metrics.csv and the profile; None writes neither. total: iterations of the
+    whole run. test_names: the columns of the test sets in metrics.csv.
     """
 
     def __init__(
         self,
-        log: logging.Logger,
-        metrics: Metrics,
-        curves: VisdomCurves | None,
+        config: Config,
+        state: TrainingState,
+        run: RunFolder | None,
         total: int,
-        done: int,
-        bar: bool = True,
+        test_names: list[str],
+        log: logging.Logger,
+        processes: Processes,
     ) -> None:
+        self._state = state
+        self._total = total
         self._log = log
-        self._metrics = metrics
-        self._curves = curves
+        self._world_size = processes.world_size
+        main_run = run if processes.is_main else None
+        self.metrics = Metrics(main_run.metrics if main_run else None, test_names)
+        self.metrics.start(state.iteration)
+        _, losses = self.metrics.series("loss")  # of earlier work on the run
+        self._means = Means(processes, losses[-1] if losses else 0.0)
+        self._unreadable = UnreadableImages(log, processes)
+        self._profile = StepProfile(config.profile, state.device, run.path if run else None, log)
+        self._curves = None
+        if config.use_visdom and processes.is_main:
+            name = run.name if run else run_name(config)
+            self._curves = VisdomCurves(
+                config.visdom_server, config.visdom_port, name, self.metrics, log
+            )
         # Without a terminal a bar is a thousand lines; there the log's lines go to the screen.
-        self._on_terminal = bar and sys.stderr.isatty()
+        self._on_terminal = processes.is_main and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
-            initial=done,
+            initial=state.iteration,
             desc="Training",
             unit="it",
             dynamic_ncols=True,
             disable=not self._on_terminal,
         )
-        self._total = total
         self._start = self._since = time.perf_counter()
-        self._start_iteration = done
+        self._start_iteration = state.iteration
         self._images = 0
 
-    def step(self, images: int) -> None:
-        """Count one iteration."""
-        self._images += images
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; the first steps are profiled where `--profile` asks for it."""
+        return self._profile.watch(batches)
+
+    def add(self, batch: Batch, result: HeadLoss) -> None:
+        """Count one iteration; does not wait for the device."""
+        self._unreadable.add(batch.unreadable)
+        self._means.add(result)
+        self._images += len(batch.labels) * self._world_size
         self._bar.update()
 
-    def report(
-        self, iteration: int, epoch: int, loss: float, accuracy: float, learning_rate: float
-    ) -> None:
-        """Report training figures; images/s counts from the last report."""
+    def mean_loss(self) -> float:
+        """The mean loss since the last report; waits for the device."""
+        return self._means.read()[0]
+
+    def report(self) -> None:
+        """Report the training figures since the last report; waits for the device."""
+        self._unreadable.report()
+        loss, accuracy = self._means.read()
+        self._means.restart()
+        rate = self._state.optimizer.param_groups[0]["lr"]
         now = time.perf_counter()
         speed = self._images / max(now - self._since, 1e-9)
         self._images, self._since = 0, now
-        self._metrics.add(
+        self.metrics.add(
             {
-                "iteration": iteration,
-                "epoch": epoch,
+                **self._position(),
                 "loss": round(loss, 6),
                 "accuracy": round(accuracy, 6),
-                "learning_rate": learning_rate,
+                "learning_rate": rate,
                 "images_per_second": round(speed, 1),
             }
         )
         self._bar.set_postfix_str(
-            f"loss {loss:.3f}, acc {accuracy:.3f}, lr {learning_rate:.3g}, {speed:.0f} images/s"
+            f"loss {loss:.3f}, acc {accuracy:.3f}, lr {rate:.3g}, {speed:.0f} images/s"
         )
+        position = self._position()
         line = (
-            f"epoch {epoch}  iteration {iteration}/{self._total}  loss {loss:.4f}  "
-            f"accuracy {accuracy:.4f}  lr {learning_rate:.4g}  {speed:.0f} images/s  "
-            f"left {_duration(self._time_left(iteration, now))}"
+            f"epoch {position['epoch']}  iteration {position['iteration']}/{self._total}  "
+            f"loss {loss:.4f}  accuracy without margin {accuracy:.4f}  lr {rate:.4g}  "
+            f"{speed:.0f} images/s  left {_duration(self._time_left(now))}"
         )
         (self._log.debug if self._on_terminal else self._log.info)(line)
         self._update_curves()
 
-    def report_tests(self, iteration: int, epoch: int, accuracies: dict[str, float]) -> None:
-        """Report test accuracies. The time they took is not training time."""
+    def report_tests(self, accuracies: dict[str, float]) -> None:
+        """Report accuracies of test sets. The time they took is not training time."""
         self._since = time.perf_counter()
         row = {name: round(accuracy, 6) for name, accuracy in accuracies.items()}
-        self._metrics.add({"iteration": iteration, "epoch": epoch, **row})
+        self.metrics.add({**self._position(), **row})
         figures = "  ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
-        self._log.info(f"iteration {iteration}  test accuracy  {figures}")
+        self._log.info(f"iteration {self._state.iteration}  test accuracy  {figures}")
         self._update_curves()
+
+    def draw(self, run: RunFolder) -> None:
+        """Draw the picture of the run's figures into its folder."""
+        draw_curves(self.metrics, run.curves, run.name)
 
     def elapsed(self) -> str:
         """The time since the start, for people."""
         return _duration(time.perf_counter() - self._start)
 
     def close(self) -> None:
-        """Take the bar away and send the last figures."""
+        """Remove the bar, draw the last figures, and close the log's file."""
         self._bar.close()
         if self._curves:
             self._curves.close()
+        close_log(self._log)
 
-    def _time_left(self, iteration: int, now: float) -> float:
+    def _position(self) -> dict[str, int]:
+        """The iteration, and the epoch that it is in, from 1."""
+        state = self._state
+        return {"iteration": state.iteration, "epoch": state.epoch + (state.batch > 0)}
+
+    def _time_left(self, now: float) -> float:
+        iteration = self._state.iteration
         done = max(iteration - self._start_iteration, 1)
         return (now - self._start) / done * (self._total - iteration)
 
@@ -121,35 +165,50 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-class LossMeter:
-    """Sums losses without reading them: to read one in each iteration would wait for the device.
+class Means:
+    """The mean loss and training accuracy since `restart`, summed on the device.
 
-    A loss that is not finite stays in the sum, so it can't slip through between two reports.
-    processes: whose losses are averaged. last: the mean until the first loss comes.
+    To read a figure in each iteration would wait for the device. A loss that is not finite stays in
+    the sum, so it can't go unnoticed between two reports.
+
+    The accuracy is the share of images whose cosine to their own class, without the margin, is the
+    highest, each image counted with the weights that it was trained on.
+
+    processes: whose images are counted. loss: the mean until the first one is added.
     """
 
-    def __init__(self, processes: Processes, last: float = 0.0) -> None:
+    def __init__(self, processes: Processes, loss: float = 0.0) -> None:
         self._processes = processes
-        self._sum: Tensor | None = None
-        self._count = 0
-        self._last = last
-
-    def add(self, loss: Tensor) -> None:
-        """Take in the loss of one iteration, a scalar."""
-        loss = loss.detach()
-        self._sum = loss if self._sum is None else self._sum + loss
-        self._count += 1
-
-    def mean(self) -> float:
-        """The mean since `restart`, or what it was then if nothing has come since; waits for the
-        device. Called by all processes together."""
-        if self._sum is not None:
-            self._last = self._processes.mean(self._sum.item() / self._count)
-        return self._last
+        self._last = loss, 0.0
+        self._is_read = True
+        self._loss_sum = self._nearest = torch.zeros(())
+        self._images = self._iterations = 0
 
     def restart(self) -> None:
-        """Begin a new mean."""
-        self._sum, self._count = None, 0
+        """Begin new means."""
+        self._loss_sum = self._nearest = torch.zeros(())
+        self._images = self._iterations = 0
+
+    def add(self, result: HeadLoss) -> None:
+        """Add the loss of one iteration, a scalar, and the outcomes of its N images."""
+        self._loss_sum = self._loss_sum + result.loss.detach()
+        self._nearest = self._nearest + result.nearest.sum()  # whole numbers
+        self._images += len(result.nearest)
+        self._iterations += 1
+        self._is_read = False
+
+    def read(self) -> tuple[float, float]:
+        """(loss, accuracy) over all processes, which must all call this; waits for the device.
+
+        Where nothing was added since `restart`, what they were before.
+        """
+        if not self._is_read:
+            own = self._loss_sum.item() / self._iterations, self._nearest.item() / self._images
+            losses, accuracies = zip(*self._processes.gather(own), strict=True)
+            # Each process has as many images as the others.
+            self._last = sum(losses) / len(losses), sum(accuracies) / len(accuracies)
+            self._is_read = True
+        return self._last
 
 
 class _Screen(logging.Handler):

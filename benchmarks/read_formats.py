@@ -2,9 +2,9 @@
 
     python -m benchmarks.read_formats [--data FOLDER] [--seconds S] [--records N]
 
-The same faces are laid out as an image list, a record file, tar shards and a .blp-like set. Printed
-are decoded images a second as multiples of the loop's, in one process and with two workers, each
-the median of several rounds that take turns; and the time and memory to open a record file of
+The same faces are written as an image list, a record file, tar shards and a .blp-like set. The
+table has decoded images per second as multiples of the loop's, in one process and with two workers,
+each the median of several interleaved rounds; and the time and memory to open a record file of
 4 million records. FOLDER holds class folders of JPEGs; without it, the demo's faces are used.
 """
 
@@ -45,7 +45,7 @@ def rates(sources: dict[str, Sequence], files: list[str], seconds: float) -> dic
     for name, images in sources.items():
         readers[f"{name}, 1 process"] = lambda images=images: (images[i] for i in _forever(images))
     for name, images in sources.items():
-        # Made once: starting workers is not reading.
+        # Made once: the start of the workers is not measured.
         loader = DataLoader(
             images,
             batch_size=_BATCH,

@@ -8,6 +8,11 @@ report.py             a checkpoint on LFW, AgeDB-30, CFP-FP or any verification 
 plots.py              pictures: ROC curves, histograms, sheets of the worst pairs
 __main__.py           the command for any verification set
 
+features.py           tables of features on disk, which a later start uses again
+extraction.py         features of photos for these tables
+identification/       ranks and rates of probes among distractors, on arrays alone
+megaface/             MegaFace's photos, lists and devkit files to a report
+
 label_noise.py        the command that finds images under a wrong name
 clean_list.py         its report, and the command that leaves out the worst images
 """

@@ -94,8 +94,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture
-def judge(capsys):
-    """What MegaFace_Evaluation.py does, in this process: returns what it prints."""
+def run_megaface(capsys):
+    """A function that does in this process what MegaFace_Evaluation.py does, and returns its
+    output."""
 
     def run(*arguments: object) -> str:
         config = read_config("", settings_for("megaface"), argv=list(map(str, arguments)))

@@ -109,24 +109,24 @@ def test_embeddings_do_not_depend_on_the_number_of_threads():
     assert np.array_equal(found[0], found[2])
 
 
-def test_a_repeated_run_extracts_nothing_and_a_changed_one_beside_it(tiny, tmp_path, judge):
+def test_a_repeated_run_extracts_nothing_and_a_changed_one_beside_it(tiny, tmp_path, run_megaface):
     flags = ("--output", tmp_path, "--feature_dtype", "fp16", "--feature_flip", "none")
-    assert "distractors-" in judge(*tiny.flags(*flags)).partition(": 700 to come")[0]
+    assert "distractors-" in run_megaface(*tiny.flags(*flags)).partition(": 700 to come")[0]
     file = features_of(tmp_path, "distractors") / "features.npy"
     before, written = results_of(tmp_path), file.stat().st_mtime_ns
     assert table_of(tmp_path, "distractors").dtype == np.float16
 
-    assert "700 to come" in judge(*tiny.flags(*flags, checkpoint=1))
+    assert "700 to come" in run_megaface(*tiny.flags(*flags, checkpoint=1))
     assert results_of(tmp_path) != before
 
     names = json.loads((tiny.root / f"megaface.json_{DISTRACTORS}_1").read_text())["path"]
     (tmp_path / "shorter.json").write_text(json.dumps({"path": names[:50]}))
-    said = judge(*tiny.flags(*flags, "--megaface_file_list", tmp_path / "shorter.json"))
+    said = run_megaface(*tiny.flags(*flags, "--megaface_file_list", tmp_path / "shorter.json"))
     assert "50 to come" in said
     assert said.count("all there") == 1, "the probes are the same"
     assert [r["distractors"] for r in results_of(tmp_path)] == [50]
 
-    assert judge(*tiny.flags(*flags)).count("all there") == 2
+    assert run_megaface(*tiny.flags(*flags)).count("all there") == 2
     assert file.stat().st_mtime_ns == written
     assert results_of(tmp_path) == before
 
@@ -174,15 +174,15 @@ def test_two_processes_give_the_same_to_the_last_digit(tiny, first_run, tmp_path
     assert done.stdout.count("MegaFace: 20 probes of 5 people, 60 searches") == 1
 
 
-def test_the_devkits_files_carry_the_features_over(tiny, first_run, tmp_path, judge):
+def test_the_devkits_files_carry_the_features_over(tiny, first_run, tmp_path, run_megaface):
     folder, _ = first_run
     export = tmp_path / "export"
     flags = ("--export_devkit", export, "--devkit_suffix", "_mine.bin")
-    judge(*tiny.flags("--output", folder, *flags))
+    run_megaface(*tiny.flags("--output", folder, *flags))
     features = table_of(folder, "probes")
     name = "facescrub/J.K._Simmons/J.K._Simmons_24002.png_mine.bin"
     assert np.allclose(read_devkit_file(export / name), features[2], atol=1e-7)
-    judge(
+    run_megaface(
         *tiny.flags(*flags[2:], "--output", tmp_path / "out", checkpoint=None),
         *("--probe_features", export / "facescrub"),
         *("--distractor_features", export / "megaface"),
@@ -191,7 +191,7 @@ def test_the_devkits_files_carry_the_features_over(tiny, first_run, tmp_path, ju
     ours, theirs = results_of(folder), results_of(tmp_path / "out")
     assert [r["rank1"] for r in ours] == [r["rank1"] for r in theirs]
     # And a table of ours in place of photos, without them.
-    judge(
+    run_megaface(
         *("--probe_features", features_of(folder, "probes"), "--fprs", "1e-2,1e-3"),
         *("--distractor_features", features_of(folder, "distractors")),
         *("--distractor_sizes", "10,100", "--output", tmp_path / "ready", "--device", "cpu"),
@@ -200,7 +200,7 @@ def test_the_devkits_files_carry_the_features_over(tiny, first_run, tmp_path, ju
     assert not (tmp_path / "ready" / "features").exists()
 
 
-def test_both_figures_with_noise_lists(tiny, first_run, tmp_path, judge):
+def test_both_figures_with_noise_lists(tiny, first_run, tmp_path, run_megaface):
     folder, _ = first_run
     (tmp_path / "probes.txt").write_text("# noisy\nJ.K._Simmons_24001.jpg\nOtto_24001\n")
     (tmp_path / "distractors.txt").write_text("# a/b/name\n000/00000/3@N00_3_0.jpg\n")
@@ -208,7 +208,7 @@ def test_both_figures_with_noise_lists(tiny, first_run, tmp_path, judge):
         *("--probe_noise", tmp_path / "probes.txt"),
         *("--distractor_noise", tmp_path / "distractors.txt"),
     )
-    printed = judge(*tiny.flags("--output", folder, *noise))
+    printed = run_megaface(*tiny.flags("--output", folder, *noise))
     assert "2 noisy probes and 1 noisy distractors left out" in printed
     found = {(r["distractors"], r["photos"]): r for r in results_of(folder)}
     keep = np.delete(np.arange(20), [1, 9])
@@ -220,15 +220,15 @@ def test_both_figures_with_noise_lists(tiny, first_run, tmp_path, judge):
     assert cleaned["searches"] == 3 * 12 + 2 * 6
     assert (DISTRACTORS, "as listed") in found
 
-    lifted = judge(*tiny.flags("--output", folder, *noise, "--noise", "insightface"))
+    lifted = run_megaface(*tiny.flags("--output", folder, *noise, "--noise", "insightface"))
     assert "treated as insightface does" in lifted
     cleaned = results_of(folder)[-1]
     assert (cleaned["photos"], cleaned["distractors"]) == ("cleaned", DISTRACTORS)
     assert cleaned["searches"] == 60
 
 
-def test_folders_without_lists(tiny, tmp_path, judge):
-    judge(
+def test_folders_without_lists(tiny, tmp_path, run_megaface):
+    run_megaface(
         *("--checkpoint", tiny.checkpoint(), "--output", tmp_path, "--device", "cpu"),
         *("--facescrub_dataset_path", tiny.root / "probes", "--num_workers", 0),
         *("--megaface_dataset_path", tiny.root / "distractors", "--distractor_sizes", "5,50"),
@@ -267,9 +267,9 @@ def test_training_ends_with_megaface(tiny, tmp_path):
         (("--distractor_sizes", "5000"), "5,000 distractors"),
     ],
 )
-def test_mistakes_are_errors_that_name_them(tiny, tmp_path, judge, flags, said):
+def test_mistakes_are_errors_that_name_them(tiny, tmp_path, run_megaface, flags, said):
     with pytest.raises(ValueError, match=said):
-        judge(*tiny.flags("--output", tmp_path, *flags))
+        run_megaface(*tiny.flags("--output", tmp_path, *flags))
 
 
 def test_a_list_with_a_missing_photo_is_told_in_a_paragraph(tiny, tmp_path):
@@ -281,9 +281,9 @@ def test_a_list_with_a_missing_photo_is_told_in_a_paragraph(tiny, tmp_path):
     assert "list.json" in said
 
 
-def test_nothing_to_judge(tiny, tmp_path, judge):
+def test_nothing_to_judge(tiny, tmp_path, run_megaface):
     with pytest.raises(CheckpointError, match="give --checkpoint"):
-        judge(*tiny.flags("--output", tmp_path, checkpoint=None))
+        run_megaface(*tiny.flags("--output", tmp_path, checkpoint=None))
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def no_work(monkeypatch):
 
 
 def ready(folder, *more):
-    """The flags that judge the tables of a run, without photos."""
+    """The flags that evaluate the tables of a run, without photos."""
     return (
         *("--probe_features", features_of(folder, "probes")),
         *("--distractor_features", features_of(folder, "distractors")),
@@ -67,13 +67,13 @@ def ready(folder, *more):
 # --- ready features -----------------------------------------------------------------------------
 
 
-def test_a_list_chooses_among_ready_probes_and_says_who_they_are(extracted, tmp_path, judge):
+def test_a_list_chooses_among_ready_probes_and_says_who_they_are(extracted, tmp_path, run_megaface):
     names = json.loads((features_of(extracted, "probes") / "list.json").read_text())["path"]
     order = [17, 3, 2, 9, 0, 11]
     ids = ["x", "y", "y", "x", "y", "z"]
     listed = {"path": [names[row] for row in order], "id": ids}
     (tmp_path / "list.json").write_text(json.dumps(listed))
-    judge(
+    run_megaface(
         *ready(extracted, "--output", tmp_path / "out"),
         *("--facescrub_file_list", tmp_path / "list.json"),
     )
@@ -87,21 +87,23 @@ def test_a_list_chooses_among_ready_probes_and_says_who_they_are(extracted, tmp_
     listed["path"][4] = "Ada/unknown.png"
     (tmp_path / "list.json").write_text(json.dumps(listed))
     with pytest.raises(DataError, match=r"1 photos .* the first: Ada/unknown.png"):
-        judge(*ready(extracted, "--facescrub_file_list", tmp_path / "list.json"))
+        run_megaface(*ready(extracted, "--facescrub_file_list", tmp_path / "list.json"))
 
 
-def test_pictures_beside_ready_features_need_not_be_all_there(tiny, extracted, tmp_path, judge):
+def test_pictures_beside_ready_features_need_not_be_all_there(
+    tiny, extracted, tmp_path, run_megaface
+):
     shutil.copytree(tiny.root / "distractors", tmp_path / "some")
     for number in range(0, DISTRACTORS, 2):
         name = f"{number // 100:03d}/{number // 10:05d}/{number}@N00_{number}_0.jpg"
         (tmp_path / "some" / name).unlink()
     with pytest.raises(DataError, match=r"0@N00_0_0\.jpg"):
-        judge(*ready(extracted, "--megaface_dataset_path", tmp_path / "some"))
+        run_megaface(*ready(extracted, "--megaface_dataset_path", tmp_path / "some"))
     for path in (tmp_path / "some").rglob("1*.jpg"):
         path.unlink()
     listed = [str(p.relative_to(tmp_path / "some")) for p in (tmp_path / "some").rglob("*.jpg")]
     (tmp_path / "some.json").write_text(json.dumps({"path": sorted(listed)}))
-    judge(
+    run_megaface(
         *ready(extracted, "--megaface_dataset_path", tmp_path / "some", "--output", tmp_path),
         *("--megaface_file_list", tmp_path / "some.json"),
         *("--facescrub_dataset_path", tiny.root / "probes"),
@@ -111,10 +113,12 @@ def test_pictures_beside_ready_features_need_not_be_all_there(tiny, extracted, t
 
 
 @pytest.mark.parametrize("changed", ["network", "flip"])
-def test_features_of_two_networks_are_not_mixed(tiny, extracted, tmp_path, judge, no_work, changed):
+def test_features_of_two_networks_are_not_mixed(
+    tiny, extracted, tmp_path, run_megaface, no_work, changed
+):
     more = ("--feature_flip", "none") if changed == "flip" else ()
     with pytest.raises(DataError, match=f"their {changed} differs"):
-        judge(
+        run_megaface(
             *tiny.flags("--output", tmp_path, *more, checkpoint=int(changed == "network")),
             *("--distractor_features", features_of(extracted, "distractors")),
         )
@@ -145,7 +149,7 @@ def test_ready_features_are_not_judged_at_the_end_of_training(tiny, extracted):
         ("features.npy", None),
     ],
 )
-def test_damaged_feature_folders_are_named(tiny, extracted, tmp_path, judge, name, content):
+def test_damaged_feature_folders_are_named(tiny, extracted, tmp_path, run_megaface, name, content):
     shutil.copytree(extracted / "features", tmp_path / "features")
     damaged = features_of(tmp_path, "distractors") / name
     if content is None:
@@ -153,27 +157,27 @@ def test_damaged_feature_folders_are_named(tiny, extracted, tmp_path, judge, nam
     else:
         damaged.write_bytes(content)
     with pytest.raises(DataError, match=name):
-        judge(*ready(tmp_path, "--output", tmp_path / "out"))
+        run_megaface(*ready(tmp_path, "--output", tmp_path / "out"))
     if name == "list.json":
         return  # it is not read where the list of the photos is given
     with pytest.raises(DataError, match=name):
-        judge(*tiny.flags("--output", tmp_path))
+        run_megaface(*tiny.flags("--output", tmp_path))
 
 
-def test_a_table_of_another_shape_is_not_used(tiny, extracted, tmp_path, judge):
+def test_a_table_of_another_shape_is_not_used(tiny, extracted, tmp_path, run_megaface):
     shutil.copytree(extracted / "features", tmp_path / "features")
     np.save(features_of(tmp_path, "probes") / "features.npy", np.ones((20, 8), np.float32))
     with pytest.raises(DataError, match=r"\(20, 8\), not float32 \(20, 16\)"):
-        judge(*tiny.flags("--output", tmp_path))
+        run_megaface(*tiny.flags("--output", tmp_path))
 
 
 def test_a_table_of_another_size_of_features_is_found_before_the_work(
-    extracted, tmp_path, judge, no_work
+    extracted, tmp_path, run_megaface, no_work
 ):
     shutil.copytree(extracted / "features", tmp_path / "features")
     np.save(features_of(tmp_path, "probes") / "features.npy", np.ones((20, 8), np.float32))
     with pytest.raises(DataError, match=r"their dim differs \(8 and 16\)"):
-        judge(*ready(tmp_path, "--output", tmp_path / "out"))
+        run_megaface(*ready(tmp_path, "--output", tmp_path / "out"))
 
 
 def test_no_room_for_features(tmp_path, monkeypatch):
@@ -190,21 +194,25 @@ def test_no_room_for_features(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "/tmp/x.png", "a/../../x.png", "a/.."])
-def test_nothing_is_exported_outside_of_the_folder(tiny, extracted, tmp_path, judge, no_work, name):
+def test_nothing_is_exported_outside_of_the_folder(
+    tiny, extracted, tmp_path, run_megaface, no_work, name
+):
     shutil.copytree(extracted / "features", tmp_path / "features")
     listed = features_of(tmp_path, "probes") / "list.json"
     values = json.loads(listed.read_text())
     values["path"][7] = name
     listed.write_text(json.dumps(values))
     with pytest.raises(DataError, match="outside of its folder"):
-        judge(*ready(tmp_path, "--output", tmp_path / "out", "--export_devkit", tmp_path / "e"))
+        run_megaface(
+            *ready(tmp_path, "--output", tmp_path / "out", "--export_devkit", tmp_path / "e")
+        )
     assert not (tmp_path / "e").exists()
     with pytest.raises(DataError, match="devkit_suffix"):
         check_export(PhotoList(["a"], None, "list"), "/../../x.bin")
     check_export(PhotoList(["a..b/J.K._S.png", "c/.d"], None, "list"), "_x.bin")
 
 
-def test_devkit_features_of_any_length_fit_into_half_precision(tmp_path, judge):
+def test_devkit_features_of_any_length_fit_into_half_precision(tmp_path, run_megaface):
     rng = np.random.default_rng(0)
     table, ids = rng.normal(size=(30, 8)).astype(np.float32), ["a", "b"] * 4
     table *= np.float32(10.0) ** rng.integers(-12, 12, (30, 1))
@@ -217,8 +225,8 @@ def test_devkit_features_of_any_length_fit_into_half_precision(tmp_path, judge):
         *("--facescrub_file_list", tmp_path / "p.json", "--devkit_suffix", "_x.bin"),
         *("--megaface_file_list", tmp_path / "d.json", "--fprs", "0.1", "--device", "cpu"),
     )
-    judge(*flags, "--feature_dtype", "fp16", "--output", tmp_path / "half")
-    judge(*flags, "--output", tmp_path / "single")
+    run_megaface(*flags, "--feature_dtype", "fp16", "--output", tmp_path / "half")
+    run_megaface(*flags, "--output", tmp_path / "single")
     unit = table / np.linalg.norm(table.astype(np.float64), axis=1, keepdims=True)
     assert np.allclose(table_of(tmp_path / "half", "distractors"), unit[8:], atol=1e-3)
     assert np.array_equal(table_of(tmp_path / "single", "distractors"), table[8:])
@@ -249,7 +257,7 @@ def test_labels_tell_results_apart(tmp_path):
     assert labels("r/megaface.json") == ["r"]
 
 
-def test_compared_results_are_all_drawn(tiny, extracted, tmp_path, judge, monkeypatch):
+def test_compared_results_are_all_drawn(tiny, extracted, tmp_path, run_megaface, monkeypatch):
     drawn = {}
     from Utils.Evaluation_Utils.megaface import pictures
 
@@ -258,7 +266,7 @@ def test_compared_results_are_all_drawn(tiny, extracted, tmp_path, judge, monkey
         (tmp_path / run / "megaface").mkdir(parents=True)
         shutil.copy(extracted / "megaface.json", tmp_path / run / "megaface")
     others = [tmp_path / run / "megaface" / "megaface.json" for run in ("a", "b")]
-    judge(*tiny.flags("--output", tmp_path / "out", "--compare", ",".join(map(str, others))))
+    run_megaface(*tiny.flags("--output", tmp_path / "out", "--compare", ",".join(map(str, others))))
     assert list(drawn) == ["as listed", "a, as listed", "b, as listed"]
 
 
@@ -276,32 +284,36 @@ def test_compared_results_are_all_drawn(tiny, extracted, tmp_path, judge, monkey
     ],
 )
 def test_compared_files_are_looked_at_before_the_work(
-    tiny, extracted, tmp_path, judge, no_work, change
+    tiny, extracted, tmp_path, run_megaface, no_work, change
 ):
     values = json.loads((extracted / "megaface.json").read_text())
     change(values)
     (tmp_path / "other.json").write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"other\.json"):
-        judge(*tiny.flags("--output", tmp_path, "--compare", tmp_path / "other.json"))
+        run_megaface(*tiny.flags("--output", tmp_path, "--compare", tmp_path / "other.json"))
 
 
 # --- probes without mates -----------------------------------------------------------------------
 
 
-def test_people_with_one_probe_each_are_found_before_the_work(tiny, tmp_path, judge, no_work):
+def test_people_with_one_probe_each_are_found_before_the_work(
+    tiny, tmp_path, run_megaface, no_work
+):
     listed = {"path": [f"{name}/{name}_24000.png" for name in PEOPLE], "id": [*PEOPLE]}
     (tmp_path / "list.json").write_text(json.dumps(listed))
     with pytest.raises(DataError, match=r"list\.json has no identity with two probes"):
-        judge(*tiny.flags("--output", tmp_path, "--facescrub_file_list", tmp_path / "list.json"))
+        run_megaface(
+            *tiny.flags("--output", tmp_path, "--facescrub_file_list", tmp_path / "list.json")
+        )
 
 
 @pytest.mark.parametrize("how", ["drop", "insightface"])
 def test_noise_that_leaves_nothing_spares_the_figures_as_listed(
-    tiny, extracted, tmp_path, judge, how
+    tiny, extracted, tmp_path, run_megaface, how
 ):
     names = json.loads((tiny.root / "facescrub.json").read_text())["path"]
     (tmp_path / "noise.txt").write_text("\n".join(name.split("/")[1] for name in names))
-    printed = judge(
+    printed = run_megaface(
         *ready(extracted, "--output", tmp_path, "--noise", how),
         *("--probe_noise", tmp_path / "noise.txt"),
     )
@@ -311,7 +323,7 @@ def test_noise_that_leaves_nothing_spares_the_figures_as_listed(
     sets = [tiny.root / "megaface.json_10_1", tiny.root / "megaface.json_100_1"]
     noisy = json.loads(sets[0].read_text())["path"]
     (tmp_path / "noise.txt").write_text("\n".join(noisy))
-    printed = judge(
+    printed = run_megaface(
         *ready(extracted, "--output", tmp_path, "--noise", how),
         *("--distractor_noise", tmp_path / "noise.txt"),
         *("--megaface_file_list", f"{sets[0]},{sets[1]}"),
@@ -321,10 +333,10 @@ def test_noise_that_leaves_nothing_spares_the_figures_as_listed(
     assert cleaned == [90 if how == "drop" else 100]
 
 
-def test_forty_set_sizes_with_and_without_noise(tiny, extracted, tmp_path, judge):
+def test_forty_set_sizes_with_and_without_noise(tiny, extracted, tmp_path, run_megaface):
     (tmp_path / "noise.txt").write_text("000/00000/3@N00_3_0.jpg\n")
     sizes = [10 * n for n in range(1, 41)]
-    judge(
+    run_megaface(
         *ready(extracted, "--output", tmp_path, "--distractor_sizes", ",".join(map(str, sizes))),
         *("--distractor_noise", tmp_path / "noise.txt"),
     )
@@ -342,7 +354,7 @@ def test_forty_set_sizes_with_and_without_noise(tiny, extracted, tmp_path, judge
 
 @pytest.mark.parametrize("kind", ["record file", "shards"])
 def test_probes_and_distractors_in_record_files_and_shards(
-    shared_data, tmp_path, tiny, judge, kind
+    shared_data, tmp_path, tiny, run_megaface, kind
 ):
     formats = shared_data / "formats"
     probes, distractors = formats / "rec_plain", formats / "rec_ms1m_layout"
@@ -350,7 +362,7 @@ def test_probes_and_distractors_in_record_files_and_shards(
         for name, source in (("probes", probes), ("distractors", distractors)):
             convert(source, tmp_path / name / "%06d.tar")
         probes, distractors = tmp_path / "probes", tmp_path / "distractors"
-    judge(
+    run_megaface(
         *("--checkpoint", tiny.checkpoint(), "--device", "cpu", "--num_workers", 2),
         *("--facescrub_dataset_path", probes, "--megaface_dataset_path", distractors),
         *("--distractor_sizes", "100", "--fprs", "1e-2", "--output", tmp_path / "out"),

@@ -21,7 +21,7 @@ from Utils.errors import CheckpointError, DataError, RunError, UserError, first_
 _SHOWN = 3  # functions and classes that an error names
 
 # What `torch.load` raises for files that are cut short or something else altogether.
-READ_ERRORS = (
+_READ_ERRORS = (
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
     *(zipfile.BadZipFile, struct.error, AssertionError, SafetensorError),
 )
@@ -164,7 +164,7 @@ def read_tensors(path: str | Path, lazily: bool = False) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"checkpoint {path} can't be read: {_refusal(path, error)}") from None
-    except READ_ERRORS as error:
+    except _READ_ERRORS as error:
         raise CheckpointError(f"checkpoint {path} can't be read: {_damage(error)}") from None
 
 

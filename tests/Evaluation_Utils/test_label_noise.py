@@ -120,6 +120,22 @@ def noisy_run(tmp_path_factory):
     return only_run(root / "runs") / "checkpoints/last.pt", root, wrong
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--device", "gpu"], "expected auto, cpu, cuda or cuda:N"),
+        (["--batch_size", "0"], "setting batch_size is 0: it must be at least 1"),
+        (["--num_workers", "-1"], "setting num_workers is -1: it must be at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(noisy_run, monkeypatch, tmp_path, flags, said):
+    checkpoint, root, _ = noisy_run
+    words = ["label_noise", checkpoint, root / "images", "--output", tmp_path, *flags]
+    monkeypatch.setattr("sys.argv", [str(word) for word in words])
+    with pytest.raises(ConfigError, match=said):
+        label_noise.main()
+
+
 def suspected(angles, wrong):
     """The share of the wrong labels among the 15 % furthest from their centres."""
     worst = np.argsort(-np.asarray(angles))[: round(0.15 * len(angles))]

@@ -1,0 +1,99 @@
+"""A user's mistake ends in one paragraph; a bug in a student's own code keeps its traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, assert_one_paragraph, run_script
+
+# Train.py, with a function of its own in place of one of the repository's.
+SCRIPT = """
+import sys
+
+sys.path.insert(0, {root!r})
+
+import numpy as np
+import Head.methods
+from Backbone.mobilefacenet import MobileFaceNet
+
+
+def broken_margin(cosine, m, easy_margin=False):
+    return np.ones((2, 3)) @ np.ones((5, 5))
+
+
+def broken_in_evaluation(self, pixels):
+    if self.training:
+        return forward(self, pixels)
+    return np.ones((2, 3)) @ np.ones((5, 5))
+
+
+forward = MobileFaceNet.forward
+{change}
+
+import Train
+from Utils.errors import run_script
+
+if __name__ == "__main__":
+    run_script(Train.main)
+"""
+MARGIN = "Head.methods.arcface = broken_margin"
+EVALUATION = "MobileFaceNet.forward = broken_in_evaluation"
+
+
+@pytest.fixture
+def train(tiny_faces, tmp_path):
+    """Runs the script with one of the changes, in some processes; returns what it printed."""
+
+    def run(change: str, processes: int = 1) -> subprocess.CompletedProcess:
+        script = tmp_path / "my_train.py"
+        script.write_text(SCRIPT.format(root=str(ROOT), change=change))
+        command = [sys.executable]
+        if processes > 1:
+            launch = ("--standalone", f"--nproc_per_node={processes}")
+            command += ["-m", "torch.distributed.run", *launch]
+        arguments = [script, *tiny_faces.flags, "--save_dir", tmp_path / "runs"]
+        return subprocess.run(
+            [*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=200
+        )
+
+    return run
+
+
+def assert_traceback(err: str, function: str) -> None:
+    """The full traceback of a shape bug, from the script down to the function, once."""
+    assert err.count("ValueError: matmul: Input operand 1 has a mismatch") == 1, err
+    assert err.count(f"in {function}\n") == 1
+    trace = err[err.index("Traceback") : err.index("ValueError: matmul")]
+    for place in ("my_train.py", "Train.py", "trainer.py", "np.ones((2, 3)) @"):
+        assert place in trace
+    assert "Error: " not in trace
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_bug_in_a_margin_shows_its_traceback(train, processes):
+    run = train(MARGIN, processes)
+    assert run.returncode == 1
+    assert_traceback(run.stderr, "broken_margin")
+    # The other one is torchrun's own, which reports that a process has failed.
+    assert run.stderr.count("Traceback") == processes
+
+
+def test_a_bug_met_while_the_test_sets_are_evaluated_is_not_taken_for_bad_data(train, tmp_path):
+    run = train(EVALUATION)
+    assert run.returncode == 1
+    assert_traceback(run.stderr, "broken_in_evaluation")
+    assert "test sets not evaluated" not in run.stdout
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoints/last.pt")  # saved before the test
+    assert checkpoint.is_file()
+
+
+@pytest.mark.parametrize("name", ["train_file_list", "lfw_dataset_path", "resume", "pretrained"])
+def test_a_missing_file_is_named_in_one_paragraph(tiny_faces, tmp_path, name):
+    missing = tmp_path / "not there.txt"
+    run = run_script(
+        "Train.py", *tiny_faces.flags, "--save_dir", tmp_path / "runs", f"--{name}", missing
+    )
+    assert_one_paragraph(run, "not there.txt")
+    assert not Path(tmp_path / "runs").exists()

@@ -8,6 +8,7 @@ Without --to the target describes its own network, and loads anywhere in this pr
 dtypes are kept bit for bit; only names change.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,16 @@ def rename_for(state: State, architecture: dict[str, Any], lineage: Lineage) -> 
 def layout_counts(layout: Layout, architecture: dict[str, Any]) -> Counts | None:
     """An architecture's numbers of units by stage; None where the layout has no such network."""
     name, variant = architecture["name"], architecture["variant"]
+    resnet = re.fullmatch(r"(?:SE)?ResNet(\d+)(_IR)?", name)
     if name == "MobileFaceNet":
         family, counts = name, tuple(variant.get("repeats", REPEATS))
-    elif name.endswith("_IR"):
+    elif resnet and resnet[2]:
         table = BOTTLENECK_UNITS if variant.get("bottleneck") else UNITS
-        depth = int(name.removeprefix("SE").removeprefix("ResNet").removesuffix("_IR"))
-        family, counts = "ResNetIR", table[depth]
-    else:
-        family, counts = "ResNet", RESNET_UNITS[int(name.removeprefix("ResNet"))]
+        family, counts = "ResNetIR", table[int(resnet[1])]
+    elif resnet:
+        family, counts = "ResNet", RESNET_UNITS[int(resnet[1])]
+    else:  # a family of which no lineage has weights
+        return None
     return counts if family == layout.family and counts in layout.counts else None
 
 

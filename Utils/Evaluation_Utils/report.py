@@ -43,11 +43,13 @@ COMPARED_PAIRS = 600
 @dataclass(frozen=True)
 class Benchmark:
     """title: as tables show it. prefix: of its settings, <prefix>_dataset_path and
-    <prefix>_file_list; empty for `data` and `pairs`. file_name: of its results, without suffix."""
+    <prefix>_file_list; empty for `data` and `pairs`. file_name: of its results, without suffix.
+    in_demo: whether the demo has a set of that name, which is used where the settings name none."""
 
     title: str
     prefix: str
     file_name: str
+    in_demo: bool = True
 
 
 BENCHMARKS = (
@@ -186,8 +188,10 @@ def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
 
 def open_benchmark(config: Config, benchmark: Benchmark) -> tuple[VerificationSet, str]:
     """(the benchmark's data, a text that says where they are): the data set of the settings, or
-    otherwise the demo's, drawn if it isn't there yet. Raises DataError for unusable data."""
+    otherwise the demo's, drawn if it isn't there yet. Raises DataError for no or unusable data."""
     path, file_list = benchmark_paths(config, benchmark)
+    if not path and not benchmark.in_demo:
+        raise DataError(f"there is no data to evaluate on: give --{benchmark.prefix}_dataset_path.")
     if not path:
         demo = ensure_demo_sets(Path(config.demo_dataset_path))
         path = str(getattr(demo, f"{benchmark.prefix}_images"))

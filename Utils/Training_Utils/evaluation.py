@@ -46,7 +46,7 @@ class TestSets:
         self.descriptions: list[str] = []
         for benchmark in BENCHMARKS:
             path, _ = benchmark_paths(config, benchmark)
-            if path or config.train_dataset == "Demo":
+            if path or (benchmark.in_demo and config.train_dataset == "Demo"):
                 data, source = open_benchmark(config, benchmark)
                 self._sets[benchmark.title] = data
                 text = f"{len(data.images):,} images, {len(data.same):,} pairs, {source}"

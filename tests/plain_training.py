@@ -68,6 +68,7 @@ def train(
     losses = []
     with (
         mock.patch.dict(BACKBONES, Plain=lambda **given: Plain(**given).to(dtype)),
+        mock.patch(f"{start.__name__}.validate"),  # "Plain" is no word that the setting allows
         mock.patch(f"{start.__name__}.build_head", lambda *a, **k: build_head(*a, **k).to(dtype)),
     ):
         trainer = Trainer(config, processes)

@@ -246,7 +246,7 @@ def test_exact_when_little_is_kept(monkeypatch, make, score_dtype):
     monkeypatch.setattr(evaluation, "_EXACT_CURVE", 5)
     monkeypatch.setattr(negatives, "_WAITING", 3)
     monkeypatch.setattr(ranks, "_MANY", 0.0)
-    monkeypatch.setattr(ranks, "_SORTED_AT_ONCE", 3)
+    monkeypatch.setattr(ranks, "_ROWS_AT_ONCE", 3)
     monkeypatch.setattr(exact_scores, "_PAIRS_AT_ONCE", 4)
     fprs, how = (0.02, 1e-3), ScoringSettings(block_size=16, score_dtype=score_dtype)
     result = evaluate(*make(), RANKS, fprs, FPIRS, how)

@@ -79,16 +79,20 @@ class PairScorer:
         self._threads = threads
 
     def __call__(self, probe: np.ndarray, distractor: np.ndarray) -> np.ndarray:
-        """float64 scores of the pairs (probe[k], distractor[k])."""
-        scores = np.empty(len(probe))
-        order = np.argsort(distractor, kind="stable")  # so that the file is read forwards
+        """float64 scores of the pairs (probe[k], distractor[k]), from one block of distractors."""
+        used, place = np.unique(distractor, return_inverse=True)  # the file is read forwards
+        features, scores = np.empty((len(used), self._probes.shape[1])), np.empty(len(probe))
+
+        def normalise(start: int) -> None:
+            rows = slice(start, start + _PAIRS_AT_ONCE)
+            features[rows] = unit_rows(self._distractors[used[rows]])
 
         def score(start: int) -> None:
-            pairs = order[start : start + _PAIRS_AT_ONCE]
-            right = unit_rows(self._distractors[distractor[pairs]])
-            scores[pairs] = row_products(self._probes[probe[pairs]], right)
+            pairs = slice(start, start + _PAIRS_AT_ONCE)
+            scores[pairs] = row_products(self._probes[probe[pairs]], features[place[pairs]])
 
-        self._threads.map(score, range(0, len(order), _PAIRS_AT_ONCE))
+        self._threads.map(normalise, range(0, len(used), _PAIRS_AT_ONCE))
+        self._threads.map(score, range(0, len(probe), _PAIRS_AT_ONCE))
         return scores
 
 

@@ -125,5 +125,6 @@ def pairs_from(
     chosen = torch.from_numpy(rows).to(scores.device)
     limits = torch.as_tensor(np.broadcast_to(floors, len(rows)).astype(np.float32))
     found = scores[chosen] >= limits.to(scores.device)[:, None]
-    row, column = (index.cpu().numpy() for index in found.nonzero(as_tuple=True))
+    # NumPy looks through bytes faster than torch does.
+    row, column = np.divmod(np.flatnonzero(found.cpu().numpy()), scores.shape[1])
     return rows[row], column

@@ -18,7 +18,7 @@ from Utils.Evaluation_Utils.identification.negatives import pairs_from
 
 TIES = ("mate", "against")
 
-_SORTED_AT_ONCE = 64  # rows
+_ROWS_AT_ONCE = 64  # their scores stay in the processor's cache
 _MANY = 0.02  # share of a block's pairs above which float64 products cost less than single pairs
 
 
@@ -104,21 +104,24 @@ class RankCounter:
     ) -> None:
         """Compare the R×B products of R probes, off by at most `bound`, with the probes' mates."""
         mates = torch.from_numpy(self._mates[probes]).to(scores.device)  # R×M
+        low, high = ((mates + shift).to(scores.dtype) for shift in (-bound, bound))
         ordered = self._sorted_rows(scores)
-        low, high = (mates + shift for shift in (-bound, bound))
-        first = torch.searchsorted(ordered, low.to(scores.dtype))
-        last = torch.searchsorted(ordered, high.to(scores.dtype), right=True)
+        first = torch.searchsorted(ordered, low)
+        last = torch.searchsorted(ordered, high, right=True)
         unsure = last - first  # R×M products that lie within rounding of the mate's score
         if bound > self._products.double_bound and unsure.sum() > _MANY * scores.numel():
             scores = self._products.in_double(probes)
             self._count(probes, scores, distractors, self._products.double_bound)
             return
         self.beats[probes] += (scores.shape[1] - last).cpu().numpy()
-        rows = unsure.any(dim=1).nonzero()[:, 0]
-        if len(rows):
-            near = first[rows].cpu().numpy(), last[rows].cpu().numpy()
-            columns = scores[rows].cpu().numpy().argsort(axis=1)
-            self._decide(probes[rows.cpu().numpy()], near, distractors[columns])
+        row, mate = (index.cpu().numpy() for index in unsure.nonzero(as_tuple=True))
+        if len(row):
+            limits = (limit[row, mate].cpu().numpy() for limit in (low, high))
+            pair, column = self._between(scores, row, *limits)
+            probe, mate = probes[row[pair]], mate[pair]
+            score, limit = self._exact(probe, distractors[column]), self._mates[probe, mate]
+            beaten = score >= limit if self._against else score > limit
+            np.add.at(self.beats, (probe, mate), beaten)
 
     def _sorted_rows(self, scores: Tensor) -> Tensor:
         if scores.device.type != "cpu":
@@ -126,26 +129,26 @@ class RankCounter:
         ordered = scores.numpy().copy()  # NumPy sorts with SIMD, many times faster than torch
 
         def sort(start: int) -> None:
-            ordered[start : start + _SORTED_AT_ONCE].sort(axis=1)
+            ordered[start : start + _ROWS_AT_ONCE].sort(axis=1)
 
-        self._threads.map(sort, range(0, len(ordered), _SORTED_AT_ONCE))
+        self._threads.map(sort, range(0, len(ordered), _ROWS_AT_ONCE))
         return torch.from_numpy(ordered)
 
-    def _decide(
-        self, probes: np.ndarray, near: tuple[np.ndarray, np.ndarray], distractors: np.ndarray
-    ) -> None:
-        """Compare exact scores: of R probes, with near[0] to near[1] (R×M) in the order of their
-        distractors' products (R×B)."""
-        first, last = near
-        row, mate = np.nonzero(last > first)
-        counts = (last - first)[row, mate]
-        row, mate = np.repeat(row, counts), np.repeat(mate, counts)
-        starts = np.cumsum(counts) - counts
-        place = first[row, mate] + np.arange(len(row)) - np.repeat(starts, counts)
-        probe = probes[row]
-        score, limit = self._exact(probe, distractors[row, place]), self._mates[probe, mate]
-        beaten = score >= limit if self._against else score > limit
-        np.add.at(self.beats, (probe, mate), beaten)
+    def _between(
+        self, scores: Tensor, rows: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(k, column) of the R×B scores in rows[k] that are from low[k] to high[k]."""
+
+        def look(start: int) -> tuple[np.ndarray, np.ndarray]:
+            part = slice(start, start + _ROWS_AT_ONCE)
+            values = scores[torch.from_numpy(rows[part])].cpu().numpy()
+            found = (values >= low[part, None]) & (values <= high[part, None])
+            k, column = np.divmod(np.flatnonzero(found), values.shape[1])
+            return k + start, column
+
+        parts = self._threads.map(look, range(0, len(rows), _ROWS_AT_ONCE))
+        k, column = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return k, column
 
 
 class BestDistractor:

@@ -1,7 +1,7 @@
 """MegaFace's features: embedded from photos, or read from the devkit's files.
 
 No random augmentation: the feature of a photo joins the embeddings of it and of its mirror image,
-in the way that `FLIPS` names, and has length 1.
+in the way that `FLIPS` names, and is L2-normalised.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
 from Utils.Evaluation_Utils.megaface.devkit import read_devkit_file, read_features
 from Utils.processes import Processes
 
-# sum: added up, as insightface does for MegaFace. concat: side by side, as the lineage does for
-# verification; twice as large. none: the mirror image is not looked at.
+# sum: the sum of both, as insightface does for MegaFace. concat: one after the other, as the
+# lineage does for verification; twice as large. none: that of the photo alone.
 FLIPS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "sum": lambda straight, mirrored: straight + mirrored,
     "concat": lambda straight, mirrored: np.concatenate([straight, mirrored], axis=1),
@@ -32,7 +32,7 @@ FLIPS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def feature_size(backbone: nn.Module, flip: str) -> int:
-    """Numbers in the feature of a photo."""
+    """The dimension of a photo's feature."""
     return backbone.feature_dim * (2 if flip == "concat" else 1)
 
 
@@ -46,11 +46,11 @@ def embedded(
     progress: str | None,
     processes: Processes,
 ) -> Producer:
-    """A producer of features from photos; images/s and time left are shown by one process."""
+    """A producer of features from photos. progress: label of a bar that the first process shows."""
 
     def produce(lots: Sequence[range]) -> Iterable[np.ndarray]:
-        # A batch never goes over the end of a lot, so each photo is always in the same batch,
-        # whatever was there before and however many processes there are.
+        # No batch reaches beyond its lot, so each photo is always in the same batch, however much
+        # was done before and however many processes there are.
         batches = [
             range(start, min(start + batch_size, lot.stop))
             for lot in lots
@@ -71,10 +71,10 @@ def from_devkit(
     progress: str | None,
     processes: Processes,
 ) -> tuple[Producer, int]:
-    """A producer of features from the devkit's files, and the numbers in a feature.
+    """A producer of features from the devkit's files, and their dimension.
 
-    dtype: the number format they will be stored in. float32 keeps them bit for bit; float16 has
-    not the range for features of any length, so they are made to have length 1.
+    dtype: of the table that they are written to. fp32 keeps every bit; fp16 has not the range for
+    features of any length, so they are L2-normalised.
     """
     dim = len(read_devkit_file(folder / f"{listed.names[0]}{suffix}"))
 
@@ -89,7 +89,7 @@ def from_devkit(
 
 
 def weights_digest(backbone: nn.Module) -> str:
-    """SHA-256 of a network's weights and of how its input is made, as 64 hexadecimal digits."""
+    """SHA-256 of a network's weights and of its preprocessing, as 64 hexadecimal digits."""
     found = hashlib.sha256(repr(backbone.preprocessing).encode())
     for name, value in backbone.state_dict().items():
         found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -106,23 +106,20 @@ def list_digest(listed: PhotoList) -> str:
 def about_photos(
     network: str, listed: PhotoList, dim: int, dtype: str, flip: str, **more: Any
 ) -> dict[str, Any]:
-    """What features embedded from photos were made with, for `packed_features`. network: its
-    fingerprint. more: whatever else makes a difference, as plain values."""
-    return {"network": network, **_about(listed, dim, dtype), "flip": flip, **more}
+    """What features of photos were made with, for `packed_features`. network: its fingerprint.
+    more: whatever else changes the features, as plain values."""
+    made_with = {"network": network, "list": list_digest(listed), "dim": dim, "dtype": dtype}
+    return {**made_with, "flip": flip, **more}
 
 
 def about_devkit(files: str, listed: PhotoList, dim: int, dtype: str) -> dict[str, Any]:
-    """What features read from the devkit's files were made with; files: their fingerprint."""
-    return {"files": files, **_about(listed, dim, dtype)}
-
-
-def _about(listed: PhotoList, dim: int, dtype: str) -> dict[str, Any]:
-    return {"list": list_digest(listed), "dim": dim, "dtype": dtype}
+    """What features from the devkit's files were made with; files: their fingerprint."""
+    return {"files": files, "list": list_digest(listed), "dim": dim, "dtype": dtype}
 
 
 def check_same_network(probes: dict[str, Any], distractors: dict[str, Any]) -> None:
-    """Raises DataError for features of two networks, or of one used in two ways, as far as what is
-    known about both tables says so."""
+    """Raises DataError for features of two networks, or of one that was used in two ways, as far as
+    both tables say what they were made with."""
     for name in ("network", "dim", "flip", "preprocessing"):
         if name in probes and name in distractors and probes[name] != distractors[name]:
             raise DataError(
@@ -144,7 +141,7 @@ def _shown(
     unit: str,
     processes: Processes,
 ) -> Iterable[np.ndarray]:
-    hidden = progress is None or processes.rank > 0
+    hidden = progress is None or not processes.is_main
     total = sum(len(lot) for lot in lots)
     with tqdm(total=total, desc=progress, unit=unit, disable=hidden) as bar:
         for part in parts:

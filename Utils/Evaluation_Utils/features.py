@@ -1,10 +1,10 @@
-"""Features of many photos in one memory-mapped file, written as they come.
+"""Features of many photos in one memory-mapped file, written while they are extracted.
 
 A folder holds features.npy (N×D, fp32 or fp16), list.json (the photos, as the devkit lists them),
-about.json (what they were made with) and done.bin: a byte for each 256 rows, set when those are
-written. What is killed goes on there, with any number of processes, and what is whole and made with
-the same is used as it is. What is made with anything else has a folder of its own (`folder_for`):
-nothing that took hours is written over.
+about.json (what they were made with) and done.bin: a byte for each 256 rows (a lot), set when those
+are written. An extraction that was killed resumes there, with any number of processes, and a
+complete table that was made with the same is used again. Features made with anything else have a
+folder of their own (`folder_for`): nothing that took hours is overwritten.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from Utils.Datasets_Utils.photos import PhotoList, read_photo_list, write_photo_list
 from Utils.errors import DataError, RunError
-from Utils.files import save_json
+from Utils.files import make_folder, not_written, read_json, save_json
 from Utils.processes import ALONE, Processes
 
 FEATURE_DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
@@ -29,20 +29,20 @@ ROWS_AT_ONCE = 256
 
 _DIGITS = 8
 
-# Makes the features of some lots of rows: yields (lot, n×D) in their order.
+# Makes the features of some lots of rows: yields n×D for each, in their order.
 Producer = Callable[[Sequence[range]], Iterable[np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """N×D features, memory-mapped or not, the photos they are of, and what they were made with."""
+    """N×D features, memory-mapped or not; their photos; what they were made with."""
 
     table: np.ndarray
     photos: PhotoList
     about: dict[str, Any]
 
     def of(self, photos: PhotoList) -> Features:
-        """Those of other photos, by name. Raises DataError for photos without features."""
+        """The features of other photos, by name. Raises DataError for photos without features."""
         row_of = {name: row for row, name in enumerate(self.photos.names)}
         rows = [row_of.get(name, -1) for name in photos.names]
         if -1 in rows:
@@ -64,14 +64,14 @@ class FeatureFolder:
         self.done = self.folder / "done.bin"
 
     def is_there(self) -> bool:
-        """Whether any of the files is there."""
+        """Whether any of the files exists."""
         return any(p.is_file() for p in (self.table, self.about, self.done))
 
     def open(self) -> Features:
-        """Open a whole table. Raises DataError where it is not whole, or not one of ours."""
+        """Open a complete table. Raises DataError where it is incomplete, or not such a folder."""
         if not (self.table.is_file() and self.list.is_file() and self.done.is_file()):
             raise DataError(
-                f"{self.folder} is no folder of features: it needs features.npy, list.json and "
+                f"{self.folder} is not a folder of features: it needs features.npy, list.json and "
                 f"done.bin."
             )
         table = _open_table(self.table, "r")
@@ -80,7 +80,7 @@ class FeatureFolder:
         if missing or len(photos.names) != len(table):
             raise DataError(
                 f"the features in {self.folder} are not all there: {missing} lots of "
-                f"{ROWS_AT_ONCE} rows are missing; run their extraction again, it goes on there."
+                f"{ROWS_AT_ONCE} rows are missing; run their extraction again, it resumes there."
             )
         return Features(table, photos, self.read_about())
 
@@ -98,14 +98,14 @@ class FeatureFolder:
     def read_about(self) -> dict[str, Any]:
         """What the features were made with; empty where that was never written. Raises DataError
         for a damaged file."""
-        try:
-            about = json.loads(self.about.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self.about.exists():
             return {}
-        except (OSError, ValueError, RecursionError) as error:
-            raise self._damaged(f"{self.about} can't be read ({error})") from None
+        try:
+            about = read_json(self.about, "description")
+        except DataError as error:
+            raise self._damaged(str(error).removesuffix(".")) from None
         if not isinstance(about, dict):
-            raise self._damaged(f"{self.about} does not say what the features were made with")
+            raise self._damaged(f"{self.about} does not name what the features were made with")
         return about
 
     def check_made_with(self, about: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class FeatureFolder:
 
 
 def folder_for(parent: Path, name: str, about: dict[str, Any]) -> Path:
-    """The folder of a table of features, its own for whatever they are made with."""
+    """The folder of a table of features; its name tells what they were made with."""
     made_with = json.dumps(about, sort_keys=True).encode()
     return Path(parent) / f"{name}-{hashlib.sha256(made_with).hexdigest()[:_DIGITS]}"
 
@@ -144,18 +144,19 @@ def packed_features(
     processes: Processes = ALONE,
     say: Callable[[str], None] = print,
 ) -> Features:
-    """The features of the photos from the folder, made there as far as they are missing.
+    """The features of the photos in the folder; those that are missing are made.
 
-    about: what makes features: checkpoint, dimension `dim`, number format `dtype`, ...; plain
-    values. produce: makes the features of the given lots of rows. say: is told how many are there.
-    Raises DataError for NaN or infinity, and where what the folder holds was made otherwise.
+    about: what they are made with: checkpoint, dimension `dim`, `dtype`, ...; plain values.
+    produce: makes the features of the given lots of rows. say: is told how many are missing.
+    Raises DataError for NaN or infinity, and where the folder's features were made with something
+    else; RunError where they can't be written.
     """
     files = FeatureFolder(folder)
-    if processes.rank == 0:
+    if processes.is_main:
         _prepare(files, photos, about, say)
     processes.barrier()
     missing = files.missing()
-    processes.barrier()  # all have looked before anybody writes
+    processes.barrier()  # nobody writes before all have read which are missing
     mine = missing[processes.rank :: processes.world_size]
     if mine:
         _fill(files, mine, produce(mine))
@@ -177,18 +178,21 @@ def _prepare(
         say(f"{files.folder}: {state}")
         return
     say(f"{files.folder}: {count:,} to come")
-    files.folder.mkdir(parents=True, exist_ok=True)
-    files.about.unlink(missing_ok=True)  # until all is in place the folder holds nothing of use
-    np.lib.format.open_memmap(files.table, "w+", dtype, shape)
-    _reserve(files.table)
-    write_photo_list(photos, files.list)
-    files.done.write_bytes(bytes(len(_lots(count))))
+    make_folder(files.folder)
+    try:
+        files.about.unlink(missing_ok=True)  # without it the folder holds nothing that is used
+        np.lib.format.open_memmap(files.table, "w+", dtype, shape)
+        _reserve(files.table)
+        write_photo_list(photos, files.list)
+        files.done.write_bytes(bytes(len(_lots(count))))
+    except OSError as error:
+        raise RunError(not_written(files.folder, error)) from None
     save_json(files.about, about)
 
 
 def _reserve(path: Path) -> None:
-    """Take the file's space on disk now: where it runs out later, a mapped file ends the process
-    without a word."""
+    """Reserve the file's space on disk: a process that runs out of space in a mapped file is killed
+    without a message."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             size = path.stat().st_size
@@ -205,7 +209,7 @@ def _fill(files: FeatureFolder, lots: list[range], made: Iterable[np.ndarray]) -
     table = _open_table(files.table, "r+")
     with open(files.done, "r+b") as done:
         for lot, features in zip(lots, made, strict=True):
-            with np.errstate(over="ignore"):  # what becomes infinite is found at once
+            with np.errstate(over="ignore"):  # infinity is found in the next line
                 features = features.astype(table.dtype)
             _check_finite(features, lot, files.folder)
             table[lot.start : lot.stop] = features
@@ -241,7 +245,7 @@ def _lots(count: int) -> list[range]:
 
 
 def by_lots(lots: Sequence[range], parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Join parts of any size, which follow each other and end where lots end, to whole lots."""
+    """Join consecutive parts, which end where lots end, to whole lots."""
     for lot in lots:
         collected: list[np.ndarray] = []
         while sum(map(len, collected)) < len(lot):

@@ -1,4 +1,4 @@
-"""The processes that torchrun started, or the one that there is."""
+"""The processes that torchrun started, or the single one without torchrun."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATIENCE = datetime.timedelta(days=7)
 # Gradients are exchanged in step; whoever is this late does not come any more.
 _STEP_PATIENCE = datetime.timedelta(minutes=30)
 
-_GIVEN_TO_SAY = 2.0  # seconds
+_TIME_TO_PRINT = 2.0  # seconds
 
 _LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|timed? ?out", re.I
@@ -36,8 +36,8 @@ T = TypeVar("T")
 class Processes:
     """world_size processes, of which this is number `rank`, and number `local_rank` on its machine.
 
-    group: how they exchange short values and what lies in main memory, through gloo; None: alone.
-    device_group: the group for what lies on the devices: NCCL between GPUs, gloo between CPUs.
+    group: for short values and tensors in main memory, through gloo; None: a single process.
+    device_group: for tensors on the devices: NCCL between GPUs, gloo between CPUs.
     """
 
     rank: int = 0
@@ -48,11 +48,11 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes files and talks."""
+        """Whether this is the process that writes files and prints: rank 0."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """Everybody's value, by rank; the values are this program's own and may be any object."""
+        """The values of all processes, by rank, which may be any objects that can be pickled."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -60,7 +60,7 @@ class Processes:
         return values
 
     def collect(self, value: T) -> list[T]:
-        """Everybody's value, by rank, for the first process; nothing for the others."""
+        """The values of all processes, by rank, in the main process; nothing in the others."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * self.world_size if self.is_main else []
@@ -68,13 +68,14 @@ class Processes:
         return values
 
     def mean(self, value: float) -> float:
-        """The mean of everybody's value."""
+        """The mean of the values of all processes."""
         return sum(self.gather(value)) / self.world_size
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """What work returns in the first process; the others do not do it.
+        """The result of work in the main process; the others only receive it.
 
-        Where it raises a UserError there, all of them raise one with the same text.
+        Where it raises a UserError there, all of them raise one with the same text. Any other
+        exception is a bug: it keeps its traceback in the main process, which ends the others.
         """
         if self.group is None:
             return work()
@@ -94,7 +95,7 @@ class Processes:
         return result
 
     def one_by_one(self, work: Callable[[], T]) -> T:
-        """Do what may have to make files: on each machine the first process, then the others."""
+        """Do work that may write files: on each machine first in one process, then in the others."""
         if self.local_rank > 0:
             self.barrier()
         done = work()
@@ -103,7 +104,7 @@ class Processes:
         return done
 
     def barrier(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have called this."""
         if self.group is not None:
             dist.barrier(group=self.group)
 
@@ -115,11 +116,11 @@ ALONE = Processes()
 def started_by_torchrun() -> Iterator[Processes]:
     """The processes of a torchrun launch, joined; just this one without it.
 
-    Where several fail, or one does and takes the others with it, only the first to fail raises its
-    error; the rest exit with status 1 and without a word.
+    Where several fail, or one fails and the others with it, only the first to fail raises its
+    error; the rest exit with status 1 and print nothing.
 
-    What it gives must not outlive the function that uses it: where a group's threads are still
-    there when the interpreter ends, PyTorch aborts the process.
+    The processes must not be kept after the context: where a group's threads still run when the
+    interpreter ends, PyTorch aborts the process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Processes()
@@ -133,8 +134,8 @@ def started_by_torchrun() -> Iterator[Processes]:
         raise
     except Exception as error:
         if not _first_to_fail(store):
-            # Whoever exits first has torchrun end the others: that must not be before it is said.
-            time.sleep(_GIVEN_TO_SAY)
+            # When one process exits, torchrun ends the others: first the error must be printed.
+            time.sleep(_TIME_TO_PRINT)
             sys.exit(1)
         if is_lost_connection(error):
             raise RunError(LOST) from None
@@ -176,7 +177,7 @@ def _join() -> tuple[dist.Store, Processes]:
 
 
 def is_lost_connection(error: Exception) -> bool:
-    """Whether an error came of another process's death, or of a network that failed."""
+    """Whether an error was caused by another process's death, or by a failing network."""
     if isinstance(error, dist.DistError):
         return True
     own = isinstance(error, RunError | torch.OutOfMemoryError)
@@ -186,5 +187,5 @@ def is_lost_connection(error: Exception) -> bool:
 def _first_to_fail(store: dist.Store) -> bool:
     try:
         return store.add("failed", 1) == 1
-    except RuntimeError:  # it lived in a process that is gone; so that one was the first
+    except RuntimeError:  # the store was in a process that has ended, which failed first
         return False

@@ -95,7 +95,7 @@ class Processes:
         return result
 
     def one_by_one(self, work: Callable[[], T]) -> T:
-        """Do work that may write files: on each machine in one process first, then in all."""
+        """Do work that may write files: in one process of each machine, then in the others."""
         if self.local_rank > 0:
             self.barrier()
         done = work()

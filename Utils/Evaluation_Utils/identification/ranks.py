@@ -114,10 +114,10 @@ class RankCounter:
             self._count(probes, scores, distractors, self._products.double_bound)
             return
         self.beats[probes] += (scores.shape[1] - last).cpu().numpy()
-        row, mate = (index.cpu().numpy() for index in unsure.nonzero(as_tuple=True))
+        row, mate = unsure.nonzero(as_tuple=True)
         if len(row):
-            limits = (limit[row, mate].cpu().numpy() for limit in (low, high))
-            pair, column = self._between(scores, row, *limits)
+            pair, column = self._between(scores, row, low[row, mate], high[row, mate])
+            row, mate = row.cpu().numpy(), mate.cpu().numpy()
             probe, mate = probes[row[pair]], mate[pair]
             score, limit = self._exact(probe, distractors[column]), self._mates[probe, mate]
             beaten = score >= limit if self._against else score > limit
@@ -135,15 +135,15 @@ class RankCounter:
         return torch.from_numpy(ordered)
 
     def _between(
-        self, scores: Tensor, rows: np.ndarray, low: np.ndarray, high: np.ndarray
+        self, scores: Tensor, rows: Tensor, low: Tensor, high: Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
         """(k, column) of the R×B scores in rows[k] that are from low[k] to high[k]."""
 
         def look(start: int) -> tuple[np.ndarray, np.ndarray]:
             part = slice(start, start + _ROWS_AT_ONCE)
-            values = scores[torch.from_numpy(rows[part])].cpu().numpy()
+            values = scores[rows[part]]
             found = (values >= low[part, None]) & (values <= high[part, None])
-            k, column = np.divmod(np.flatnonzero(found), values.shape[1])
+            k, column = np.divmod(np.flatnonzero(found.cpu().numpy()), scores.shape[1])
             return k + start, column
 
         parts = self._threads.map(look, range(0, len(rows), _ROWS_AT_ONCE))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,39 +34,14 @@ from Utils.Datasets_Utils.formats.writers import (
     Writer,
     check_target,
     choose_writer,
-    discard_unfinished,
     siblings,
+    unfinished,
 )
 from Utils.Datasets_Utils.pairs import consecutive_folds
-from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError, RunError, run_script
 from Utils.files import atomic_path, make_folder, not_written, read_json, save_json
-
-
-@dataclass
-class SourceImages:
-    """N images to convert, in the order in which they are written.
-
-    store, rows: the images, and the row of each. labels: ints N.
-    """
-
-    store: ImageStore
-    rows: np.ndarray
-    labels: np.ndarray
-
-    def encoded(self, index: int) -> bytes:
-        """The bytes of an image file."""
-        return bytes(self.store.encoded(int(self.rows[index])))
-
-    def name(self, index: int) -> str:
-        """The name of an image in the source."""
-        return self.store.name(int(self.rows[index]))
-
-    def shuffled(self, seed: int) -> SourceImages:
-        """The same images in a random order."""
-        order = np.random.default_rng(seed).permutation(len(self.labels))
-        return SourceImages(self.store, self.rows[order], self.labels[order])
 
 
 def convert(
@@ -89,43 +63,44 @@ def convert(
     make_folder(target.parent)
     if target.suffix == ".bin":
         return _convert_to_bin(source, target, file_list)
-    verification = open_verification_set(source, file_list) if is_bin(source) else None
-    images = _bin_source(verification) if verification else _training_source(source, file_list)
-    if shuffle is not None and verification:
+    pairs = open_verification_set(source, file_list) if is_bin(source) else None
+    images = _classes_of_pairs(pairs, source) if pairs else open_training_set(source, file_list)
+    if shuffle is not None and pairs:
         raise RunError("a verification set can't be shuffled: its pairs are in an order.")
     if shuffle is not None:
-        images = images.shuffled(shuffle)
-    check_target(target, len(images.labels), shard_size)
+        images = _shuffled(images, shuffle)
+    check_target(target, len(images), shard_size)
     marker = target.with_name(f".{target.name.replace('%', '_')}.converting")
-    made = [target, *([target.parent / PAIRS_NAME] if verification else [])]
+    made = [target, *([target.parent / PAIRS_NAME] if pairs else [])]
     if target.suffix == ".rec":
         made += siblings(target)
     try:
         _begin(made, marker, _fingerprint(source, images, shard_size))
         writer = choose_writer(target, images.labels, shard_size)
         _copy(images, writer)
-        if verification:
-            _write_pairs(writer, verification, images)
-        writer.finish()
+        if pairs:
+            _write_pairs(writer, pairs, images)
+        writer.finish(images.name(number) for number in range(len(images)))
         marker.unlink()
     except OSError as error:  # the source's errors are of other kinds
         raise RunError(not_written(target, error)) from None
-    return f"{target}: {len(images.labels):,} images, {images.labels.max() + 1:,} classes"
+    return f"{target}: {len(images):,} images, {images.num_classes:,} classes"
 
 
-def _training_source(source: Path, file_list: str | Path | None) -> SourceImages:
-    data = open_training_set(source, file_list)
-    rows = np.arange(len(data)) if data.rows is None else data.rows
-    return SourceImages(data.images, rows, data.labels)
+def _shuffled(data: TrainingSet, seed: int) -> TrainingSet:
+    """The same images in a random order."""
+    order = np.random.default_rng(seed).permutation(len(data))
+    rows = order if data.rows is None else data.rows[order]
+    return TrainingSet(data.images, data.labels[order], data.source, rows)
 
 
-def _bin_source(data: VerificationSet) -> SourceImages:
+def _classes_of_pairs(data: VerificationSet, source: Path) -> TrainingSet:
     """The images of a .bin; those that its matched pairs connect have the same label."""
     count, matched = len(data.images), data.same
     ones = np.ones(int(matched.sum()))
     graph = coo_array((ones, (data.left[matched], data.right[matched])), (count, count))
     _, labels = connected_components(graph, directed=False)
-    return SourceImages(data.images.store, data.images.rows, labels)
+    return TrainingSet(data.images.store, labels, source, data.images.rows)
 
 
 def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None) -> str:
@@ -143,37 +118,41 @@ def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None) ->
     return f"{target}: {len(files):,} images, {len(data.same):,} pairs{note}"
 
 
-def _copy(images: SourceImages, writer: Writer) -> None:
-    """Copy the images that are not in the target yet."""
-    total = len(images.labels)
+def _copy(images: TrainingSet, writer: Writer) -> None:
+    """Copy the images that are not in the target yet. Raises DataError for an empty file: readers
+    of some formats skip it, and number the images after it differently."""
+    done, total = writer.done, len(images)
+    missing = range(done, total)
     try:
-        with tqdm(total=total, initial=writer.done, unit="image", desc=writer.target.name) as bar:
-            for number in range(writer.done, total):
-                writer.write(number, images.encoded(number), images.name(number))
-                bar.update()
+        for number in tqdm(missing, writer.target.name, total, initial=done, unit="image"):
+            encoded = bytes(images.encoded(number))
+            if not encoded:
+                raise DataError(
+                    f"image {number}, {images.name(number)}, is empty; remove it from the source."
+                )
+            writer.write(number, encoded)
     except BaseException:
         writer.close()
         raise
 
 
-def _write_pairs(writer: Writer, data: VerificationSet, images: SourceImages) -> None:
+def _write_pairs(writer: Writer, data: VerificationSet, images: TrainingSet) -> None:
     """Write the pairs of a .bin with the names of its images in the target."""
-    names = [writer.name(n, images.encoded(n)) for n in range(len(images.labels))]
+    names = [writer.name(n, bytes(images.encoded(n))) for n in range(len(images))]
     path = writer.folder / PAIRS_NAME
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
         for left, right, same in zip(data.left, data.right, data.same, strict=True):
             f.write(f"{names[left]} {names[right]} {1 if same else -1}\n")
 
 
-def _fingerprint(source: Path, images: SourceImages, shard_size: int) -> dict[str, Any]:
-    labels = np.ascontiguousarray(images.labels, np.int64)
+def _fingerprint(source: Path, images: TrainingSet, shard_size: int) -> dict[str, Any]:
     names = 0  # another list may have the same labels for other images
-    for number in range(len(labels)):
+    for number in range(len(images)):
         names = zlib.crc32(images.name(number).encode("utf-8", "surrogateescape") + b"\0", names)
     return {
         "source": str(source.resolve()),
-        "images": len(labels),
-        "labels": zlib.crc32(labels),
+        "images": len(images),
+        "labels": zlib.crc32(np.ascontiguousarray(images.labels, np.int64)),
         "names": names,
         "shard_size": shard_size,
     }
@@ -197,7 +176,7 @@ def _begin(made: list[Path], marker: Path, fingerprint: dict[str, Any]) -> None:
     for path in made:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise RunError(f"{path} exists already; remove it, or write elsewhere.")
-    discard_unfinished(target)
+    unfinished(target).unlink(missing_ok=True)
     save_json(marker, fingerprint)
 
 

@@ -95,7 +95,7 @@ def test_photos_and_pairs_become_a_bin(shared_data, tmp_path):
 @pytest.mark.parametrize("target", ["x.rec", "%03d.tar", "folder"])
 def test_an_interrupted_conversion_is_resumed(ms1m, tmp_path, monkeypatch, target):
     convert(ms1m, tmp_path / "whole" / target, shard_size=50)
-    read, training_source = [], converter._training_source
+    read, training_source = [], converter.open_training_set
 
     def failing(*arguments):
         source = training_source(*arguments)
@@ -110,7 +110,7 @@ def test_an_interrupted_conversion_is_resumed(ms1m, tmp_path, monkeypatch, targe
         source.encoded = encoded
         return source
 
-    monkeypatch.setattr(converter, "_training_source", failing)
+    monkeypatch.setattr(converter, "open_training_set", failing)
     with pytest.raises(KeyboardInterrupt):
         convert(ms1m, tmp_path / "broken" / target, shard_size=50)
     if target == "x.rec":  # as a kill leaves it: cut anywhere

@@ -12,62 +12,49 @@ import os
 import re
 import tarfile
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from Utils.Datasets_Utils.formats.recordio import Record, pack_record, whole_records, write_index
+from Utils.Datasets_Utils.formats.recordio import Record, pack_record, whole_records
 from Utils.Datasets_Utils.formats.shards import LABEL_SUFFIX, write_shard_index
 from Utils.Datasets_Utils.formats.storage import MappedFile
 from Utils.Datasets_Utils.images import image_size, image_suffix
-from Utils.errors import DataError, RunError
+from Utils.errors import RunError
 from Utils.files import atomic_path
 
 SHARD_SIZE = 10_000
-_EXACT_FLOATS = 1 << 24  # labels are float32: whole numbers below it are exact
-_DIGITS = 9  # of an image's number in its name
+EXACT_FLOATS = 1 << 24  # labels are float32: whole numbers below it are exact
 
 
 class Writer(ABC):
     """Writes N images one after the other.
 
-    labels: ints N, in the order of the images. done: how many images are already written.
+    labels: ints N, in the order of the images. folder: for other files of the set.
+    done: how many images are already written.
     """
 
-    done = 0
-
-    def __init__(self, target: Path, labels: np.ndarray) -> None:
+    def __init__(self, target: Path, labels: np.ndarray, folder: Path) -> None:
         self.target = target
         self.labels = labels
+        self.folder = folder
+        self.done = 0
 
     @abstractmethod
     def name(self, number: int, encoded: bytes) -> str:
         """The name of image `number` in the target, for a list or pairs."""
 
-    def write(self, number: int, encoded: bytes, source_name: str) -> None:
-        """Write image `number`; source_name: its name in the source. Raises DataError for an empty
-        file: readers of some formats skip it, and number the images after it differently."""
-        if not encoded:
-            raise DataError(f"image {number}, {source_name}, is empty; remove it from the source.")
-        self._write(number, encoded, source_name)
+    @abstractmethod
+    def write(self, number: int, encoded: bytes) -> None:
+        """Write image `number`, whose bytes are not empty."""
 
     @abstractmethod
-    def _write(self, number: int, encoded: bytes, source_name: str) -> None:
-        """Write an image that is not empty."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Complete the target and give it its own name."""
+    def finish(self, source_names: Iterable[str]) -> None:
+        """Complete the target and give it its own name; source_names: of the N images."""
 
     def close(self) -> None:  # noqa: B027 - not every writer holds files
         """Close open files; an unfinished target can be resumed."""
-
-    @property
-    @abstractmethod
-    def folder(self) -> Path:
-        """The folder for other files of the set."""
 
 
 class RecordWriter(Writer):
@@ -78,53 +65,51 @@ class RecordWriter(Writer):
     """
 
     def __init__(self, target: Path, labels: np.ndarray) -> None:
-        super().__init__(target, labels)
+        super().__init__(target, labels, target.parent)
         steps = np.diff(labels, prepend=0)
-        self.with_identities = bool(np.all((steps == 0) | (steps == 1))) and labels[0] == 0
-        self.with_identities &= len(labels) + labels[-1] < _EXACT_FLOATS
-        self._growing, self._names = _unfinished(target)
-        self._offsets, end = whole_records(MappedFile(_touched(self._growing)))
+        self.with_identities = bool(labels[0] == 0 and np.all((steps == 0) | (steps == 1)))
+        self.with_identities &= bool(len(labels) + labels[-1] < EXACT_FLOATS)
+        self._growing = unfinished(target)
+        self._growing.touch()
+        self._offsets, end = whole_records(MappedFile(self._growing))
         os.truncate(self._growing, end)
         self._file = open(self._growing, "ab")  # noqa: SIM115 - kept until finish
         if self.with_identities and not self._offsets:
             images, identities = len(labels), int(labels[-1]) + 1
             self._append(0, [images + 1, images + 1 + identities])
-        self.done = min(len(self._offsets) - self.with_identities, len(labels))
-        self._name_file = _lines_kept(self._names, self.done)
-        self.done = min(self.done, _count_lines(self._names))
-        self._drop_after(self.done + self.with_identities)
-
-    @property
-    def folder(self) -> Path:
-        return self.target.parent
+        self.done = len(self._offsets) - self.with_identities
+        if self.done > len(labels):  # it was interrupted among the records of identities
+            self.done = len(labels)
+            self._file.truncate(self._offsets[self.done + 1])
+            self._file.seek(0, os.SEEK_END)
+            del self._offsets[self.done + 1 :]
 
     def name(self, number: int, encoded: bytes) -> str:
         return str(number + self.with_identities)
 
-    def _write(self, number: int, encoded: bytes, source_name: str) -> None:
+    def write(self, number: int, encoded: bytes) -> None:
         if number == 0:
-            self._write_property(encoded)
-        key = number + self.with_identities
-        self._append(key, [self.labels[number]], encoded)
-        line = f"{key}\t{self.labels[number]}\t{source_name}\n"
-        self._name_file.write(line.encode("utf-8", "surrogateescape"))
+            height, width = image_size(encoded) or (0, 0)
+            with atomic_path(self.folder / "property") as temporary:
+                temporary.write_text(f"{self.labels.max() + 1},{height},{width}\n")
+        self._append(number + self.with_identities, [self.labels[number]], encoded)
 
-    def finish(self) -> None:
+    def finish(self, source_names: Iterable[str]) -> None:
         if self.with_identities:
             counts = np.bincount(self.labels)
             ends = np.cumsum(counts) + 1  # keys of images begin at 1
             for identity, end in enumerate(ends):
                 self._append(len(self.labels) + 1 + identity, [end - counts[identity], end])
         self.close()
-        index = self.target.with_suffix(".idx")
-        with atomic_path(index) as temporary, open(temporary, "wb") as f:
-            write_index(f, range(len(self._offsets)), self._offsets)
-        os.replace(self._names, self.target.with_suffix(".lst"))
+        index = (f"{key}\t{offset}\n" for key, offset in enumerate(self._offsets))
+        _write_lines(self.target.with_suffix(".idx"), index)
+        images = enumerate(zip(self.labels, source_names, strict=True), self.with_identities)
+        lines = (f"{key}\t{label}\t{name}\n" for key, (label, name) in images)
+        _write_lines(self.target.with_suffix(".lst"), lines)
         os.replace(self._growing, self.target)
 
     def close(self) -> None:
         self._file.close()
-        self._name_file.close()
 
     def _append(self, key: int, labels: list, content: bytes = b"") -> None:
         flag = 0 if len(labels) == 1 else len(labels)
@@ -132,24 +117,12 @@ class RecordWriter(Writer):
         self._offsets.append(self._file.tell())
         self._file.write(packed)
 
-    def _drop_after(self, records: int) -> None:
-        """Truncate the file after so many records."""
-        if records < len(self._offsets):
-            self._file.truncate(self._offsets[records])
-            self._file.seek(0, os.SEEK_END)
-            del self._offsets[records:]
-
-    def _write_property(self, encoded: bytes) -> None:
-        height, width = image_size(encoded) or (0, 0)
-        with atomic_path(self.folder / "property") as temporary:
-            temporary.write_text(f"{self.labels.max() + 1},{height},{width}\n")
-
 
 class ShardWriter(Writer):
     """Tar shards by a pattern like `folder/%06d.tar`, with an index beside them."""
 
     def __init__(self, target: Path, labels: np.ndarray, shard_size: int = SHARD_SIZE) -> None:
-        super().__init__(target, labels)
+        super().__init__(target, labels, target.parent)
         self.shard_size = shard_size
         shard = 0
         while self._shard_path(shard).exists():
@@ -157,26 +130,23 @@ class ShardWriter(Writer):
         self.done = min(shard * shard_size, len(labels))
         self._tar: tarfile.TarFile | None = None
 
-    @property
-    def folder(self) -> Path:
-        return self.target.parent
-
     def name(self, number: int, encoded: bytes) -> str:
-        shard = self._shard_path(number // self.shard_size)
-        return f"{shard.name}/{_numbered(number)}{image_suffix(encoded)}"
+        return f"{self._shard_path(number // self.shard_size).name}/{_file_name(number, encoded)}"
 
-    def _write(self, number: int, encoded: bytes, source_name: str) -> None:
+    def write(self, number: int, encoded: bytes) -> None:
         shard, within = divmod(number, self.shard_size)
+        path = self._shard_path(shard)
+        hidden = path.with_name(f".{path.name}")
         if within == 0:
-            self._tar = tarfile.open(self._hidden(shard), "w")  # noqa: SIM115 - kept for a shard
-        key = _numbered(number)
-        self._add(key + image_suffix(encoded), encoded)
-        self._add(key + LABEL_SUFFIX, str(self.labels[number]).encode())
+            self._tar = tarfile.open(hidden, "w")  # noqa: SIM115 - kept for a shard
+        name = _file_name(number, encoded)
+        self._add(name, encoded)
+        self._add(Path(name).stem + LABEL_SUFFIX, str(self.labels[number]).encode())
         if within == self.shard_size - 1 or number == len(self.labels) - 1:
             self._tar.close()
-            os.replace(self._hidden(shard), self._shard_path(shard))
+            os.replace(hidden, path)
 
-    def finish(self) -> None:
+    def finish(self, source_names: Iterable[str]) -> None:
         write_shard_index(self.folder)
 
     def close(self) -> None:
@@ -192,37 +162,27 @@ class ShardWriter(Writer):
     def _shard_path(self, shard: int) -> Path:
         return self.folder / (self.target.name % shard)
 
-    def _hidden(self, shard: int) -> Path:
-        return self.folder / f".{self.target.name % shard}"
-
 
 class FolderWriter(Writer):
     """A folder for each class, named by its label with zeros before it, so that it sorts right."""
 
     def __init__(self, target: Path, labels: np.ndarray) -> None:
-        super().__init__(target, labels)
+        super().__init__(target, labels, target)
         target.mkdir(exist_ok=True)
-        self.done = 0
-        for folder in target.iterdir():
-            if folder.is_dir():
-                self.done += sum(not file.name.startswith(".") for file in folder.iterdir())
-
-    @property
-    def folder(self) -> Path:
-        return self.target
+        self.done = sum(not file.name.startswith(".") for file in target.glob("*/*"))
 
     def name(self, number: int, encoded: bytes) -> str:
         width = max(6, len(str(self.labels.max())))
-        return f"{self.labels[number]:0{width}d}/{_numbered(number)}{image_suffix(encoded)}"
+        return f"{self.labels[number]:0{width}d}/{_file_name(number, encoded)}"
 
-    def _write(self, number: int, encoded: bytes, source_name: str) -> None:
+    def write(self, number: int, encoded: bytes) -> None:
         path = self.target / self.name(number, encoded)
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.name}")
         part.write_bytes(encoded)
         os.replace(part, path)
 
-    def finish(self) -> None:
+    def finish(self, source_names: Iterable[str]) -> None:
         """Each image has its own name already."""
 
 
@@ -258,39 +218,18 @@ def siblings(target: Path) -> list[Path]:
     ]
 
 
-def discard_unfinished(target: Path) -> None:
-    """Remove the unfinished files of a conversion, so that the next one starts at image 0."""
-    for part in _unfinished(target):
-        part.unlink(missing_ok=True)
+def unfinished(target: Path) -> Path:
+    """A record file that is not complete yet."""
+    return target.with_name(f".{target.name}.part")
 
 
-def _unfinished(target: Path) -> tuple[Path, Path]:
-    """The unfinished record file and its unfinished list."""
-    return target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.names")
+def _file_name(number: int, encoded: bytes) -> str:
+    return f"{number:09d}{image_suffix(encoded)}"
 
 
-def _numbered(number: int) -> str:
-    return f"{number:0{_DIGITS}d}"
-
-
-def _touched(path: Path) -> Path:
-    path.touch()
-    return path
-
-
-def _lines_kept(path: Path, lines: int) -> BinaryIO:
-    """A text file opened to append after that many complete lines."""
-    end = 0
-    with suppress(FileNotFoundError), open(path, "rb") as f:
-        for _ in range(lines):
-            line = f.readline()
-            end += len(line) if line.endswith(b"\n") else 0
-    file = open(path, "ab")  # noqa: SIM115 - the caller's
-    file.truncate(end)
-    file.seek(end)
-    return file
-
-
-def _count_lines(path: Path) -> int:
-    with open(path, "rb") as f:
-        return sum(1 for _ in f)
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as f,
+    ):
+        f.writelines(lines)

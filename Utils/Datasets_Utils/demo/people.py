@@ -3,7 +3,7 @@
 Everything is a function of its arguments: the same state of the generator gives the same person.
 """
 
-from dataclasses import dataclass
+from dataclasses import make_dataclass
 
 import numpy as np
 
@@ -19,83 +19,43 @@ EYES = np.array(
 )
 
 
-@dataclass(frozen=True)
-class Identity:
-    """A person. Lengths in face coordinates, colours as RGB 0-255, the rest fractions."""
+# The traits of a person, each with its range, in the order in which they are drawn. Lengths are in
+# face coordinates, the rest are fractions; `eye_colour` is a fractional row of EYES.
+TRAIT_RANGES = {
+    "face_width": (34, 45),
+    "jaw": (1.3, 3.8),
+    "chin": (53, 67),
+    "eye_gap": (16, 21),
+    "eye_width": (5.5, 11),
+    "eye_open": (0.3, 0.78),
+    "eye_tilt": (-0.3, 0.3),
+    "eye_colour": (0, len(EYES) - 1.01),
+    "brow_height": (8, 14.5),
+    "brow_thickness": (0.8, 5),
+    "brow_length": (7.5, 13.5),
+    "brow_tilt": (-0.4, 0.35),
+    "brow_arch": (-0.5, 4),
+    "nose_length": (16, 28),
+    "nose_width": (4, 11.5),
+    "nose_depth": (7, 17),
+    "mouth_height": (36, 45),
+    "mouth_width": (8.5, 19),
+    "upper_lip": (1.1, 5),
+    "lower_lip": (1.6, 6.8),
+    "hairline": (-42, -15),
+    "hair_temple": (3, 32),
+    "hair_part": (-1, 1),
+    "hair_peak": (-9, 9),
+    "hair_volume": (-1, 13),
+    "hair_length": (-20, 12),  # short hair
+    "hair_curl": (-1, 1),  # straight below 0
+    "ear": (0.6, 1.6),
+    "blush": (0, 1),
+    "greying": (0.2, 0.8),
+}
+LONG_HAIR = (32, 90)
 
-    face_width: float
-    jaw: float
-    chin: float
-    eye_gap: float
-    eye_width: float
-    eye_open: float
-    eye_tilt: float
-    eye_colour: tuple[float, ...]
-    brow_height: float
-    brow_thickness: float
-    brow_length: float
-    brow_tilt: float
-    brow_arch: float
-    nose_length: float
-    nose_width: float
-    nose_depth: float
-    mouth_height: float
-    mouth_width: float
-    upper_lip: float
-    lower_lip: float
-    lip_colour: tuple[float, ...]
-    skin_colour: tuple[float, ...]
-    hair_colour: tuple[float, ...]
-    hairline: float
-    hair_temple: float
-    hair_part: float
-    hair_peak: float
-    hair_volume: float
-    hair_length: float
-    hair_curl: float
-    ear: float
-    beard: float
-    moustache: float
-    blush: float
-    greying: float
-    moles: tuple[tuple[float, float, float], ...]
-    freckles: tuple[tuple[float, float], ...]
-    scar: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Photo:
-    """Conditions: angles in degrees, age in years, lengths in pixels, the rest fractions."""
-
-    yaw: float
-    pitch: float
-    roll: float
-    shift_x: float
-    shift_y: float
-    zoom: float
-    age: float
-    smile: float
-    mouth_open: float
-    brow_raise: float
-    squint: float
-    gaze: float
-    light_azimuth: float
-    light_elevation: float
-    ambient: float
-    exposure: float
-    warmth: float
-    greenness: float
-    saturation: float
-    contrast: float
-    blur: float
-    noise: float
-    glasses: str
-    cover: str
-    cover_place: float
-    hair_change: float
-    seed: int
-
-
+# The conditions of a photo: angles in degrees, age in years, lengths in pixels, the rest fractions.
 PHOTO_RANGES = {
     "yaw": (-25.0, 25.0),
     "pitch": (-11.0, 11.0),
@@ -124,6 +84,18 @@ PHOTO_RANGES = {
 }
 
 
+# A person: the traits above, colours as RGB 0-255, and marks of the skin.
+Identity = make_dataclass(
+    "Identity",
+    (*TRAIT_RANGES, "lip_colour", "skin_colour", "hair_colour", "beard", "moustache")
+    + ("moles", "freckles", "scar"),
+    frozen=True,
+)
+# The conditions above, and: glasses: "round", "square", "dark" or "". cover: "hand", "scarf" or "".
+# seed: of the background, the clothes and the grain.
+Photo = make_dataclass("Photo", (*PHOTO_RANGES, "glasses", "cover", "seed"), frozen=True)
+
+
 def random_identity(rng: np.random.Generator) -> Identity:
     """A random person; about forty independent traits."""
     melanin = _trait(rng, 0, len(SKINS) - 1.01)
@@ -134,42 +106,17 @@ def random_identity(rng: np.random.Generator) -> Identity:
     lips = skin * np.array([0.92, 0.62, 0.62]) * rng.uniform(0.75, 1.15, 3)
     beard, moustache = _facial_hair(rng)
     long_hair = beard == 0 and rng.random() < 0.5
+    ranges = TRAIT_RANGES | ({"hair_length": LONG_HAIR} if long_hair else {})
+    traits = {name: _trait(rng, low, high) for name, (low, high) in ranges.items()}
+    traits["eye_colour"] = tuple(_between(EYES, traits["eye_colour"]))
+    traits["hair_curl"] = max(0.0, traits["hair_curl"])
     return Identity(
-        face_width=_trait(rng, 34, 45),
-        jaw=_trait(rng, 1.3, 3.8),
-        chin=_trait(rng, 53, 67),
-        eye_gap=_trait(rng, 16, 21),
-        eye_width=_trait(rng, 5.5, 11),
-        eye_open=_trait(rng, 0.3, 0.78),
-        eye_tilt=_trait(rng, -0.3, 0.3),
-        eye_colour=tuple(_between(EYES, _trait(rng, 0, len(EYES) - 1.01))),
-        brow_height=_trait(rng, 8, 14.5),
-        brow_thickness=_trait(rng, 0.8, 5),
-        brow_length=_trait(rng, 7.5, 13.5),
-        brow_tilt=_trait(rng, -0.4, 0.35),
-        brow_arch=_trait(rng, -0.5, 4),
-        nose_length=_trait(rng, 16, 28),
-        nose_width=_trait(rng, 4, 11.5),
-        nose_depth=_trait(rng, 7, 17),
-        mouth_height=_trait(rng, 36, 45),
-        mouth_width=_trait(rng, 8.5, 19),
-        upper_lip=_trait(rng, 1.1, 5),
-        lower_lip=_trait(rng, 1.6, 6.8),
+        **traits,
         lip_colour=tuple(np.clip(lips, 0, 255)),
         skin_colour=tuple(np.clip(skin, 0, 255)),
         hair_colour=tuple(np.clip(hair, 0, 255)),
-        hairline=_trait(rng, -42, -15),
-        hair_temple=_trait(rng, 3, 32),
-        hair_part=_trait(rng, -1, 1),
-        hair_peak=_trait(rng, -9, 9),
-        hair_volume=_trait(rng, -1, 13),
-        hair_length=_trait(rng, 32, 90) if long_hair else _trait(rng, -20, 12),
-        hair_curl=max(0.0, _trait(rng, -1, 1)),
-        ear=_trait(rng, 0.6, 1.6),
         beard=beard,
         moustache=moustache,
-        blush=_trait(rng, 0, 1),
-        greying=_trait(rng, 0.2, 0.8),
         moles=_moles(rng),
         freckles=_freckles(rng) if melanin < 1.6 and rng.random() < 0.35 else (),
         scar=tuple(rng.uniform([-24, 14, -8, 5], [24, 34, 8, 12])) if rng.random() < 0.2 else (),

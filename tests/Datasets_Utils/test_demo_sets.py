@@ -9,12 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from Utils.Datasets_Utils.demo import plan as demo_plan
 from Utils.Datasets_Utils.demo import sets as demo_sets
 from Utils.Datasets_Utils.demo.faces import draw_face
 from Utils.Datasets_Utils.demo.people import random_identity, random_photo
-from Utils.Datasets_Utils.demo.plan import DemoSizes
-from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
+from Utils.Datasets_Utils.demo.sets import DemoSizes, ensure_demo_sets
 from Utils.errors import RunError
 
 TINY = DemoSizes(
@@ -34,7 +32,7 @@ TINY = DemoSizes(
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo") / "sets"
-    return ensure_demo_sets(root, seed=1, sizes=TINY, workers=1, progress=False)
+    return ensure_demo_sets(root, seed=1, sizes=TINY, workers=1)
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -55,12 +53,12 @@ def files_below(folder: Path) -> set[str]:
 
 def test_two_workers_draw_the_same_bytes_as_one(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(demo_sets, "CHUNK", 8)
-    again = ensure_demo_sets(tmp_path / "again", seed=1, sizes=TINY, workers=2, progress=False)
+    again = ensure_demo_sets(tmp_path / "again", seed=1, sizes=TINY, workers=2)
     assert digests(again.root) == digests(sets.root)
 
 
 def test_another_seed_draws_other_faces(sets, tmp_path):
-    other = ensure_demo_sets(tmp_path / "other", seed=2, sizes=TINY, workers=1, progress=False)
+    other = ensure_demo_sets(tmp_path / "other", seed=2, sizes=TINY, workers=1)
     first, second = digests(sets.train_images), digests(other.train_images)
     assert first.keys() == second.keys()
     assert not set(first.values()) & set(second.values())
@@ -137,15 +135,15 @@ def test_default_distractor_lists_are_the_three_nested_sizes(tmp_path):
 
 
 def test_no_person_is_in_two_sets():
-    jobs = demo_plan.plan_jobs(TINY, seed=1)
+    jobs = demo_sets.plan_jobs(TINY, seed=1)
     numbers = {(job.set_name, job.person) for job in jobs}
-    people = {demo_plan.demo_person(1, *number) for number in numbers}
-    assert {job.set_name for job in jobs} == set(demo_plan.SETS)
+    people = {demo_sets.demo_person(1, *number) for number in numbers}
+    assert {job.set_name for job in jobs} == set(demo_sets.SETS)
     assert len(people) == len(numbers)
 
 
 def test_lfw_and_facescrub_names_differ():
-    jobs = demo_plan.plan_jobs(DemoSizes(), seed=1)
+    jobs = demo_sets.plan_jobs(DemoSizes(), seed=1)
     names = {
         wanted: {Path(job.path).parent.name for job in jobs if job.set_name == wanted}
         for wanted in ("lfw", "facescrub")
@@ -169,34 +167,34 @@ def test_an_interrupted_build_is_done_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(demo_sets, "_write_lists", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
+            ensure_demo_sets(root, sizes=TINY, workers=1)
     assert list(tmp_path.iterdir()) == []
-    assert ensure_demo_sets(root, sizes=TINY, workers=1, progress=False).train_list.exists()
+    assert ensure_demo_sets(root, sizes=TINY, workers=1).train_list.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["sets"]
 
 
 def test_another_stamp_draws_again(tmp_path, monkeypatch):
     root = tmp_path / "sets"
-    sets = ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
+    sets = ensure_demo_sets(root, sizes=TINY, workers=1)
     sets.train_list.write_text("spoilt")
-    ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
+    ensure_demo_sets(root, sizes=TINY, workers=1)
     assert sets.train_list.read_text() == "spoilt"
     monkeypatch.setattr(demo_sets, "GENERATOR_VERSION", demo_sets.GENERATOR_VERSION + 1)
-    ensure_demo_sets(root, sizes=TINY, workers=1, progress=False)
+    ensure_demo_sets(root, sizes=TINY, workers=1)
     assert len(lines(sets.train_list)) == 12
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(RunError, match="other than demo faces"):
-        ensure_demo_sets(tmp_path, sizes=TINY, workers=1, progress=False)
+        ensure_demo_sets(tmp_path, sizes=TINY, workers=1)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
 
 
 def test_too_few_people_for_the_pairs_is_an_error():
     sizes = DemoSizes(folds=1, people_per_fold=2, lfw_pairs=60)
     with pytest.raises(ValueError, match="2 people per fold"):
-        list(demo_plan.lfw_lines(sizes, 0, ["A_B", "C_D"]))
+        list(demo_sets.lfw_lines(sizes, 0, ["A_B", "C_D"]))
 
 
 def test_a_photo_is_a_function_of_identity_and_conditions():

@@ -3,6 +3,5 @@
 people.py   who is drawn, and under which conditions: random identities and photos
 camera.py   the turned head in the picture, background, light and grain
 faces.py    the outlines of a face; `draw_face`
-plan.py     which images the sets consist of, and the lines of their lists
-sets.py     `ensure_demo_sets` draws all of them into a folder, once
+sets.py     which images the sets consist of; `ensure_demo_sets` draws them into a folder, once
 """

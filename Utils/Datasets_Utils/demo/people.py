@@ -145,6 +145,26 @@ def random_photo(rng: np.random.Generator, **ranges: tuple[float, float] | float
     )
 
 
+def photo_of_kind(rng: np.random.Generator, kind: str, usual_age: float) -> Photo:
+    """The conditions of a photo in the training set ("train"), of an "everyday" photo, or of one
+    side of a pair: "young", "old", "frontal", "profile"."""
+    side = rng.choice([-1, 1])
+    near = (usual_age - 4, usual_age + 4)
+    if kind == "train":
+        turn = tuple(sorted((side * 25.0, side * 76.0))) if rng.random() < 0.3 else (-25.0, 25.0)
+        age = (16.0, 74.0) if rng.random() < 0.5 else near
+        return random_photo(rng, yaw=turn, age=age)
+    profile = tuple(sorted((side * 58.0, side * 76.0)))
+    ranges = {
+        "everyday": {"yaw": (-16.0, 16.0), "age": near, "glasses": 0.08, "cover": 0.03},
+        "young": {"yaw": (-25.0, 25.0), "age": (16.0, 26.0)},
+        "old": {"yaw": (-25.0, 25.0), "age": (56.0, 72.0)},
+        "frontal": {"yaw": (-8.0, 8.0), "age": near},
+        "profile": {"yaw": profile, "age": near},
+    }
+    return random_photo(rng, **ranges[kind])
+
+
 def aged(identity: Identity, age: float) -> Identity:
     """The same person at an age in years: fuller jaw, thinner lips and brows, grey hair."""
     old, young = np.clip((age - 40) / 35, 0, 1), np.clip((26 - age) / 16, 0, 1)

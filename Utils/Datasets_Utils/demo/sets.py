@@ -1,6 +1,8 @@
-"""The demo sets on disk: one training set and four test sets, laid out as the real ones are.
+"""The demo sets: one training set and four test sets, laid out on disk as the real ones are.
 
-`ensure_demo_sets` draws them on first use; after that it returns their paths at once.
+`ensure_demo_sets` draws them on first use; after that it returns their paths at once. An image
+depends only on the seed and its own job, so that any number of worker processes draws the same
+bytes. No person is in two sets.
 """
 
 import itertools
@@ -8,27 +10,20 @@ import json
 import multiprocessing
 import os
 import shutil
-import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.demo.plan import (
-    DemoSizes,
-    Job,
-    distractor_name,
-    draw_job,
-    invented_names,
-    lfw_lines,
-    pair_lines,
-    plan_jobs,
-    probe_list,
-    train_lines,
-)
+from Utils.Datasets_Utils.demo.faces import draw_face
+from Utils.Datasets_Utils.demo.people import Identity, photo_of_kind, random_identity
 from Utils.errors import RunError
 from Utils.files import not_written
 
@@ -36,8 +31,41 @@ GENERATOR_VERSION = 1  # raise it when pixels or layout change, so that existing
 STAMP = "demo_sets.json"
 JPEG_QUALITY = 93
 CHUNK = 32  # images a worker draws between two steps of the progress bar
+
+SETS = ("train", "lfw", "agedb_30", "cfp_fp", "facescrub", "distractors")
+# The two kinds of photos that a pair of these sets compares.
+KINDS = {"agedb_30": ("young", "old"), "cfp_fp": ("frontal", "profile")}
+FIRST_NAMES = (
+    "Ada Alba Anton Aron Bela Bruno Carla Cleo Dario Dora Edda Elio Enzo Etta Fabio Flora "
+    "Gero Gilda Hanno Hedda Ilja Ines Ivo Jana Jonas Kira Lars Leona Livia Marek Mila Nelo "
+    "Nora Olga Oskar Petra Quirin Rita Ruben Sanna Silas Tessa Tilo Ursa Vera Vito Wanda "
+    "Yorick Zita Zeno"
+).split()
+LAST_NAMES = (
+    "Abelin Ambrask Bordun Brevik Calder Corvane Dahlmar Dorvik Eskeland Ferrow Fennimar "
+    "Galbrek Gorsk Halvane Hollin Iversk Jastrow Kelmar Korvald Lindqvar Lorimand Marvek "
+    "Melgaard Norrind Ostrel Pavlin Perrault Quillar Rasmind Rovane Salvek Sorrel Tamsin "
+    "Torvald Ulvane Vargand Vellin Wexmar Wrenfeld Yarrow Zabel Zorin"
+).split()
+
+
+@dataclass(frozen=True)
+class DemoSizes:
+    """How much to draw. Pairs are counted in a fold; half of them are matched."""
+
+    train_people: int = 200
+    train_photos: int = 10
+    folds: int = 10
+    lfw_pairs: int = 60
+    agedb_pairs: int = 60
+    cfp_pairs: int = 70
+    people_per_fold: int = 12
+    probe_people: int = 20
+    probe_photos: int = 6
+    distractors: int = 1000
+
+
 DEFAULT_SIZES = DemoSizes()
-ABANDONED_AFTER = 3600.0  # seconds; an unfinished folder that is older belongs to a dead process
 
 
 @dataclass(frozen=True)
@@ -65,7 +93,6 @@ def ensure_demo_sets(
     seed: int = 0,
     sizes: DemoSizes = DEFAULT_SIZES,
     workers: int | None = None,
-    progress: bool = True,
 ) -> DemoSets:
     """Draw the demo sets into `root` unless they are there already, and return their paths.
 
@@ -78,46 +105,29 @@ def ensure_demo_sets(
     if _read_stamp(root) == stamp:
         return _paths(root, sizes)
     building = root.with_name(f".{root.name}.building-{os.getpid()}")
+    old = building.with_name(f"{building.name}-old")
     try:
-        if root.is_file() or (_holds_files(root) and not (root / STAMP).exists()):
+        if root.is_file() or (
+            root.is_dir() and any(root.iterdir()) and not (root / STAMP).exists()
+        ):
             raise RunError(f"{root} holds files other than demo faces: name another folder.")
-        _remove_abandoned(root)
         shutil.rmtree(building, ignore_errors=True)
         jobs = plan_jobs(sizes, seed)
         for folder in {os.path.dirname(job.path) for job in jobs}:
             (building / folder).mkdir(parents=True, exist_ok=True)
-        _draw_all(building, jobs, seed, workers or _cores(), progress)
-        _write_lists(building, sizes, seed)
+        _draw_all(building, jobs, seed, workers or _cores())
+        _write_lists(building, jobs, sizes, seed)
         (building / STAMP).write_text(json.dumps(stamp, indent=1))
-        _move_into_place(building, root, stamp)
+        if _read_stamp(root) != stamp:  # else another process was faster; it drew the same files
+            if root.exists():
+                root.rename(old)
+            building.rename(root)
     except OSError as error:
         raise RunError(not_written(root, error)) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     return _paths(root, sizes)
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _write_lists(root: Path, sizes: DemoSizes, seed: int) -> None:
-    paths = _paths(root, sizes)
-    for path, lines in (
-        (paths.train_list, train_lines(sizes, seed)),
-        (paths.lfw_pairs, lfw_lines(sizes, seed, invented_names(sizes, seed))),
-        (paths.agedb_pairs, pair_lines(sizes, seed, "agedb_30")),
-        (paths.cfp_pairs, pair_lines(sizes, seed, "cfp_fp")),
-    ):
-        path.write_text("".join(f"{line}\n" for line in lines))
-    paths.facescrub_list.write_text(json.dumps(probe_list(sizes, seed), indent=4))
-    for path, count in zip(paths.distractor_lists, _distractor_counts(sizes), strict=True):
-        path.write_text(json.dumps({"path": [distractor_name(n) for n in range(count)]}, indent=4))
-
-
-def _distractor_counts(sizes: DemoSizes) -> list[int]:
-    """10, 100, 1000, ... up to the number of distractors."""
-    return [10**power for power in range(1, 7) if 10**power <= sizes.distractors]
 
 
 def _paths(root: Path, sizes: DemoSizes) -> DemoSets:
@@ -143,6 +153,11 @@ def _paths(root: Path, sizes: DemoSizes) -> DemoSets:
     )
 
 
+def _distractor_counts(sizes: DemoSizes) -> list[int]:
+    """10, 100, 1000, ... up to the number of distractors."""
+    return [10**power for power in range(1, 7) if 10**power <= sizes.distractors]
+
+
 def _read_stamp(root: Path) -> dict | None:
     try:
         return json.loads((root / STAMP).read_text())
@@ -150,26 +165,70 @@ def _read_stamp(root: Path) -> dict | None:
         return None
 
 
-def _remove_abandoned(root: Path) -> None:
-    """Remove the folders of killed processes beside `root`, none that may still be in use."""
-    for folder in root.parent.glob(f".{root.name}.building-*"):
-        try:
-            if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
-                shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:
-            continue
+class Job(NamedTuple):
+    """One image to draw.
+
+    path: relative to the folder of all sets. person, photo: counted from 0 in the set and for the
+    person. kind: of conditions, see `photo_of_kind`.
+    """
+
+    path: str
+    set_name: str
+    person: int
+    photo: int
+    kind: str
 
 
-def _move_into_place(building: Path, root: Path, stamp: dict) -> None:
-    if _read_stamp(root) == stamp:
-        return  # another process was faster; it drew the same files
-    if root.exists():
-        old = building.with_name(f"{building.name}-old")
-        root.rename(old)
-        building.rename(root)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        building.rename(root)
+def plan_jobs(sizes: DemoSizes, seed: int) -> list[Job]:
+    """Every image of every set."""
+    names = invented_names(sizes, seed)
+    people = sizes.folds * sizes.people_per_fold
+    jobs = [
+        Job(f"train/images/{person:06d}/{photo:03d}.jpg", "train", person, photo, "train")
+        for person in range(sizes.train_people)
+        for photo in range(sizes.train_photos)
+    ]
+    for person, photo in itertools.product(range(people), range(4)):
+        name = names[person]
+        path = f"lfw/images/{name}/{name}_{photo + 1:04d}.jpg"
+        jobs.append(Job(path, "lfw", person, photo, "everyday"))
+        for set_name, kinds in KINDS.items():
+            kind = kinds[photo // 2]
+            path = f"{set_name}/images/{_file_name(person, kind, photo % 2)}"
+            jobs.append(Job(path, set_name, person, photo, kind))
+    for person, photo in itertools.product(range(sizes.probe_people), range(sizes.probe_photos)):
+        name = names[people + person]
+        path = f"megaface/facescrub/{name}/{name}_{40000 + 100 * person + photo}.png"
+        jobs.append(Job(path, "facescrub", person, photo, "everyday"))
+    for number in range(sizes.distractors):
+        name = f"{number // 100:03d}/{number // 10:05d}/{number:06d}_0.jpg"
+        jobs.append(Job(f"megaface/distractors/{name}", "distractors", number, 0, "everyday"))
+    return jobs
+
+
+def invented_names(sizes: DemoSizes, seed: int) -> list[str]:
+    """As many invented names as LFW and FaceScrub need, all different."""
+    everyone = [f"{first}_{last}" for first in FIRST_NAMES for last in LAST_NAMES]
+    order = np.random.default_rng([seed, len(SETS)]).permutation(len(everyone))
+    return [everyone[i] for i in order[: sizes.folds * sizes.people_per_fold + sizes.probe_people]]
+
+
+def _file_name(person: int, kind: str, photo: int) -> str:
+    return f"{person:04d}_{kind}_{photo + 1:02d}.jpg"
+
+
+def demo_person(seed: int, set_name: str, person: int) -> Identity:
+    """The person of that number in a set; no person is in two sets."""
+    return random_identity(np.random.default_rng([seed, SETS.index(set_name), person]))
+
+
+def draw_job(seed: int, job: Job) -> np.ndarray:
+    """The image of a job: uint8 112×112×3, RGB."""
+    key = [seed, SETS.index(job.set_name), job.person]
+    # The person's age in most of their photos has a random stream that these photos share.
+    usual_age = np.random.default_rng([*key, 0]).uniform(22, 56)
+    photo = photo_of_kind(np.random.default_rng([*key, job.photo + 1]), job.kind, usual_age)
+    return draw_face(demo_person(seed, job.set_name, job.person), photo)
 
 
 def _cores() -> int:
@@ -177,32 +236,28 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _draw_all(root: Path, jobs: list[Job], seed: int, workers: int, progress: bool) -> None:
+def _draw_all(root: Path, jobs: list[Job], seed: int, workers: int) -> None:
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
-    with tqdm(
-        total=len(jobs), desc="Drawing the demo faces", unit="face", disable=not progress
-    ) as bar:
+    draw = partial(_draw_chunk, root, seed)
+    with tqdm(total=len(jobs), desc="Drawing the demo faces", unit="face") as bar:
         if workers > 1 and len(chunks) > 1:
+            # Spawned, not forked: the caller may already run threads of torch or OpenCV.
+            pool = ProcessPoolExecutor(
+                max_workers=min(workers, len(chunks)),
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=cv2.setNumThreads,
+                initargs=(1,),
+            )
             try:
-                _draw_in_processes(root, chunks, seed, workers, bar)
+                with pool:
+                    for drawn in pool.map(draw, chunks):
+                        bar.update(drawn)
                 return
             except BrokenProcessPool:
                 # Spawned workers cannot start below a script without a `__main__` guard.
                 bar.reset()
         for chunk in chunks:
-            bar.update(_draw_chunk(root, seed, chunk))
-
-
-def _draw_in_processes(
-    root: Path, chunks: list[list[Job]], seed: int, workers: int, bar: tqdm
-) -> None:
-    # Spawned, not forked: the caller may already run threads of torch or OpenCV.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(chunks)), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        for drawn in pool.map(_draw_chunk, itertools.repeat(root), itertools.repeat(seed), chunks):
-            bar.update(drawn)
+            bar.update(draw(chunk))
 
 
 def _draw_chunk(root: Path, seed: int, jobs: list[Job]) -> int:
@@ -215,3 +270,79 @@ def _draw_chunk(root: Path, seed: int, jobs: list[Job]) -> int:
             raise OSError(f"OpenCV could not encode {path}")
         path.write_bytes(data.tobytes())
     return len(jobs)
+
+
+def _write_lists(root: Path, jobs: list[Job], sizes: DemoSizes, seed: int) -> None:
+    paths = _paths(root, sizes)
+    for path, lines in (
+        (
+            paths.train_list,
+            (f"{name}  {int(os.path.dirname(name))}" for name in _names(jobs, "train/images")),
+        ),
+        (paths.lfw_pairs, lfw_lines(sizes, seed, invented_names(sizes, seed))),
+        (paths.agedb_pairs, pair_lines(sizes, seed, "agedb_30")),
+        (paths.cfp_pairs, pair_lines(sizes, seed, "cfp_fp")),
+    ):
+        path.write_text("".join(f"{line}\n" for line in lines))
+    probes = _names(jobs, "megaface/facescrub")
+    ids = [os.path.dirname(name) for name in probes]
+    paths.facescrub_list.write_text(json.dumps({"path": probes, "id": ids}, indent=4))
+    distractors = _names(jobs, "megaface/distractors")
+    for path, count in zip(paths.distractor_lists, _distractor_counts(sizes), strict=True):
+        path.write_text(json.dumps({"path": distractors[:count]}, indent=4))
+
+
+def _names(jobs: list[Job], folder: str) -> list[str]:
+    """The images in a folder, relative to it."""
+    return [os.path.relpath(job.path, folder) for job in jobs if job.path.startswith(folder)]
+
+
+def _fold_pairs(
+    rng: np.random.Generator, fold: int, sizes: DemoSizes, pairs: int, crossed: bool
+) -> tuple[list, list]:
+    """Matched and mismatched pairs ((person, photo), (person, photo)) among one fold's people.
+
+    crossed: each pair is one of a person's first two photos and one of the last two.
+    """
+    people = range(fold * sizes.people_per_fold, (fold + 1) * sizes.people_per_fold)
+    crossing, any_two = itertools.product((0, 1), (2, 3)), itertools.combinations(range(4), 2)
+    photos = list(crossing if crossed else any_two)
+    matched = [((p, i), (p, j)) for p in people for i, j in photos]
+    mismatched = [
+        ((p, i), (q, j))
+        for p, q in itertools.permutations(people, 2)
+        for i, j in photos
+        if crossed or p < q
+    ]
+    half = pairs // 2
+    if half > min(len(matched), len(mismatched)):
+        raise ValueError(f"{sizes.people_per_fold} people per fold are too few for {pairs} pairs")
+    return tuple(
+        [choices[i] for i in rng.permutation(len(choices))[:half]]
+        for choices in (matched, mismatched)
+    )
+
+
+def lfw_lines(sizes: DemoSizes, seed: int, names: list[str]) -> Iterator[str]:
+    """The lines of a pairs file in LFW's format; names: of the people of all folds."""
+    rng = np.random.default_rng([seed, SETS.index("lfw")])
+    yield f"{sizes.folds}\t{sizes.lfw_pairs // 2}"
+    for fold in range(sizes.folds):
+        matched, mismatched = _fold_pairs(rng, fold, sizes, sizes.lfw_pairs, crossed=False)
+        for (person, i), (_, j) in matched:
+            yield f"{names[person]}\t{i + 1}\t{j + 1}"
+        for (left, i), (right, j) in mismatched:
+            yield f"{names[left]}\t{i + 1}\t{names[right]}\t{j + 1}"
+
+
+def pair_lines(sizes: DemoSizes, seed: int, set_name: str) -> Iterator[str]:
+    """The lines of the pairs file of agedb_30 or cfp_fp."""
+    kinds = KINDS[set_name]
+    pairs = sizes.agedb_pairs if set_name == "agedb_30" else sizes.cfp_pairs
+    rng = np.random.default_rng([seed, SETS.index(set_name)])
+    for fold in range(sizes.folds):
+        chosen = _fold_pairs(rng, fold, sizes, pairs, crossed=True)
+        for group, label in zip(chosen, (1, -1), strict=True):
+            for sides in group:
+                left, right = (_file_name(p, kinds[photo // 2], photo % 2) for p, photo in sides)
+                yield f"{left} {right} {label}"

@@ -41,13 +41,13 @@ from Utils.Evaluation_Utils.identification.figures import (
     rank_rate,
     roc,
 )
+from Utils.Evaluation_Utils.identification.negatives import choose_bins
 from Utils.Evaluation_Utils.identification.ranks import TIES, has_pairs
 from Utils.Evaluation_Utils.identification.scoring import (
     Scores,
     ScoringSettings,
     Trial,
     TrialScorer,
-    choose_bins,
     not_finite,
 )
 from Utils.Evaluation_Utils.roc import OperatingPoint
@@ -143,8 +143,9 @@ def evaluate_trials(
     _check_arrays(probes, ids, distractors, trials)
     _check_requests(ranks, fprs, fpirs, settings)
     unit = _checked_unit(probes)
-    used = np.unique(np.concatenate([trial.probes for trial in trials]))
-    bins = choose_bins(unit[used], distractors, list(trials))
+    used_probes = np.unique(np.concatenate([trial.probes for trial in trials]))
+    used = np.unique(np.concatenate([trial.distractors for trial in trials]))
+    bins = choose_bins(unit[used_probes], distractors, used)
     hidden = settings.progress is None or not settings.processes.is_main
     total = sum(len(trial.distractors) for trial in trials)
     results = []

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.Evaluation_Utils.identification.exact_scores import PairScorer
+from Utils.Evaluation_Utils.identification.exact_scores import PairScorer, unit_rows
 
 _BINS = 256  # one byte for the index of a bin
+_SAMPLE = 256  # distractors whose scores choose the bins
 _WAITING = 20_000  # scores that are collected before they are merged with the highest ones
 
 
@@ -51,6 +52,21 @@ class Bins:
         indices = cv2.addWeighted(values, self.factor, values, 0, offset, dtype=cv2.CV_8U)
         found = cv2.calcHist([indices], [0], None, [_BINS], [0, _BINS])
         return found.reshape(-1).astype(np.int64)
+
+
+def choose_bins(probes: np.ndarray, distractors: np.ndarray, used: np.ndarray) -> Bins:
+    """Bins over nearly all scores, from a sample that depends on the arguments alone.
+
+    probes: float64 P×D normalised rows. distractors: N×D. used: int64, ascending, the rows of the
+    distractors that are scored; no others are read, since they may hold anything.
+    """
+    rows = used[np.unique(np.linspace(0, len(used) - 1, _SAMPLE).astype(np.int64))]
+    with np.errstate(invalid="ignore"):  # rows that are not finite are named later
+        scores = (probes @ unit_rows(distractors[rows]).T).reshape(-1)
+    low = len(scores) // 1000
+    # Rounded outwards: the last digit of a product must not move the bins.
+    lowest = np.floor(100 * np.partition(scores, low)[low]) / 100
+    return Bins(lowest - 0.0013, np.ceil(100 * scores.max()) / 100 + 0.0017)
 
 
 @dataclass(eq=False)

@@ -18,7 +18,6 @@ from Utils.Evaluation_Utils.identification.exact_scores import (
     SCORE_DTYPES,
     PairScorer,
     Products,
-    unit_rows,
 )
 from Utils.Evaluation_Utils.identification.figures import allowed
 from Utils.Evaluation_Utils.identification.negatives import Bins, Negatives, NegativeScores
@@ -35,7 +34,6 @@ CPU = torch.device("cpu")
 DEVKIT_PROBES = 100  # the devkit's tool takes its negatives from the first hundred probes alone
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
 
-_SAMPLE = 256  # distractors whose scores choose the bins
 _BIN_ROUNDING = 2.0**-22  # of a product, its bin's edge and the bin's index, all in float32
 _ROWS_AT_ONCE = 512  # probes
 
@@ -318,22 +316,6 @@ class _Window:
             tar=int(true) / len(self._positives),
             threshold=threshold,
         )
-
-
-def choose_bins(probes: np.ndarray, distractors: np.ndarray, trials: list[Trial]) -> Bins:
-    """Bins over nearly all scores, from a sample that depends on the tables and trials alone.
-    probes: float64 P×D normalised rows.
-
-    Rows that are in no trial are never looked at: they may hold anything.
-    """
-    used = np.unique(np.concatenate([trial.distractors for trial in trials]))
-    rows = used[np.unique(np.linspace(0, len(used) - 1, _SAMPLE).astype(np.int64))]
-    with np.errstate(invalid="ignore"):  # rows that are not finite are named later
-        scores = (probes @ unit_rows(distractors[rows]).T).reshape(-1)
-    low = len(scores) // 1000
-    # Rounded outwards: the last digit of a product must not move the bins.
-    lowest = np.floor(100 * np.partition(scores, low)[low]) / 100
-    return Bins(lowest - 0.0013, np.ceil(100 * scores.max()) / 100 + 0.0017)
 
 
 def not_finite(what: str, row: int) -> str:

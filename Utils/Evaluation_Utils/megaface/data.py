@@ -77,7 +77,7 @@ class MegaFaceData:
 
 
 def open_megaface(config: Config) -> MegaFaceData:
-    """Find the data that the settings name; the demo's where they name none.
+    """Find the data that the settings name; the demo's if they name none.
 
     Raises DataError for what is missing, or does not fit.
     """
@@ -177,7 +177,7 @@ def _open(
 
 
 def _open_ready(name: str, folder: str, listed: PhotoList | None, features: str) -> Source:
-    """A table of ours in place of photos. A list chooses the probes and says who they are; the
+    """A feature folder in place of photos. A list chooses the probes and names their people; the
     sets of distractors are chosen in the table itself. The photos are for pictures alone."""
     ready = FeatureFolder(Path(features)).open()
     if listed and name == "probes":

@@ -1,7 +1,7 @@
 """The MegaFace devkit's feature files: one OpenCV matrix a photo, `<image name><suffix>`.
 
 Four little-endian int32: rows, columns, bytes from one row to the next, and OpenCV's type, 5 for
-float32; then the rows. A feature of D numbers has D rows of one column, so 4 bytes a row. The
+float32; then the rows. A feature of D values has D rows of one column, so 4 bytes a row. The
 official tool compares by distance, so features are written L2-normalised.
 """
 
@@ -23,14 +23,14 @@ _FLOAT32 = 5  # CV_32F
 
 
 def write_devkit_file(path: Path, feature: np.ndarray) -> None:
-    """Write D numbers as float32."""
+    """Write a feature of D values as float32."""
     values = np.ascontiguousarray(feature, "<f4").reshape(-1)
     # A million of them: renaming each would double the time; an export is simply run again.
     path.write_bytes(_HEADER.pack(len(values), 1, 4, _FLOAT32) + values.tobytes())
 
 
 def read_devkit_file(path: Path) -> np.ndarray:
-    """The float32 numbers of a matrix, row by row. Raises DataError for any other file."""
+    """The float32 values of a matrix, row by row. Raises DataError for any other file."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -89,13 +89,13 @@ def export_features(
 def read_features(
     folder: Path, names: Sequence[str], suffix: str, rows: Sequence[int], dim: int
 ) -> Iterator[np.ndarray]:
-    """The features (D numbers) of some rows of a list. Raises DataError for one of another size."""
+    """The features (D values) of some rows of a list. Raises DataError for one of another size."""
     for row in rows:
         path = folder / f"{names[row]}{suffix}"
         feature = read_devkit_file(path)
         if len(feature) != dim:
             raise DataError(
-                f"the feature file {path} has {len(feature)} numbers, others have {dim}; extract "
+                f"the feature file {path} has {len(feature)} values, others have {dim}; extract "
                 f"all with one network."
             )
         yield feature

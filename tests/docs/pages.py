@@ -9,7 +9,10 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "Pretrained/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "Pretrained/README.md", "benchmarks/RESULTS.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 # bash: each line is a command. console: lines after "$ " are, the others what they print.
 # python: code. diff: lines to add to a file. text: anything else.
 LANGUAGES = {"bash", "console", "python", "diff", "text"}

@@ -19,9 +19,10 @@ SavedSettings = Callable[[str, str], dict[str, Any]]
 PretrainedSettings = Callable[[Config], dict[str, Any]]
 
 _SWEEP = (
-    "train with each of these values of a setting, as in margin=ArcFace,CosFace; given again for "
-    "another setting: all combinations. Of settings that are several numbers: milestones=2,3;3. Of "
-    "switches: use_amp=on,off. Several seeds give mean ± std. Finished runs are not trained again"
+    "train a run with each of these values of a setting, as in margin=ArcFace,CosFace; given again "
+    "for another setting: with each combination. Values that are several numbers have semicolons "
+    "between them, milestones=2,3;3; a switch has the values on and off, use_amp=on,off. Several "
+    "seeds give mean ± std in the table. A run that is finished already is not trained again"
 )
 
 

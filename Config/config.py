@@ -21,7 +21,6 @@ from Config.fields import (
     VERIFICATION,
     Script,
     group,
-    setting,
     settings_of,
 )
 from Head import HEADS
@@ -31,37 +30,37 @@ from Head import HEADS
 class Config:
     """The settings of training and evaluation. `Config.checks.validate` checks them."""
 
-    group("Training data")
+    setting = group("Training data")
     train_dataset: str = setting(
         "Demo", "Demo, CASIA_WebFace, MS_Celeb_1M, or a name of your own with train_dataset_path"
     )
     train_dataset_path: str = setting("", "your own images: folder, .rec, tar shards, .zip, .tar")
     train_file_list: str = setting(
-        "", "list of your own images, 'path  label' a line; empty: the labels of the data"
+        "", "list of your own images, 'path  label' on each line; empty: the data's own labels"
     )
     webface_dataset_path: str = setting("", "CASIA-WebFace: folder, .rec, tar shards, .zip")
-    webface_file_list: str = setting("", "list of CASIA-WebFace; empty: the labels of the data")
+    webface_file_list: str = setting("", "list of CASIA-WebFace; empty: the data's own labels")
     ms1m_dataset_path: str = setting("", "MS-Celeb-1M: folder, .rec, tar shards, .zip")
-    ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: the labels of the data")
+    ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: the data's own labels")
     min_images: int = setting(
-        1, "leave out identities with fewer images, number the labels anew", at_least=1
+        1, "leave out identities with fewer images than this, and renumber the labels", at_least=1
     )
     sampler: Literal["shuffled", "balanced"] = setting(
         "shuffled",
         "order of an epoch: shuffled (each image once) or balanced (as many images, but equally "
-        "many of each identity: for sets in which a few identities have most of the images)",
+        "many of each identity; for sets in which a few identities have most of the images)",
     )
     batch_size: int = setting(
-        16, "images in a step, over all devices and processes together", at_least=2
+        16, "images in one step, counted over all devices and processes", at_least=2
     )
     accumulate_steps: int = setting(
-        1, "micro-batches that a step is split into, to need less memory", at_least=1
+        1, "number of micro-batches that a step is split into, which needs less memory", at_least=1
     )
     seed: int = setting(
-        42, "seed of initial weights, image order, augmentation", at_least=0, at_most=2**63 - 1
+        42, "seed of initial weights, image order and augmentation", at_least=0, at_most=2**63 - 1
     )
 
-    group("Network and head")
+    setting = group("Network and head")
     backbone: Literal[*BACKBONES] = setting("MobileFaceNet", "network that embeds the images")
     feature_dim: int = setting(
         128, "size of the embedding; usual: 128 or 512", at_least=1, at_most=2**16
@@ -74,72 +73,74 @@ class Config:
         0.3, "margin m; none: as published (ArcFace 0.5 radians, CosFace 0.35)", at_least=0
     )
     combined_margin: tuple[float, ...] = setting(
-        (1.0, 0.3, 0.2), "Combined: m1,m2,m3 of cos(m1·θ + m2) - m3"
+        (1.0, 0.3, 0.2), "m1,m2,m3 of the head Combined: cos(m1·θ + m2) - m3"
     )
-    easy_margin: bool = setting(
-        False, "apply a margin that is an angle only where the cosine is above 0"
+    easy_margin: bool = setting(False, "apply an angular margin only where the cosine is above 0")
+    sub_centers: int = setting(
+        3, "number of weight vectors of each class, for SubCenterArcFace", at_least=1
     )
-    sub_centers: int = setting(3, "SubCenterArcFace: weights of each class", at_least=1)
     scale_size: float | None = setting(
-        16.0, "scale s of the logits; none: as published (64). Not for Softmax, SphereFace", above=0
+        16.0,
+        "scale s of the logits; none: as published (64). Softmax, SphereFace have none",
+        above=0,
     )
     sample_rate: float = setting(
         1.0,
-        "share of classes in the softmax (Partial FC), the batch's among them; 1: all",
+        "share of the classes in each softmax (Partial FC), with all of the batch's; 1: all",
         above=0,
         at_most=1,
     )
     label_smoothing: float = setting(
-        0.0, "share of the target that is given to all classes", at_least=0, below=1
+        0.0, "share of the target probability that is spread over all classes", at_least=0, below=1
     )
     focal_gamma: float = setting(
         0.0, "gamma of the focal loss, as in 2; 0: cross-entropy", at_least=0
     )
 
-    group("Optimisation")
+    setting = group("Optimisation")
     total_epoch: int = setting(4, "epochs to train", at_least=1)
-    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd is with Nesterov momentum")
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd has Nesterov momentum")
     initial_lr: float = setting(0.1, "learning rate at the start", above=0)
     momentum: float = setting(0.9, "Nesterov momentum of SGD", above=0, below=1)
     weight_decay: float = setting(5e-4, "weight decay of all weights", at_least=0)
-    head_optimizer: Literal["", "sgd", "adamw"] = setting("", "the head's own; empty: the same")
-    head_lr: float | None = setting(None, "the head's own initial_lr; none: the same", above=0)
+    head_optimizer: Literal["", "sgd", "adamw"] = setting("", "the head's; empty: as optimizer")
+    head_lr: float | None = setting(None, "the head's initial_lr; none: the same", above=0)
     head_weight_decay: float | None = setting(
-        None, "the head's own weight_decay; none: the same", at_least=0
+        None, "the head's weight_decay; none: the same", at_least=0
     )
     lr_scaling: Literal["none", "linear"] = setting(
         "none",
         "linear: initial_lr and head_lr are meant for batches of lr_reference_batch images, and "
         "grow with batch_size; none: they are used as they are",
     )
-    lr_reference_batch: int = setting(256, "see lr_scaling", at_least=1)
+    lr_reference_batch: int = setting(256, "batch_size of the rates, for lr_scaling", at_least=1)
     warmup_epochs: float = setting(
-        0.0, "epochs, as in 0.5, in which the learning rate rises at the start", at_least=0
+        0.0, "epochs at the start, as in 0.5, in which the learning rate rises", at_least=0
     )
     schedule: Literal["milestones", "polynomial", "cosine"] = setting(
         "milestones", "how the learning rate falls: milestones, polynomial (power 2) or cosine"
     )
     milestones: tuple[int, ...] = setting(
-        (3,), "finished epochs after which the rate is divided by 10, as in 22,31", at_least=1
+        (3,), "epochs after which the learning rate is divided by 10, as in 22,31", at_least=1
     )
     clip_norm: float = setting(
-        0.0, "largest norm of the gradient of all weights together; 0: no limit", at_least=0
+        0.0, "largest allowed norm of the gradient of all weights; 0: no limit", at_least=0
     )
     ema_decay: float = setting(
         0.0,
-        "decay of a moving average of the weights, tested and saved too, as in 0.999; 0: none",
+        "decay of a moving average of the weights, saved and tested too, as in 0.999; 0: none",
         at_least=0,
         at_most=0.999999,
     )
 
-    group("Augmentation, on the device, drawn anew for each image")
+    setting = group("Augmentation, on the device, drawn anew for each image")
     flip_prob: float = setting(0.5, "share of images that are mirrored", at_least=0, at_most=1)
     crop_prob: float = setting(
         0.0, "share of images that are cropped; AdaFace: 0.2", at_least=0, at_most=1
     )
     crop_kind: Literal["resize", "blank"] = setting(
         "resize",
-        "enlarge the crop to the whole image (resize), or blacken the rest (blank: AdaFace)",
+        "resize: enlarge the crop to the whole image; blank: make the rest black, as AdaFace does",
     )
     crop_scale: float = setting(
         0.2, "smallest crop, as a share of the area; AdaFace: 0.2", above=0, at_most=1
@@ -152,7 +153,7 @@ class Config:
     )
     jitter_prob: float = setting(
         0.0,
-        "share of images with brightness, contrast, saturation times 0.5 to 1.5; AdaFace: 0.2",
+        "share of images whose brightness, contrast and saturation change; AdaFace: 0.2",
         at_least=0,
         at_most=1,
     )
@@ -160,59 +161,60 @@ class Config:
         0.0, "share of images compressed as JPEG of quality 20 to 95", at_least=0, at_most=1
     )
     erasing_prob: float = setting(
-        0.0, "share of images in which noise covers 0.02 to 0.4 of it", at_least=0, at_most=1
+        0.0, "share of images in which noise covers 0.02 to 0.4 of the area", at_least=0, at_most=1
     )
 
-    group("Fine-tuning")
+    setting = group("Fine-tuning")
     pretrained: str = setting(
         "",
         "weights to start from, of any known lineage: a file, or a name in Pretrained; they decide "
         "which network is trained",
     )
     freeze_backbone_epochs: int = setting(
-        0, "epochs at the start in which only the head is trained; with pretrained", at_least=0
+        0, "epochs at the start in which only the head is trained; needs pretrained", at_least=0
     )
 
-    group("Evaluation", EVALUATION)
+    setting = group("Evaluation", EVALUATION)
     checkpoint: str = setting(
         "", "weights to evaluate, of any known lineage: a file, or a name in Pretrained"
     )
     eval_batch_size: int = setting(64, "images embedded at once", at_least=1, scripts=ALL_SCRIPTS)
     output: str = setting("", "folder for figures and pictures; empty: Results/<run>_<checkpoint>")
 
-    group("How weights are read", ALL_SCRIPTS)
+    setting = group("How weights are read", ALL_SCRIPTS)
     lineage: str = setting(
         "",
-        "project that the weights come from, where files of two look alike, as in face_evolve; "
-        "empty: recognised",
+        "project that the weights come from, as in face_evolve, where the files of two projects "
+        "look alike; empty: it is recognised",
     )
     weights: Literal["averaged", "raw"] = setting(
-        "averaged", "which weights of a checkpoint that has both, from training with ema_decay"
+        "averaged",
+        "weights to use of a checkpoint that has both, after training with ema_decay",
     )
     channel_order: Literal["", "RGB", "BGR"] = setting(
-        "", "of the network's input; empty: as the weights were trained, RGB for new ones"
+        "", "channels of the network's input; empty: as the weights were trained, RGB for new ones"
     )
     input_mean: float | None = setting(
         None, "input = (pixel - input_mean) / input_scale; none: as the weights were trained"
     )
     input_scale: float | None = setting(
-        None, "see input_mean; both in pixel values, 0..255", above=0
+        None, "see input_mean; both are in pixel values, 0..255", above=0
     )
 
-    group("Devices and processes")
+    setting = group("Devices and processes")
     device: str = setting(
         "auto", "auto (CUDA where there is any), cpu, cuda or cuda:N", scripts=ALL_SCRIPTS
     )
     num_workers: int = setting(
         2,
-        "processes that decode images; 0: the main process decodes them",
+        "number of processes that decode images; 0: the main process decodes them",
         at_least=0,
         scripts=ALL_SCRIPTS,
         changes_run=False,
     )
     use_amp: bool = setting(False, "automatic mixed precision in the backbone")
     amp_dtype: Literal["auto", "fp16", "bf16"] = setting(
-        "auto", "dtype of use_amp; auto: bf16 where the device supports it, else fp16"
+        "auto", "dtype for use_amp; auto: bf16 where the device supports it, else fp16"
     )
     compile: bool = setting(False, "compile the backbone: a minute or two, then faster steps")
     use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
@@ -222,74 +224,74 @@ class Config:
     head_parallel: Literal["auto", "replicated", "sharded"] = setting(
         "auto",
         "the head under torchrun: replicated (each process has all classes), sharded (each has "
-        "some of them) or auto: sharded from 20,000 classes on, and with a sample_rate",
+        "some of them) or auto (sharded from 20,000 classes on, and with a sample_rate)",
     )
     sync_batchnorm: bool = setting(
-        False, "BatchNorm statistics over the images of all processes, not of each; on GPUs"
+        False, "compute BatchNorm statistics over the images of all processes; only on GPUs"
     )
     ddp_compression: Literal["none", "fp16", "bf16"] = setting(
-        "none", "dtype in which processes exchange gradients; none: their own"
+        "none", "dtype in which processes exchange gradients; none: the gradients' own"
     )
 
-    group("Demo data", ("training", "lfw", "agedb", "cfp", "megaface"))
-    demo_dataset_path: str = setting("Datasets/Demo", "folder where the demo faces are drawn, once")
+    setting = group("Demo data", ("training", "lfw", "agedb", "cfp", "megaface"))
+    demo_dataset_path: str = setting("Datasets/Demo", "folder of the demo faces, drawn if missing")
 
-    group("LFW", ("training", "lfw"))
-    lfw_dataset_path: str = setting("", ".bin, .blp folder, or images; empty: the demo's")
-    lfw_file_list: str = setting("", "pairs.txt; none for .bin and .blp")
+    setting = group("LFW", ("training", "lfw"))
+    lfw_dataset_path: str = setting("", ".bin file, .blp folder or images; empty: the demo's")
+    lfw_file_list: str = setting("", "pairs.txt; not for .bin and .blp")
 
-    group("AgeDB-30", ("training", "agedb"))
-    agedb_dataset_path: str = setting("", ".bin, .blp folder, or images; empty: the demo's")
-    agedb_file_list: str = setting("", "pairs, 'left right 1|-1' a line; none for .bin and .blp")
+    setting = group("AgeDB-30", ("training", "agedb"))
+    agedb_dataset_path: str = setting("", ".bin file, .blp folder or images; empty: the demo's")
+    agedb_file_list: str = setting("", "pairs, 'left right 1|-1' on a line; not for .bin and .blp")
 
-    group("CFP-FP", ("training", "cfp"))
-    cfp_dataset_path: str = setting("", ".bin, .blp folder, or images; empty: the demo's")
-    cfp_file_list: str = setting("", "pairs, 'left right 1|-1' a line; none for .bin and .blp")
+    setting = group("CFP-FP", ("training", "cfp"))
+    cfp_dataset_path: str = setting("", ".bin file, .blp folder or images; empty: the demo's")
+    cfp_file_list: str = setting("", "pairs, 'left right 1|-1' on a line; not for .bin and .blp")
 
-    group("Any other verification set", ("any_set",))
-    data: str = setting("", ".bin, .blp folder, or images with pairs")
-    pairs: str = setting("", "its pairs file; none for .bin and .blp")
+    setting = group("Any other verification set", ("any_set",))
+    data: str = setting("", ".bin file, .blp folder or folder of images")
+    pairs: str = setting("", "pairs of the images; not for .bin and .blp")
 
-    group("Verification", (*TRAINING, *VERIFICATION))
+    setting = group("Verification", (*TRAINING, *VERIFICATION))
     protocol: Literal["cosine", "insightface", "both"] = setting("both", "rule of the 10 folds")
     blp_channel_order: Literal["BGR", "RGB"] = setting("BGR", "order of the channels in .blp sets")
     eval_dtype: Literal["fp32", "bf16", "fp16"] = setting(
-        "fp32", "dtype of the network; how much another one changes the figures is printed"
+        "fp32", "dtype of the network; for another than fp32, the change of the figures is printed"
     )
 
-    group("Log and checkpoints")
+    setting = group("Log and checkpoints")
     log_freq: int = setting(25, "iterations between two lines of the log", at_least=1)
     test_freq: int = setting(250, "iterations between two verification tests", at_least=1)
     save_freq: int = setting(
         250,
-        "iterations between two checkpoints; the end of each epoch has one too",
+        "iterations between two checkpoints; one is also saved after each epoch",
         at_least=1,
         changes_run=False,
     )
     save_dir: str = setting("Trained_Models", "each run makes its folder here", changes_run=False)
     resume: str = setting(
         "",
-        "checkpoint to continue from, with its settings; last: the newest run's last one",
+        "checkpoint to continue from, with its settings; last: the last one of the newest run",
         changes_run=False,
     )
     checkpoint_format: Literal["auto", "file", "sharded"] = setting(
         "auto",
-        "file, sharded (a folder that all processes write while training continues) or auto: "
-        "sharded where the head is sharded",
+        "file, sharded (a folder that all processes write together) or auto (sharded where the "
+        "head is sharded)",
     )
     para_adj_mode: bool = setting(
-        False, "parameter adjustment: try settings out, write nothing, not even a folder"
+        False, "parameter adjustment: try settings without writing any file or folder"
     )
     use_visdom: bool = setting(
         True, "draw live curves in Visdom (start: python -m visdom.server)", changes_run=False
     )
-    visdom_server: str = setting("http://localhost", "its address", changes_run=False)
+    visdom_server: str = setting("http://localhost", "Visdom's address", changes_run=False)
     visdom_port: int = setting(8097, "its port", at_least=1, at_most=2**16 - 1, changes_run=False)
     profile: int = setting(
-        0, "steps to profile: a trace in the run's folder, the slowest operators", at_least=0
+        0, "steps to profile, with a trace in the run's folder; 0: none", at_least=0
     )
 
-    group("MegaFace", (*TRAINING, "megaface"))
+    setting = group("MegaFace", (*TRAINING, "megaface"))
     test_on_megaface: bool = setting(
         False, "evaluate on MegaFace at the end of training", scripts=TRAINING
     )
@@ -300,11 +302,11 @@ class Config:
     megaface_dataset_path: str = setting("", "folder of the MegaFace distractors")
     megaface_file_list: str = setting(
         "",
-        "devkit lists of distractors, one for each set size, with commas between or a pattern like "
+        "devkit lists of distractors, one a set size, separated by commas, or a pattern like "
         "DIR/megaface_features_list.json_*_1; empty: all images of the folder",
     )
     distractor_sizes: tuple[int, ...] = setting(
-        (), "more set sizes, as in 10,100,1000: the first so many of the largest list", at_least=1
+        (), "more set sizes, as in 10,100,1000: the first ones of the largest list", at_least=1
     )
     probe_noise: str = setting("", "list of mislabelled probes; figures with and without them")
     distractor_noise: str = setting(
@@ -312,11 +314,12 @@ class Config:
     )
     noise: Literal["drop", "insightface"] = setting(
         "drop",
-        "what becomes of photos on the noise lists: drop (left out), or insightface (probes become "
-        "their person's clean centre, distractors lie far off), to compare with its figures",
+        "what happens to photos on the noise lists: drop (they are left out) or insightface (a "
+        "probe becomes the mean of its person's clean ones, a distractor is moved far away), to "
+        "compare with insightface's figures",
     )
     ties: Literal["mate", "against"] = setting(
-        "mate", "who is first where a distractor scores as high as the mate: mate, or against it"
+        "mate", "who ranks first where a distractor scores as high as the mate: mate, or against it"
     )
     ranks: tuple[int, ...] = setting((1, 10, 100), "ranks to report", at_least=1)
     fprs: tuple[float, ...] = setting(
@@ -333,18 +336,20 @@ class Config:
         "fp32", "dtype of the products that find which scores to compute exactly"
     )
 
-    group("MegaFace features, ready or to be written", ("megaface",))
+    setting = group("MegaFace features, ready or to be written", ("megaface",))
     probe_features: str = setting(
-        "", "folder of the probes' features instead of photos: the devkit's files, or our own"
+        "", "folder of the probes' features, instead of photos: the devkit's files or our own"
     )
     distractor_features: str = setting(
-        "", "folder of the distractors' features instead of photos: the devkit's files, or our own"
+        "", "folder of the distractors' features, instead of photos: the devkit's files or our own"
     )
-    devkit_suffix: str = setting("_features.bin", "devkit feature file: image's name and this")
+    devkit_suffix: str = setting("_features.bin", "ending that follows the image's name")
     export_devkit: str = setting("", "folder to write the devkit's feature files to")
     compare: str = setting(
-        "", "megaface.json of other results to draw in the same pictures, with commas between"
+        "", "megaface.json of other results to draw in the same pictures, separated by commas"
     )
+
+    del setting
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain values that JSON and a checkpoint can hold."""

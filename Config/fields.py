@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from Config.errors import ConfigError, nearest_name
@@ -21,12 +22,33 @@ VERIFICATION: tuple[Script, ...] = ("lfw", "agedb", "cfp", "any_set")
 EVALUATION: tuple[Script, ...] = (*VERIFICATION, "megaface")
 ALL_SCRIPTS: tuple[Script, ...] = (*TRAINING, *EVALUATION)
 
-# How a bound's words compare a value with it.
+# How each bound of a field compares a number with it.
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "at least": operator.ge,
+    "at_least": operator.ge,
     "above": operator.gt,
-    "at most": operator.le,
+    "at_most": operator.le,
     "below": operator.lt,
+}
+
+
+def _optional_float(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
+
+
+def _row(number: type, text: str) -> tuple:
+    return tuple(number(word) for word in text.split(",") if word.strip())
+
+
+# By a setting's type: how a text becomes its value, what the text has to be, and what stands for it
+# in --help. Switches are two flags; only in a sweep a text is their value.
+_KINDS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
+    int: (int, "a whole number", "N"),
+    float: (float, "a number", "X"),
+    float | None: (_optional_float, "a number or none", "X"),
+    str: (str, "a text", "TEXT"),
+    bool: ({"on": True, "off": False}.__getitem__, "one of a switch's words, on and off", ""),
+    tuple[int, ...]: (partial(_row, int), "whole numbers like 22,31", "N,N"),
+    tuple[float, ...]: (partial(_row, float), "numbers like 1e-4,1e-6", "X,X"),
 }
 
 
@@ -36,7 +58,7 @@ class Setting:
 
     kind: the type of its value; `str` where it is one of a few `words`. group: the heading that it
     stands under. scripts: those that take it as a flag. changes_run: whether runs that differ in
-    it alone are different runs. bounds: each ("at least", 1) holds for each number of the value.
+    it alone are different runs. bounds: {"at_least": 1} holds for each number of the value.
     """
 
     name: str
@@ -47,17 +69,24 @@ class Setting:
     group: str
     scripts: tuple[Script, ...]
     changes_run: bool
-    bounds: tuple[tuple[str, float], ...]
-
-    @property
-    def read(self) -> Callable[[str], Any]:
-        """From a text to the value; raises ValueError or ArgumentTypeError for any other text."""
-        return _READERS[self.kind]
+    bounds: dict[str, float]
 
     @property
     def metavar(self) -> str:
-        """What stands for the value in --help."""
-        return "WORD" if self.words else _METAVARS.get(self.kind, "X")
+        """The word that stands for the value in --help."""
+        return "WORD" if self.words else _KINDS[self.kind][2]
+
+    @property
+    def wanted(self) -> str:
+        """What a text has to be, in words."""
+        return _KINDS[self.kind][1]
+
+    def read(self, text: str) -> Any:
+        """The value that a text stands for; raises ArgumentTypeError where it stands for none."""
+        try:
+            return _KINDS[self.kind][0](text)
+        except (ValueError, KeyError):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {self.wanted}") from None
 
     def check(self, value: Any) -> None:
         """Raise ConfigError unless the value is an allowed word, finite and within the bounds."""
@@ -70,48 +99,37 @@ class Setting:
             raise ConfigError(self.name, value, "it must be a finite number.")
         numbers = value if isinstance(value, tuple) else () if value is None else (value,)
         for number in numbers:
-            if not all(_COMPARE[word](number, bound) for word, bound in self.bounds):
+            if not all(_COMPARE[name](number, bound) for name, bound in self.bounds.items()):
                 which = "each number" if isinstance(value, tuple) else "it"
-                limits = " and ".join(f"{word} {bound}" for word, bound in self.bounds)
-                raise ConfigError(self.name, value, f"{which} must be {limits}.")
+                limits = (f"{name.replace('_', ' ')} {b}" for name, b in self.bounds.items())
+                raise ConfigError(self.name, value, f"{which} must be {' and '.join(limits)}.")
 
 
-# The heading that the next settings stand under, and the scripts that take them.
-_heading: tuple[str, tuple[Script, ...]] = ("Settings", TRAINING)
+def group(title: str, scripts: tuple[Script, ...] = TRAINING) -> Callable[..., Any]:
+    """Begin a group of settings: returns the function that makes its fields.
 
+        setting = group("Devices")
+        num_workers: int = setting(2, "processes that decode images", at_least=0)
 
-def group(title: str, scripts: tuple[Script, ...] = TRAINING) -> None:
-    """Begin a group of settings in the body of a config class; it ends where the next begins.
+    title: the group's heading in --help. scripts: those that take its settings as flags.
 
-    title: its heading in --help. scripts: those that take its settings, where a setting does not
-    say otherwise.
+    The function takes a field's default and its help text, any of the bounds `at_least`, `above`,
+    `at_most`, `below`, and `scripts` and `changes_run` (see `Setting`) where they differ from the
+    group's and from True. A field's allowed words are its type, a `Literal`.
     """
-    global _heading
-    _heading = title, scripts
 
+    def setting(
+        default: Any,
+        help: str,
+        scripts: tuple[Script, ...] = scripts,
+        changes_run: bool = True,
+        **bounds: float,
+    ) -> Any:
+        metadata = {"help": help, "group": title, "scripts": scripts}
+        metadata |= {"changes_run": changes_run, "bounds": bounds}
+        return dataclasses.field(default=default, metadata=metadata)
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    scripts: tuple[Script, ...] | None = None,
-    changes_run: bool = True,
-) -> Any:
-    """A field of a config class; see `Setting`. Its allowed words are its type, a `Literal`."""
-    bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
-    title, scripts_of_group = _heading
-    metadata = {
-        "help": help,
-        "group": title,
-        "scripts": scripts_of_group if scripts is None else scripts,
-        "changes_run": changes_run,
-        "bounds": tuple((word, bound) for word, bound in bounds if bound is not None),
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+    return setting
 
 
 @functools.cache
@@ -130,30 +148,3 @@ def settings_of(config_class: type) -> types.MappingProxyType[str, Setting]:
             **field.metadata,
         )
     return types.MappingProxyType(found)
-
-
-def _read_row(number: type, text: str) -> tuple:
-    try:
-        return tuple(number(word) for word in text.split(",") if word.strip())
-    except ValueError:
-        wanted = "whole numbers like 22,31" if number is int else "numbers like 1e-4,1e-6"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
-
-
-def _read_optional_float(text: str) -> float | None:
-    try:
-        return None if text.lower() == "none" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
-
-
-# By a setting's type: how its text is read, and what stands for it in --help.
-_READERS: dict[Any, Callable[[str], Any]] = {
-    int: int,
-    float: float,
-    str: str,
-    tuple[int, ...]: functools.partial(_read_row, int),
-    tuple[float, ...]: functools.partial(_read_row, float),
-    float | None: _read_optional_float,
-}
-_METAVARS = {int: "N", float: "X", str: "TEXT", tuple[int, ...]: "N,N", tuple[float, ...]: "X,X"}

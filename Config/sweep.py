@@ -7,7 +7,6 @@ values are on and off: `--sweep "use_amp=on,off"`.
 
 import argparse
 import itertools
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,6 @@ from typing import Any
 from Config.config import Config
 from Config.errors import ConfigError, nearest_name
 from Config.fields import Setting, settings_of
-
-SWITCH = {"on": True, "off": False}
 
 Variation = dict[str, Any]
 
@@ -65,24 +62,14 @@ def settings_of_run(config: Config) -> dict[str, Any]:
 
 
 def _parse_values(setting: Setting, text: str) -> tuple:
-    separator = ";" if typing.get_origin(setting.kind) is tuple else ","
-    values = tuple(_parse_value(setting, part.strip()) for part in text.split(separator))
-    for value in values:
-        if values.count(value) > 1:
+    values = []
+    for word in map(str.strip, text.split(";" if isinstance(setting.default, tuple) else ",")):
+        try:
+            value = setting.read(word)
+        except argparse.ArgumentTypeError:
+            raise ConfigError(setting.name, word, f"it must be {setting.wanted}.") from None
+        if value in values:
             why = "it is in the sweep twice; give seeds for repetitions."
             raise ConfigError(setting.name, value, why)
-    return values
-
-
-def _parse_value(setting: Setting, text: str) -> Any:
-    if setting.kind is bool:
-        if text.lower() not in SWITCH:
-            raise ConfigError(setting.name, text, "a switch is swept with the values on and off.")
-        return SWITCH[text.lower()]
-    try:
-        return setting.read(text)
-    except argparse.ArgumentTypeError as error:
-        raise ConfigError(setting.name, text, f"{error}.") from None
-    except ValueError:
-        wanted = "a whole number" if setting.kind is int else "a number"
-        raise ConfigError(setting.name, text, f"it must be {wanted}.") from None
+        values.append(value)
+    return tuple(values)

@@ -14,7 +14,7 @@ from Backbone import BACKBONES
 from Backbone.preprocessing import CHANNEL_ORDERS
 from Config import RECIPES, Config, ConfigError, read_config, settings_for, validate
 from Config.command_line import flags_of, make_parser
-from Config.fields import group, setting, settings_of
+from Config.fields import group, settings_of
 from Config.sweep import settings_of_run
 from Head import HEADS, build_head
 from tests.conftest import ROOT
@@ -246,9 +246,10 @@ def test_settings_survive_their_trip_through_flags(recipe):
 def test_a_new_setting_is_one_place(capsys):
     @dataclasses.dataclass(frozen=True)
     class Mine(Config):
-        group("Taste")
+        setting = group("Taste")
         flavour: Literal["sweet", "sour"] = setting("sweet", "taste of the run")
         spoons: int = setting(3, "how much of it", above=1, at_most=9, changes_run=False)
+        del setting
 
     mine = settings_of(Mine)
     assert list(mine)[-2:] == ["flavour", "spoons"]

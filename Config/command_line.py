@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from Config.config import Config, settings_for
 from Config.errors import ConfigError
-from Config.fields import Setting, settings_of
+from Config.fields import Setting, settings_of, written
 from Config.recipes import RECIPES
 from Config.sweep import Sweep, combinations, parse_axes
 
@@ -144,23 +144,17 @@ def make_parser(description: str, settings: Iterable[Setting]) -> argparse.Argum
 
 def flags_of(config: Config) -> list[str]:
     """The flags with which Train.py has exactly these settings."""
-    taken = settings_for("training")
-    return [_flag(name, value) for name, value in vars(config).items() if name in taken]
-
-
-def _flag(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    if isinstance(value, tuple):
-        return f"--{name}={','.join(map(str, value))}"
-    return f"--{name}={'none' if value is None else value}"
+    flags = []
+    for name in sorted(settings_for("training")):
+        value = getattr(config, name)
+        switch = f"--{name}" if value else f"--no-{name}"
+        flags.append(switch if isinstance(value, bool) else f"--{name}={written(value)}")
+    return flags
 
 
 def _add_flag(flags: argparse._ArgumentGroup, setting: Setting) -> None:
-    default = setting.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
     notes = [f"one of: {', '.join(filter(None, setting.words))}"] if setting.words else []
-    notes += [] if default in ("", None, ()) else [f"default: {shown}"]
+    notes += [] if setting.default in ("", None, ()) else [f"default: {written(setting.default)}"]
     text = setting.help + (f" ({'; '.join(notes)})" if notes else "")
     text = text.replace("%", "%%")
     name = f"--{setting.name}"

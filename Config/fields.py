@@ -105,6 +105,17 @@ class Setting:
                 raise ConfigError(self.name, value, f"{which} must be {' and '.join(limits)}.")
 
 
+def written(value: Any) -> str:
+    """A setting's value as a user types it: the inverse of `Setting.read`."""
+    if isinstance(value, tuple):
+        return ",".join(map(written, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    return "none" if value is None else str(value)
+
+
 def group(title: str, scripts: tuple[Script, ...] = TRAINING) -> Callable[..., Any]:
     """Begin a group of settings: returns the function that makes its fields.
 

@@ -21,8 +21,14 @@ from tests.conftest import ROOT, assert_one_paragraph, run_script
 from tests.scripts.test_training import assert_same_weights, only_run
 from Utils.errors import DataError, RunError
 from Utils.run_folder import SWEEP, RunFolder
-from Utils.Training_Utils.sweep.results import SweepRun, groups_of, sweep_table
-from Utils.Training_Utils.sweep.runs import find_finished, run_sweep, sweep_name
+from Utils.Training_Utils.sweep import (
+    SweepRun,
+    figures_of,
+    find_finished,
+    run_sweep,
+    sweep_name,
+    sweep_table,
+)
 from Utils.Training_Utils.trainer import Trainer
 
 
@@ -169,7 +175,7 @@ def in_process(monkeypatch):
             Trainer(config).run()
         return 0
 
-    monkeypatch.setattr("Utils.Training_Utils.sweep.runs._train", train)
+    monkeypatch.setattr("Utils.Training_Utils.sweep._train", train)
 
 
 def test_a_run_that_was_trained_on_with_other_settings_is_another_run(tiny_config):
@@ -330,10 +336,10 @@ def test_seeds_are_put_together_whatever_their_place_among_the_settings():
         for seed in (1, 2, 4)
         for milestones in ((), (2, 3))
     ]
-    first, second = groups_of(runs)
-    assert first.variation == {"milestones": ()}
+    (settings, _), (_, figures) = figures_of(runs)
+    assert settings == {"milestones": ()}
     values = torch.tensor([3.0, 4, 6], dtype=torch.float64)
     expected = (values.mean().item(), values.std(correction=1).item())
-    assert second.spread("loss") == pytest.approx(expected)
+    assert (figures["loss mean"], figures["loss std"]) == pytest.approx(expected)
     lines = sweep_table(runs).splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["milestones", "none", "2,3"]

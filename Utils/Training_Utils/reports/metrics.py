@@ -53,8 +53,13 @@ class Metrics:
 
     def series(self, column: str) -> tuple[list[float], list[float]]:
         """(iterations, values) of the rows that have a value in this column."""
-        points = [(row["iteration"], row[column]) for row in self.rows if column in row]
-        return [x for x, _ in points], [y for _, y in points]
+        return series(self.rows, column)
+
+
+def series(rows: list[Row], column: str) -> tuple[list[float], list[float]]:
+    """(iterations, values) of the rows that have a value in this column."""
+    found = [row for row in rows if column in row]
+    return [row["iteration"] for row in found], [row[column] for row in found]
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -28,7 +28,8 @@ from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.convert_dataset import convert
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.formats.blp_set import BlpArray
-from Utils.Datasets_Utils.formats.recordio import Record, pack_record
+from Utils.Datasets_Utils.formats.record_set import Record
+from Utils.Datasets_Utils.formats.writers import pack_record
 from Utils.Datasets_Utils.generate_dataset_list import write_list
 from Utils.errors import DataError, run_script
 

@@ -12,16 +12,9 @@ from torch.utils.data import DataLoader
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.formats import storage
 from Utils.Datasets_Utils.formats.image_list import parse_list
-from Utils.Datasets_Utils.formats.recordio import (
-    Record,
-    pack_payload,
-    pack_record,
-    read_payload,
-    read_record,
-    scan_records,
-    whole_records,
-)
+from Utils.Datasets_Utils.formats.record_set import Record, read_payload, read_record, scan_records
 from Utils.Datasets_Utils.formats.storage import MappedFile
+from Utils.Datasets_Utils.formats.writers import pack_payload, pack_record, whole_records
 from Utils.Datasets_Utils.generate_dataset_list import write_list
 from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import DataError
@@ -75,7 +68,7 @@ def test_mxnets_files_hold_the_photos_and_labels_of_their_list(shared_data, layo
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_records_written_again_are_mxnets_byte_for_byte(shared_data, layout):
     file = MappedFile(shared_data / "formats" / layout / "train.rec")
-    offsets = scan_records(file).tolist()
+    offsets = list(scan_records(file))
     index = (file.path.with_suffix(".idx")).read_text().split()
     assert offsets == [int(offset) for offset in index[1::2]]
     written = b"".join(pack_record(read_record(file, offset)) for offset in offsets)
@@ -95,7 +88,7 @@ def test_a_record_that_holds_the_magic_number_is_cut_there(tmp_path):
     file = MappedFile(path)
     assert pack_payload(payload) == by_hand
     assert bytes(read_payload(file, 0)) == payload
-    assert scan_records(file).tolist() == [0, len(by_hand)]
+    assert list(scan_records(file)) == [0, len(by_hand)]
     assert bytes(read_payload(file, len(by_hand))) == b"next"
 
 
@@ -224,7 +217,7 @@ def test_a_file_cut_short_is_named_with_the_place(ms1m):
         open_training_set(ms1m)
     (ms1m / "train.idx").unlink()
     (ms1m.parent / "whole.rec").write_bytes(data)
-    last = scan_records(MappedFile(ms1m.parent / "whole.rec")).tolist()
+    last = list(scan_records(MappedFile(ms1m.parent / "whole.rec")))
     broken = max(offset for offset in last if offset < 1_000_000)
     with pytest.raises(DataError, match=rf"train\.rec, byte {broken}: .*cut short at 1000000"):
         open_training_set(ms1m)

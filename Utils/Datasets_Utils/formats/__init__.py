@@ -6,8 +6,7 @@ storage.py      files mapped into memory, tables of paths, kept scans: what the 
 image_list.py   single image files: an image list, or a folder for each class
 archive.py      a .zip or .tar of a folder tree
 shards.py       tar shards, as webdataset writes them
-recordio.py     the RecordIO container of MXNet
-record_set.py   training sets in such a file, as insightface distributes them
+record_set.py   training sets in a record file of MXNet, as insightface distributes them
 bin_set.py      verification sets in a .bin file, as insightface distributes them
 blp_set.py      verification sets in a bcolz array, as face.evoLVe distributes them
 writers.py      writing a record file, tar shards or a folder tree

@@ -17,15 +17,26 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.formats.recordio import Record, pack_record, whole_records
+from Utils.Datasets_Utils.formats.record_set import (
+    EXACT_FLOATS,
+    FIRST,
+    HEADER,
+    LAST,
+    MAGIC,
+    MAX_LENGTH,
+    MIDDLE,
+    PART,
+    WHOLE,
+    Record,
+    scan_records,
+)
 from Utils.Datasets_Utils.formats.shards import LABEL_SUFFIX, write_shard_index
 from Utils.Datasets_Utils.formats.storage import MappedFile
 from Utils.Datasets_Utils.images import image_size, image_suffix
-from Utils.errors import RunError
+from Utils.errors import DataError, RunError
 from Utils.files import atomic_path
 
 SHARD_SIZE = 10_000
-EXACT_FLOATS = 1 << 24  # labels are float32: whole numbers below it are exact
 
 
 class Writer(ABC):
@@ -116,6 +127,49 @@ class RecordWriter(Writer):
         packed = pack_record(Record(flag, np.array(labels, np.float32), key, 0, content))
         self._offsets.append(self._file.tell())
         self._file.write(packed)
+
+
+def pack_record(record: Record) -> bytes:
+    """The bytes of a record in a file: the inverse of `read_record`."""
+    labels = np.asarray(record.labels, "<f4")
+    if record.flag not in (0, len(labels)):
+        raise ValueError(f"flag is {record.flag} for {len(labels)} labels; expected 0 or as many")
+    label = 0.0 if record.flag else float(labels[0])
+    header = HEADER.pack(record.flag, label, record.id, record.id2)
+    vector = labels.tobytes() if record.flag else b""
+    return pack_payload(b"".join((header, vector, bytes(record.content))))
+
+
+def pack_payload(payload: bytes) -> bytes:
+    """A payload as one part, or as several where it has the magic number at a multiple of 4.
+
+    Raises DataError for one that is too long for the format.
+    """
+    if len(payload) > MAX_LENGTH:
+        raise DataError(f"a record of {len(payload)} bytes is too long; the limit is 512 MB.")
+    words = np.frombuffer(payload, "<u4", len(payload) // 4)
+    cuts = (4 * np.flatnonzero(words == MAGIC)).tolist()
+    kinds = [FIRST, *[MIDDLE] * (len(cuts) - 1), LAST] if cuts else [WHOLE]
+    packed = bytearray()
+    for kind, cut, end in zip(kinds, [-4, *cuts], [*cuts, len(payload)], strict=True):
+        part = payload[cut + 4 : end]
+        packed += PART.pack(MAGIC, kind << 29 | len(part)) + part
+        packed += bytes(-len(packed) % 4)
+    return bytes(packed)
+
+
+def whole_records(file: MappedFile) -> tuple[list[int], int]:
+    """(offsets of the complete records, where the last ends) of a file that may be truncated."""
+    offsets, whole = [], file.size % 4 == 0  # else it is truncated in the last record's padding
+    try:
+        for offset in scan_records(file):
+            offsets.append(offset)
+    except DataError:
+        whole = False
+    if whole:
+        return offsets, file.size
+    # The last record found may be the truncated one.
+    return offsets[:-1], offsets[-1] if offsets else 0
 
 
 class ShardWriter(Writer):

@@ -27,10 +27,11 @@ from Utils.cpu import peak_memory
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.convert_dataset import convert
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
-from Utils.Datasets_Utils.formats.blp_set import BlpArray
+from Utils.Datasets_Utils.formats.blp_set import BlpImages
 from Utils.Datasets_Utils.formats.record_set import Record
 from Utils.Datasets_Utils.formats.writers import pack_record
 from Utils.Datasets_Utils.generate_dataset_list import write_list
+from Utils.Datasets_Utils.verification_set import StoredImages
 from Utils.errors import DataError, run_script
 
 ROUNDS = 5
@@ -115,7 +116,7 @@ def lay_out(faces: Path, root: Path) -> tuple[dict[str, Sequence], list[str]]:
         "list": listed,
         "record": open_training_set(root / "record"),
         "tar shards": open_training_set(root / "shards"),
-        ".blp": BlpArray(root / "blp"),
+        ".blp": StoredImages(BlpImages(root / "blp")),
     }
     return sources, [listed.images.place(row) for row in range(len(listed))]
 

@@ -108,8 +108,6 @@ def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None) ->
     if target.exists():
         raise RunError(f"{target} exists already; remove it, or write elsewhere.")
     data = open_verification_set(source, file_list)
-    if not hasattr(data.images, "encoded"):
-        raise DataError(f"{source} holds pixels, no image files whose bytes could be copied.")
     files = [bytes(data.images.encoded(i)) for i in tqdm(range(len(data.images)), unit="image")]
     rows = np.stack((data.left, data.right), 1).ravel()
     write_bin(target, [files[row] for row in rows], data.same)

@@ -259,9 +259,9 @@ def test_blp_chunks_are_read_only_when_they_are_needed(blp, monkeypatch):
     wanted = [image.copy() for image in open_verification_set(blp).images]
     again = open_verification_set(blp)  # which images are the same is kept
     read = []
-    decompress = type(again.images.array)._decompress
+    decompress = type(again.images.store)._decompress
     monkeypatch.setattr(
-        type(again.images.array),
+        type(again.images.store),
         "_decompress",
         lambda array, number: read.append(number) or decompress(array, number),
     )

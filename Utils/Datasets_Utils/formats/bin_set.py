@@ -109,37 +109,40 @@ def write_bin(path: Path, encoded: Sequence[bytes], same: Sequence[bool]) -> Non
 def _unpickle(path: Path) -> Any:
     with reading(path, "verification set"):
         data = path.read_bytes()
+    file = io.BytesIO(data)
     try:
-        _check_memo(path, data)
-        return _Unpickler(io.BytesIO(data), path, data).load()
+        _check_memo(path, file)
+        return _Unpickler(file, path).load()
     except DataError:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
         raise DataError(
-            f"{path}, byte {_broken_at(data)}: the pickle of {len(data)} bytes is damaged or cut "
-            f"short there ({error})."
+            f"{path}, byte {file.tell()}: the pickle of {len(data)} bytes is damaged or cut short "
+            f"there ({error})."
         ) from None
 
 
-def _check_memo(path: Path, data: bytes) -> None:
+def _check_memo(path: Path, file: io.BytesIO) -> None:
     """Raise DataError for a memo index that no pickle of this length can need: Python allocates a
     memo up to the largest index, so that 4 bytes of a pickle could allocate gigabytes."""
-    for opcode, argument, position in pickletools.genops(data):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+    size = file.getbuffer().nbytes
+    for opcode, argument, position in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
             raise DataError(
-                f"{path}, byte {position}: the pickle of {len(data)} bytes counts {argument} "
-                f"objects; refused."
+                f"{path}, byte {position}: the pickle of {size} bytes counts {argument} objects; "
+                f"refused."
             )
+    file.seek(0)
 
 
 class _Unpickler(pickle.Unpickler):
     """Finds the few names in _BUILDERS, and raises DataError for any other name."""
 
-    def __init__(self, file: io.BytesIO, path: Path, data: bytes) -> None:
+    def __init__(self, file: io.BytesIO, path: Path) -> None:
         # Images that Python 2 wrote are strings there, and bytes here.
         super().__init__(file, encoding="bytes")
+        self._data = file.getvalue()
         self._path = path
-        self._data = data
 
     def find_class(self, module: str, name: str) -> Callable:
         found = _BUILDERS.get((module, name))
@@ -256,15 +259,4 @@ def _named_at(data: bytes, module: str, name: str) -> int:
             return last
         if argument in (module, name):
             last = position
-    return last
-
-
-def _broken_at(data: bytes) -> int:
-    """The byte of the last whole instruction of a damaged pickle."""
-    last = 0
-    try:
-        for _, _, last in pickletools.genops(data):  # noqa: B007
-            pass
-    except Exception:
-        return last
     return last

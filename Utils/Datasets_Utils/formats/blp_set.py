@@ -8,10 +8,9 @@ sets have the channel order BGR. The list is P bools.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from tqdm import tqdm
 from Utils.Datasets_Utils.formats.storage import cached_arrays
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.pairs import consecutive_folds
-from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
 from Utils.errors import DataError
 from Utils.files import read_json, reading
 
@@ -31,20 +31,22 @@ _BLOSC = struct.Struct("<BBBBIII")  # version, codec version, flags, type size, 
 _LARGEST = 1.01  # larger absolute values were not made from pixels
 
 
-class BlpArray:
-    """2P images of a bcolz array; the chunk of an image is decompressed when it is read.
+class BlpImages(ImageStore):
+    """The 2P images of a bcolz array; the chunk of an image is decompressed when it is read.
 
-    folder: of the array. array[i] is uint8 H×W×3 RGB. It can be pickled; each process decompresses
-    for itself, and keeps one chunk.
+    folder: of the array. It can be pickled; each process decompresses for itself, and keeps one
+    chunk.
 
     The constructor raises DataError, naming the file, for metadata that can't be read, and for a
     chunk that is missing or whose frame contradicts the metadata.
     """
 
     def __init__(self, folder: Path, channel_order: str = "BGR") -> None:
-        self.folder = folder
+        self.source = self.folder = folder
         self.reverse = channel_order == "BGR"
-        sizes, storage = _read_json(folder / "meta/sizes"), _read_json(folder / "meta/storage")
+        sizes, storage = (
+            read_json(folder / "meta" / name, "metadata") for name in ("sizes", "storage")
+        )
         try:
             self.shape = tuple(int(side) for side in sizes["shape"])
             self.dtype = np.dtype(storage["dtype"])
@@ -68,26 +70,30 @@ class BlpArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def name(self, row: int) -> str:
+        return f"{self.folder.name} {row}"
+
+    def encoded(self, row: int) -> bytes:
+        raise DataError(f"{self.folder} holds pixels, no image files whose bytes could be copied.")
+
+    def decode(self, row: int) -> np.ndarray:
         """uint8 H×W×3 RGB. Raises ImageError, naming the chunk, where it is damaged."""
-        values = self.values(index)
+        values = self.values(row)
         if not np.all(np.abs(values) <= _LARGEST):  # NaN too
             raise ImageError(
-                f"{self._chunk_path(index // self.rows_per_chunk)}, row {index}: values outside "
+                f"{self._chunk_path(row // self.rows_per_chunk)}, row {row}: values outside "
                 f"-1..1, which are no pixels"
             )
         pixels = np.rint((values.astype(np.float64) * 0.5 + 0.5) * 255).clip(0, 255)
         pixels = pixels.astype(np.uint8).transpose(1, 2, 0)  # 3×H×W -> H×W×3
         return np.ascontiguousarray(pixels[..., ::-1] if self.reverse else pixels)
 
-    def values(self, index: int) -> np.ndarray:
+    def values(self, row: int) -> np.ndarray:
         """The stored 3×H×W."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        number, row = divmod(index, self.rows_per_chunk)
+        number, within = divmod(row, self.rows_per_chunk)
         if self._kept is None or self._kept[0] != number:
             self._kept = number, self._decompress(number)
-        return self._kept[1][row]
+        return self._kept[1][within]
 
     def _decompress(self, number: int) -> np.ndarray:
         import blosc2  # here, because it is large and no other format needs it
@@ -131,25 +137,6 @@ class BlpArray:
         return self.folder / "data" / f"__{number}.blp"
 
 
-class BlpImages(Sequence[np.ndarray]):
-    """The unique images of an array, in the order in which they first occur.
-
-    rows: the row of each image in the array.
-    """
-
-    def __init__(self, array: BlpArray, rows: np.ndarray) -> None:
-        self.array = array
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        return self.array[int(self.rows[index])]
-
-
 def is_blp(path: Path) -> bool:
     """Whether a folder holds an array of bcolz."""
     return (path / "meta" / "storage").is_file() and (path / "data").is_dir()
@@ -162,17 +149,17 @@ def open_blp(
 
     file_list: its issame list; None: `<folder>_list.npy` beside it. channel_order: of the values,
     BGR or RGB. There are ten consecutive folds. Raises DataError, naming the file, for a list that
-    is missing or does not fit, and as `BlpArray` does.
+    is missing or does not fit, and as `BlpImages` does.
     """
     if channel_order not in CHANNEL_ORDERS:
         raise ValueError(f"channel_order is {channel_order!r}; expected BGR or RGB")
-    array = BlpArray(path, channel_order)
+    array = BlpImages(path, channel_order)
     same = _read_issame(file_list or path.with_name(f"{path.name}_list.npy"), len(array))
     first = _first_occurrences(array)
     rows, indices = np.unique(first, return_inverse=True)
     return VerificationSet(
-        images=BlpImages(array, rows),
-        names=[f"{path.name} {row}" for row in rows.tolist()],
+        images=StoredImages(array, rows),
+        names=[array.name(row) for row in rows.tolist()],
         left=indices[::2],
         right=indices[1::2],
         same=same,
@@ -181,14 +168,17 @@ def open_blp(
     )
 
 
-def _first_occurrences(array: BlpArray) -> np.ndarray:
+def _first_occurrences(array: BlpImages) -> np.ndarray:
     """For each row, the first row of the same values (int64), by one scan of the array."""
+
+    def digest(row: int) -> bytes:
+        return blake2b(array.values(row).tobytes(), digest_size=16).digest()
 
     def build() -> dict[str, np.ndarray]:
         seen: dict[bytes, int] = {}
         rows = tqdm(range(len(array)), desc=f"Indexing {array.folder.name}", delay=1, unit="image")
         try:
-            first = [seen.setdefault(_digest(array.values(row)), row) for row in rows]
+            first = [seen.setdefault(digest(row), row) for row in rows]
         except ImageError as error:
             raise DataError(str(error)) from None
         return {"first": np.array(first, np.int64)}
@@ -196,10 +186,6 @@ def _first_occurrences(array: BlpArray) -> np.ndarray:
     sources = [array.folder / "meta/sizes", *sorted((array.folder / "data").glob("*.blp"))]
     name = f"{array.folder.name}_unique.npz"
     return cached_arrays(array.folder.with_name(name), sources, build)["first"]
-
-
-def _digest(values: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(values), digest_size=16).digest()
 
 
 def _read_issame(path: Path, images: int) -> np.ndarray:
@@ -215,10 +201,3 @@ def _read_issame(path: Path, images: int) -> np.ndarray:
             f"{images} images; expected bools, one for two images, so {images / 2:g}."
         )
     return same.astype(bool)
-
-
-def _read_json(path: Path) -> dict:
-    content = read_json(path, "metadata")
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}; expected a table of settings.")
-    return content

@@ -37,9 +37,8 @@ from Utils.Datasets_Utils.formats.writers import (
     siblings,
     unfinished,
 )
-from Utils.Datasets_Utils.pairs import consecutive_folds
 from Utils.Datasets_Utils.training_set import TrainingSet
-from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.Datasets_Utils.verification_set import VerificationSet, consecutive_folds
 from Utils.errors import DataError, RunError, run_script
 from Utils.files import atomic_path, make_folder, not_written, read_json, save_json
 

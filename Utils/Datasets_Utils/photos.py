@@ -170,20 +170,15 @@ def _check_names(names: list[str], path: Path) -> None:
         raise DataError(f"the photo list {path} names {twice} twice.")
 
 
-def has_files(folder: str | Path) -> bool:
-    """Whether photos are files in a folder, not stored in a file of another format."""
-    return is_image_folder(Path(folder).absolute())
-
-
 def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
     """The photos of a list. Each is looked for here; none is read yet.
 
     A record file, shards or an archive will do as well; an image list has the same names for them.
     Raises DataError, naming the first missing photos.
     """
-    if has_files(folder):
+    if is_image_folder(folder):
         return Photos(listed, ImageFiles(locate_images(Path(folder), listed.names, listed.source)))
-    store = find_images(Path(folder).absolute()).images
+    store = find_images(folder).images
     return Photos(listed, StoredImages(store, store.rows(listed.names, Path(listed.source))))
 
 
@@ -209,7 +204,7 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
 
 def _open_store(path: str | Path) -> Photos:
     """The people are the labels, which may be any whole numbers."""
-    store, labels, rows = find_images(Path(path).absolute())
+    store, labels, rows = find_images(path)
     ids = [str(label) for label in labels.tolist()]
     if not ids:
         raise DataError(f"{path} has no images.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from Utils.Datasets_Utils.pairs import PairsError, consecutive_folds, read_pairs
+from Utils.Datasets_Utils.verification_set import PairsError, consecutive_folds, read_pairs
 
 LFW = """2\t2
 Ann\t1\t2

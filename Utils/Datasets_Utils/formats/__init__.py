@@ -37,12 +37,13 @@ from Utils.Datasets_Utils.formats.image_list import (
 )
 from Utils.Datasets_Utils.formats.record_set import is_records, open_records
 from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
-from Utils.Datasets_Utils.pairs import parse_pairs, read_pairs
 from Utils.Datasets_Utils.training_set import Labelled, TrainingSet
 from Utils.Datasets_Utils.verification_set import (
     VerificationSet,
     load_pairs_set,
     load_stored_pairs,
+    parse_pairs,
+    read_pairs,
 )
 from Utils.errors import DataError
 from Utils.files import reading
@@ -68,20 +69,18 @@ class Format:
     verification: OpenPairs | None = None
 
 
-def find_images(path: Path) -> Labelled:
-    """The images at a path with their labels, which are not checked."""
-    with reading(path, "training set"):
-        return _training_format(path).training(path)
+def open_training_set(path: str | Path, file_list: str | Path | None = None) -> TrainingSet:
+    """Open training images with labels 0..C-1.
 
+    path: a folder of images; a record file or its folder; a folder of tar shards; a .zip or .tar.
+    file_list: an image list, lines `name  label`, to use those images with those labels. A name is
+    a path in the folder or archive, a record's key, or `<shard>/<member>`.
 
-def is_image_folder(path: Path) -> bool:
-    """Whether a training set is a folder of images, and of no other format."""
-    with reading(path, "training set"):
-        return path.is_dir() and _training_format(path) is FOLDER
-
-
-def open_training(path: Path, file_list: Path | None) -> TrainingSet:
-    """The training set at a path; the images of a list alone, where one is given."""
+    The set has `num_classes` and `len()`, and yields (uint8 H×W×3 RGB, label). Raises DataError,
+    before any image is read, for missing files, an empty set, labels that are not 0..C-1, and
+    damaged files of an archive format.
+    """
+    path, file_list = Path(path).absolute(), Path(file_list) if file_list else None
     with reading(path, "training set"):
         chosen = _training_format(path)
         if chosen is FOLDER and file_list:
@@ -97,12 +96,38 @@ def open_training(path: Path, file_list: Path | None) -> TrainingSet:
         return TrainingSet(images, labels, file_list, images.rows(names, file_list))
 
 
-def open_verification(path: Path, file_list: Path | None, channel_order: str) -> VerificationSet:
-    """The verification set at a path, with the pairs of a file where the format needs one."""
+def open_verification_set(
+    path: str | Path, file_list: str | Path | None = None, blp_channel_order: str = "BGR"
+) -> VerificationSet:
+    """Open the unique images and the pairs of a verification benchmark.
+
+    path: a .bin file; a folder of .blp chunks; a folder of images, an archive of one, a record file
+    or shards, each with a pairs file. file_list: the pairs file, in the format of LFW or of
+    AgeDB-30 and CFP-FP (default: pairs.txt in the folder or archive), or the issame list of a .blp
+    set (default: `<path>_list.npy`). blp_channel_order: of the values in a .blp set, BGR or RGB.
+
+    The set has `images`, `left`, `right` (indices into images), `same` and `folds`. Raises
+    DataError for a path or list that can't be read or does not fit, PairsError for a pairs file.
+    """
+    path, file_list = Path(path).absolute(), Path(file_list) if file_list else None
     with reading(path, "verification set"):
         chosen = _recognise(path, FORMATS, "verification set")
         open_pairs = chosen.verification or _open_stored_pairs
-        return open_pairs(path, file_list, channel_order)
+        return open_pairs(path, file_list, blp_channel_order)
+
+
+def find_images(path: str | Path) -> Labelled:
+    """The images at a path with their labels, which are not checked."""
+    path = Path(path).absolute()
+    with reading(path, "training set"):
+        return _training_format(path).training(path)
+
+
+def is_image_folder(path: str | Path) -> bool:
+    """Whether a training set is a folder of images, and of no other format."""
+    path = Path(path).absolute()
+    with reading(path, "training set"):
+        return path.is_dir() and _training_format(path) is FOLDER
 
 
 def _training_format(path: Path) -> Format:

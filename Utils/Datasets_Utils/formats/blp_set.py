@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils.formats.storage import cached_arrays
 from Utils.Datasets_Utils.images import ImageError
-from Utils.Datasets_Utils.pairs import consecutive_folds
 from Utils.Datasets_Utils.training_set import ImageStore
-from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
+from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet, consecutive_folds
 from Utils.errors import DataError
 from Utils.files import read_json, reading
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from Config import Config
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
+from Utils.Datasets_Utils.formats import is_image_folder
 from Utils.Datasets_Utils.photos import (
     DistractorSets,
     PhotoList,
     Photos,
-    has_files,
     join_lists,
     noisy_distractors,
     noisy_probes,
@@ -185,7 +185,9 @@ def _open_ready(name: str, folder: str, listed: PhotoList | None, features: str)
     photos = None
     if folder:
         shown = listed or ready.photos
-        photos = open_listed(folder, shown) if has_files(folder) else open_folder(folder, False)
+        photos = (
+            open_listed(folder, shown) if is_image_folder(folder) else open_folder(folder, False)
+        )
     return Source(name, ready.photos, photos, ready=ready)
 
 

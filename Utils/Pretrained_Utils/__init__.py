@@ -5,7 +5,6 @@ Files, in the order to read them:
 load.py     a file to a backbone: `load_backbone`
 files.py    weights files on disk: found, read without running anything in them, written
 lineages/   the known code bases, and how a network of theirs is recognised
-rename.py   their tensors' names to ours and back
 heads.py    class weights that come with a network
 convert.py  the command that writes weights for another program
 export.py   the command that writes a network as ONNX or as PyTorch's exported program

@@ -20,6 +20,7 @@ from Utils.errors import CheckpointError, run_script
 from Utils.Pretrained_Utils.files import (
     SAFETENSORS,
     Description,
+    State,
     writable_target,
     write_backbone,
 )
@@ -29,9 +30,9 @@ from Utils.Pretrained_Utils.lineages import (
     find_lineage,
     reading_flags,
 )
-from Utils.Pretrained_Utils.lineages.recognise import examine
+from Utils.Pretrained_Utils.lineages.layouts import Counts, Layout
+from Utils.Pretrained_Utils.lineages.recognise import examine, to_theirs
 from Utils.Pretrained_Utils.load import build, describe, read_weights
-from Utils.Pretrained_Utils.rename import Counts, Layout, State, to_theirs
 
 TARGETS = ("quasarlight", "insightface", "face_evolve")
 SUFFIXES = (".pt", ".pth", ".ckpt", SAFETENSORS)

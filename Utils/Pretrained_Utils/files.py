@@ -20,7 +20,6 @@ from torch import Tensor
 
 from Utils.errors import CheckpointError, RunError
 from Utils.files import atomic_path, read_tensors, reading, unsafe_names, writing
-from Utils.Pretrained_Utils.rename import State, is_plain
 from Utils.run_folder import COMMON
 
 BACKBONE_FORMAT = "face-backbone-1"
@@ -39,6 +38,8 @@ PREFIXES = ("model.net.", "backbone.", "model.", "net.")
 HEAD_PREFIX = "head."
 # Put in front by DataParallel and DistributedDataParallel, and by torch.compile.
 WRAPPERS = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")
+
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -251,3 +252,12 @@ def _tensors(tree: dict[str, Any], containers: tuple[str, ...]) -> tuple[str, St
 
 def _has_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(map(is_plain, value.values()))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether this is a dense tensor of real numbers, as weights are."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_nested or value.is_quantized or value.is_complex())
+    )

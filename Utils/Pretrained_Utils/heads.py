@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from Utils.errors import CheckpointError
-from Utils.Pretrained_Utils.files import PREFIXES, open_head, read_file
-from Utils.Pretrained_Utils.rename import State, is_plain
+from Utils.Pretrained_Utils.files import PREFIXES, State, is_plain, open_head, read_file
 
 # The network's file -> that of its head; with * for several, each with some of the classes.
 BESIDE = (
@@ -52,19 +51,20 @@ def find_class_weights(
     split = RANK.search(path.name) is not None  # its own weights are of some classes only
     if not pattern or (inside is not None and not split):
         return ClassWeights(inside, path.name)
-    files = _by_rank(path.parent.glob(pattern))
+    files = sorted(path.parent.glob(pattern), key=lambda file: (_rank(file) or 0, file.name))
     if not files:
         return ClassWeights(None, f"{path.name} and {pattern} beside it, which is not there")
     names = ", ".join(file.name for file in files)
-    if len(files) > 1 and None in map(_rank, files):
+    ranks = [_rank(file) for file in files]
+    if len(files) > 1 and None in ranks:
         return ClassWeights(None, f"{names}, of which only one can belong to {path.name}")
     try:
         shards = [_read_shard(file, feature_dim, by_columns) for file in files]
     except CheckpointError as error:
         return ClassWeights(None, f"{path.name} and beside it: {error}".rstrip("."))
-    gap = _missing_rank(files)
-    if gap is not None:
-        return ClassWeights(None, f"{names}, but that of process {gap} is not there")
+    missing = set() if None in ranks else {*range(len(ranks))} - {*ranks}
+    if missing:
+        return ClassWeights(None, f"{names}, but that of process {min(missing)} is not there")
     return ClassWeights(torch.cat(shards), names)
 
 
@@ -108,19 +108,9 @@ def _pattern_beside(name: str) -> str:
     return ""
 
 
-def _by_rank(files) -> list[Path]:
-    return sorted(files, key=lambda file: (_rank(file) or 0, file.name))
-
-
 def _rank(file: Path) -> int | None:
     match = RANK.search(file.name)
     return int(match[1]) if match else None
-
-
-def _missing_rank(files: list[Path]) -> int | None:
-    """The lowest rank whose classes have no file; None where no file is missing."""
-    ranks = {_rank(file) for file in files} - {None}
-    return next((rank for rank in range(len(ranks)) if rank not in ranks), None)
 
 
 def _read_shard(file: Path, feature_dim: int, by_columns: bool) -> Tensor:

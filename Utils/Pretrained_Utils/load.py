@@ -248,7 +248,7 @@ def _unknown(
         return text + "No known network has any tensor of these names."
     lineage, match = closest
     return text + (
-        f"Nearest: {lineage.title}'s {_kind(match)}, which has names for {match.known} of "
+        f"Nearest: {lineage.title}'s {_kind(match)}, which has names for {len(match.state)} of "
         f"{len(contents.network)} tensors, but {'; '.join(match.differences)}."
     )
 

@@ -20,7 +20,7 @@ from Backbone.preprocessing import CHANNEL_ORDERS
 from Config.config import Config
 from Config.fields import settings_of
 from Utils.Pretrained_Utils.lineages import layouts
-from Utils.Pretrained_Utils.rename import Layout
+from Utils.Pretrained_Utils.lineages.layouts import Layout
 
 OWN = "this project"
 

@@ -14,7 +14,7 @@ from Backbone.preprocessing import CHANNEL_ORDERS
 from Config.errors import shortened
 from Utils.errors import CheckpointError
 from Utils.files import reading
-from Utils.Pretrained_Utils.rename import is_plain
+from Utils.Pretrained_Utils.files import is_plain
 
 
 def _is_integer(value: Any) -> bool:
@@ -42,27 +42,30 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "a dictionary": lambda value: isinstance(value, dict),
     "a dictionary of tensors": _are_tensors,
 }
-ARCHITECTURE = {
-    "name": "text",
-    "feature_dim": "a whole number",
-    "input_size": "two whole numbers",
-    "variant": "a dictionary",
-    "preprocessing": "a dictionary",
+# What each entry must be, by name. Those with ? may be missing: a backbone has the settings of its
+# own family alone.
+ENTRIES = {
+    "architecture": {
+        "name": "text",
+        "feature_dim": "a whole number",
+        "input_size": "two whole numbers",
+        "preprocessing": {"channel_order": "text", "mean": "a number", "scale": "a number"},
+        "variant": {
+            "attention?": "text",
+            "shortcut?": "text",
+            "middle_norm?": "true or false",
+            "bottleneck?": "true or false",
+            "output_affine?": "true or false",
+            "normalise?": "true or false",
+            "width?": "a whole number",
+            "repeats?": "whole numbers",
+        },
+    },
+    "backbone": "a dictionary of tensors",
+    "averaged?": {"backbone": "a dictionary of tensors", "updates": "a whole number"},
+    "head?": "a dictionary",
+    "lineage?": "text",
 }
-PREPROCESSING = {"channel_order": "text", "mean": "a number", "scale": "a number"}
-# These may be missing, as a backbone has the settings of its family alone.
-VARIANT = {
-    "attention": "text",
-    "shortcut": "text",
-    "middle_norm": "true or false",
-    "bottleneck": "true or false",
-    "output_affine": "true or false",
-    "normalise": "true or false",
-    "width": "a whole number",
-    "repeats": "whole numbers",
-}
-OPTIONAL = {"averaged": "a dictionary", "head": "a dictionary", "lineage": "text"}
-AVERAGED = {"backbone": "a dictionary of tensors", "updates": "a whole number"}
 
 
 def check_own(path: Path, contents: dict[str, Any]) -> None:
@@ -70,24 +73,15 @@ def check_own(path: Path, contents: dict[str, Any]) -> None:
 
     Whether the values fit together is checked by `Backbone.rebuild_backbone`.
     """
-    required = {"architecture": "a dictionary", "backbone": "a dictionary of tensors"}
-    missing = required.keys() - contents
-    if missing:
-        raise CheckpointError(f"checkpoint {path} lacks {', '.join(sorted(missing))}.")
-    _check(path, "", contents, required | _among(OPTIONAL, contents))
+    _check(path, "", contents, ENTRIES)
     architecture = contents["architecture"]
-    _check(path, "architecture.", architecture, ARCHITECTURE)
-    preprocessing, variant = architecture["preprocessing"], architecture["variant"]
-    _check(path, "architecture.preprocessing.", preprocessing, PREPROCESSING)
-    if unknown := preprocessing.keys() - PREPROCESSING:
+    known = ENTRIES["architecture"]["preprocessing"]
+    if unknown := architecture["preprocessing"].keys() - known:
         raise CheckpointError(
             f"checkpoint {path}: architecture.preprocessing has {shortened(min(unknown))}, which "
             f"this version of the program does not know."
         )
-    _check(path, "architecture.variant.", variant, _among(VARIANT, variant))
-    if "averaged" in contents:
-        _check(path, "averaged.", contents["averaged"], AVERAGED)
-    blocks = variant.get("repeats", [0])
+    blocks = architecture["variant"].get("repeats", [0])
     if sum(blocks) > len(contents["backbone"]):  # each has tensors; built, they could fill memory
         raise CheckpointError(
             f"checkpoint {path}: architecture.variant.repeats is {blocks}, more blocks than the "
@@ -95,19 +89,24 @@ def check_own(path: Path, contents: dict[str, Any]) -> None:
         )
 
 
-def _among(kinds: dict[str, str], values: dict[str, Any]) -> dict[str, str]:
-    return {name: kind for name, kind in kinds.items() if name in values}
-
-
-def _check(path: Path, where: str, values: dict[str, Any], kinds: dict[str, str]) -> None:
-    for name, kind in kinds.items():
+def _check(path: Path, where: str, values: dict[str, Any], entries: dict[str, Any]) -> None:
+    missing = [name for name in entries if name not in values and not name.endswith("?")]
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {path} lacks {', '.join(where + name for name in missing)}."
+        )
+    for entry, expected in entries.items():
+        name = entry.removesuffix("?")
         if name not in values:
-            raise CheckpointError(f"checkpoint {path} lacks {where}{name}.")
+            continue
+        kind = "a dictionary" if isinstance(expected, dict) else expected
         if not KINDS[kind](values[name]):
             raise CheckpointError(
                 f"checkpoint {path}: {where}{name} is {_shown(values[name])}; expected {kind}. The "
                 f"file is damaged, or was not written by this program."
             )
+        if isinstance(expected, dict):
+            _check(path, f"{where}{name}.", values[name], expected)
 
 
 def _shown(value: Any) -> str:

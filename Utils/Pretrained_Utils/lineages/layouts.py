@@ -1,5 +1,8 @@
 """How each code base names the modules of its networks: a table for each, their names to ours.
 
+A `Layout` pairs their name of each module with this project's. Tensors inside a module (weight,
+bias, running_mean, ...) have the same names everywhere, so a name is a module and a leaf.
+
 In three families: ResNet-IR, MobileFaceNet and ResNet. The facts were read from the public
 repositories: wujiyang/Face_Pytorch, QuasarLight/Pytorch_Face_Recognition,
 Xiaoccer/MobileFaceNet_Pytorch, TreB1eN/InsightFace_Pytorch, ZhaoJ9014/face.evoLVe,
@@ -7,12 +10,51 @@ deepinsight/insightface (recognition/arcface_torch), mk-minchul/AdaFace and CVLf
 JDAI-CV/FaceX-Zoo.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
 from Backbone.mobilefacenet import REPEATS
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
-from Utils.Pretrained_Utils.rename import Counts, Layout
 
+# How many units each stage has; the family says what a stage is.
+Counts = tuple[int, ...]
 Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one code base names the modules of one family of networks.
+
+    family: ResNetIR, MobileFaceNet or ResNet.
+    fixed: their modules outside the units -> ours.
+    unit: their modules inside a unit -> ours; a network need not have all of them.
+    units: from the counts, (their name, our name) of every unit in order.
+    counts: what their code can build, smaller networks first.
+    attentions: those of `Backbone.layers.ATTENTIONS` that they have; empty: any.
+    variant: the family's settings that their networks share, besides attention and
+        normalisation; None: any.
+    matrices: our 1×1 convolutions whose weights they keep as matrices, without the last two axes.
+    """
+
+    family: str
+    fixed: Mapping[str, str]
+    unit: Mapping[str, str]
+    units: Callable[[Counts], list[tuple[str, str]]]
+    counts: tuple[Counts, ...]
+    attentions: tuple[str, ...] = ()
+    variant: Mapping[str, Any] | None = field(default_factory=dict)
+    matrices: tuple[str, ...] = ()
+
+
+def module_names(layout: Layout, counts: Counts) -> dict[str, str]:
+    """Their name -> our name of every module that a network of these counts may have."""
+    names = dict(layout.fixed)
+    for theirs, ours in layout.units(counts):
+        for their_part, our_part in layout.unit.items():
+            names[f"{theirs}.{their_part}"] = f"{ours}.{our_part}"
+    return names
 
 
 def _own_stages(counts: Counts) -> list[str]:
@@ -33,6 +75,11 @@ def _same(names: str) -> dict[str, str]:
     return {name: name for name in names.split()}
 
 
+def _layers(prefix: str, ours: str) -> dict[str, str]:
+    """The layers of a Sequential: our name of each, separated by spaces; - has no tensors."""
+    return {f"{prefix}.{i}": name for i, name in enumerate(ours.split()) if name != "-"}
+
+
 def _depths(table: dict[int, Counts], *depths: int) -> tuple[Counts, ...]:
     return tuple(table[depth] for depth in depths)
 
@@ -40,46 +87,22 @@ def _depths(table: dict[int, Counts], *depths: int) -> tuple[Counts, ...]:
 # --- ResNet-IR -----------------------------------------------------------------------------------
 
 IR_FIXED = {
-    "input_layer.0": "conv1",
-    "input_layer.1": "bn1",
-    "input_layer.2": "prelu",
-    "output_layer.0": "bn2",
-    "output_layer.3": "fc",
-    "output_layer.4": "features",
+    **_layers("input_layer", "conv1 bn1 prelu"),
+    **_layers("output_layer", "bn2 - - fc features"),
 }
-SHORTCUT = {"shortcut_layer.0": "downsample.0", "shortcut_layer.1": "downsample.1"}
+SHORTCUT = _layers("shortcut_layer", "downsample.0 downsample.1")
 # BatchNorm between the first convolution and PReLU ...
-IR_UNIT = {
-    **SHORTCUT,
-    "res_layer.0": "bn1",
-    "res_layer.1": "conv1",
-    "res_layer.2": "bn2",
-    "res_layer.3": "prelu",
-    "res_layer.4": "conv2",
-    "res_layer.5": "bn3",
-}
+IR_UNIT = {**SHORTCUT, **_layers("res_layer", "bn1 conv1 bn2 prelu conv2 bn3")}
 # ... and none.
 IR_UNIT_PLAIN = {
     **SHORTCUT,
-    "res_layer.0": "bn1",
-    "res_layer.1": "conv1",
-    "res_layer.2": "prelu",
-    "res_layer.3": "conv2",
-    "res_layer.4": "bn3",
+    **_layers("res_layer", "bn1 conv1 prelu conv2 bn3"),
     "res_layer.5.fc1": "se.fc1",
     "res_layer.5.fc2": "se.fc2",
 }
 IR_UNIT_BOTTLENECK = {
     **SHORTCUT,
-    "res_layer.0": "bn1",
-    "res_layer.1": "conv1",
-    "res_layer.2": "bn2",
-    "res_layer.3": "prelu",
-    "res_layer.4": "conv2",
-    "res_layer.5": "bn3",
-    "res_layer.6": "prelu2",
-    "res_layer.7": "conv3",
-    "res_layer.8": "bn4",
+    **_layers("res_layer", "bn1 conv1 bn2 prelu conv2 bn3 prelu2 conv3 bn4"),
 }
 SE_AT_6 = {"res_layer.6.fc1": "se.fc1", "res_layer.6.fc2": "se.fc2"}
 CAM_AT_6 = {"res_layer.6.shared_mlp.0": "se.mlp.0", "res_layer.6.shared_mlp.2": "se.mlp.2"}
@@ -93,12 +116,9 @@ CBAMRESNET = Layout(
     _depths(UNITS, 50, 100, 152),
     attentions=("none", "se", "cam", "sam"),
 )
-CBAMRESNET_CBAM = Layout(
-    "ResNetIR",
-    IR_FIXED,
-    {**IR_UNIT, **CAM_AT_6, "res_layer.7.conv": "sam.conv"},
-    _staged,
-    _depths(UNITS, 50, 100, 152),
+CBAMRESNET_CBAM = replace(
+    CBAMRESNET,
+    unit={**IR_UNIT, **CAM_AT_6, "res_layer.7.conv": "sam.conv"},
     attentions=("cbam",),
 )
 # wujiyang's older arcfacenet.py
@@ -112,15 +132,7 @@ SERESNET_IR = Layout(
     variant={"shortcut": "pool"},
 )
 # TreB1eN's Backbone, which face.evoLVe and FaceX-Zoo took over
-IRSE = Layout(
-    "ResNetIR",
-    IR_FIXED,
-    IR_UNIT_PLAIN,
-    _flat,
-    _depths(UNITS, 50, 100, 152),
-    attentions=("none", "se"),
-    variant={"shortcut": "pool", "middle_norm": False},
-)
+IRSE = replace(SERESNET_IR, unit=IR_UNIT_PLAIN, variant={"shortcut": "pool", "middle_norm": False})
 ADAFACE = Layout(
     "ResNetIR",
     IR_FIXED,
@@ -130,13 +142,10 @@ ADAFACE = Layout(
     attentions=("none", "se"),
     variant={"shortcut": "pool", "output_affine": False},
 )
-ADAFACE_BOTTLENECK = Layout(
-    "ResNetIR",
-    IR_FIXED,
-    {**IR_UNIT_BOTTLENECK, **SE_BLOCK},
-    _flat,
-    _depths(BOTTLENECK_UNITS, 152, 200),
-    attentions=("none", "se"),
+ADAFACE_BOTTLENECK = replace(
+    ADAFACE,
+    unit={**IR_UNIT_BOTTLENECK, **SE_BLOCK},
+    counts=_depths(BOTTLENECK_UNITS, 152, 200),
     # No unit keeps its channels where the stride is 2, so there is no "pool" shortcut.
     variant={"bottleneck": True, "output_affine": False},
 )
@@ -205,29 +214,23 @@ def _own_units(counts: Counts) -> Pairs:
     return _stem("dw_conv1", counts) + [(name, name) for name in _own_blocks(counts)]
 
 
-def _block(theirs: tuple[str, str, str], ours: str) -> dict[str, str]:
-    """Convolution, BatchNorm and PReLU of one ConvBlock."""
-    return dict(zip(theirs, (f"{ours}.conv", f"{ours}.bn", f"{ours}.prelu"), strict=True))
-
-
 def _named(theirs: str, ours: str) -> dict[str, str]:
-    return _block((f"{theirs}.conv", f"{theirs}.bn", f"{theirs}.prelu"), ours)
+    """Convolution, BatchNorm and PReLU of one ConvBlock."""
+    return {f"{theirs}.{part}": f"{ours}.{part}" for part in ("conv", "bn", "prelu")}
 
 
 def _numbered(theirs: str, ours: str) -> dict[str, str]:
-    return _block((f"{theirs}.0", f"{theirs}.1", f"{theirs}.2"), ours)
+    return _layers(theirs, f"{ours}.conv {ours}.bn {ours}.prelu")
 
 
 OWN_BLOCKS = ("conv1", "dw_conv1", "conv2", "linear7", "linear1")
 OWN_MOBILE_FIXED = {k: v for name in OWN_BLOCKS for k, v in _named(name, name).items()}
 OWN_MOBILE_UNIT = {k: v for i in range(3) for k, v in _named(f"conv.{i}", f"conv.{i}").items()}
 # Eight layers in one Sequential.
-MOBILE_UNIT_FLAT = {
-    **_block(("conv.0", "conv.1", "conv.2"), "conv.0"),
-    **_block(("conv.3", "conv.4", "conv.5"), "conv.1"),
-    "conv.6": "conv.2.conv",
-    "conv.7": "conv.2.bn",
-}
+MOBILE_UNIT_FLAT = _layers(
+    "conv",
+    "conv.0.conv conv.0.bn conv.0.prelu conv.1.conv conv.1.bn conv.1.prelu conv.2.conv conv.2.bn",
+)
 
 OWN_MOBILEFACENET = Layout(
     "MobileFaceNet",
@@ -272,48 +275,33 @@ TREB1EN_MOBILE = Layout(
     (REPEATS,),
     matrices=("linear1.conv",),
 )
-MBF_FIXED = {
-    **_numbered("layers.0.layers", "conv1"),
-    **_numbered("layers.1.layers", "dw_conv1"),
-    **_numbered("conv_sep.layers", "conv2"),
-    **_numbered("features.layers.0.layers", "linear7"),
-    "features.layers.2": "linear1.conv",
-    "features.layers.3": "linear1.bn",
-}
-MBF_UNIT = {k: v for i in range(3) for k, v in _numbered(f"layers.{i}.layers", f"conv.{i}").items()}
 MBF = Layout(
     "MobileFaceNet",
-    MBF_FIXED,
-    MBF_UNIT,
+    {
+        **_numbered("layers.0.layers", "conv1"),
+        **_numbered("layers.1.layers", "dw_conv1"),
+        **_numbered("conv_sep.layers", "conv2"),
+        **_numbered("features.layers.0.layers", "linear7"),
+        "features.layers.2": "linear1.conv",
+        "features.layers.3": "linear1.bn",
+    },
+    {k: v for i in range(3) for k, v in _numbered(f"layers.{i}.layers", f"conv.{i}").items()},
     _mbf_units,
     (REPEATS,),
     variant={"width": 2},
     matrices=("linear1.conv",),
 )
-MBF_LARGE = Layout(
-    "MobileFaceNet",
-    MBF_FIXED,
-    MBF_UNIT,
-    _mbf_units,
-    ((2, 8, 12, 4),),
-    variant={"width": 4, "repeats": [2, 8, 12, 4]},
-    matrices=("linear1.conv",),
-)
+MBF_LARGE = replace(MBF, counts=((2, 8, 12, 4),), variant={"width": 4, "repeats": [2, 8, 12, 4]})
 
 # --- ResNet --------------------------------------------------------------------------------------
 
-RESNET_UNIT = _same("conv1 bn1 conv2 bn2 conv3 bn3 downsample.0 downsample.1")
-EVOLVE_RESNET = Layout(
-    "ResNet",
-    {**_same("conv1 bn1 fc"), "bn_o1": "bn2", "bn_o2": "features"},
-    RESNET_UNIT,
-    _staged,
-    tuple(RESNET_UNITS.values()),
-)
 OWN_RESNET = Layout(
     "ResNet",
     _same("conv1 bn1 bn2 fc features"),
-    RESNET_UNIT,
+    _same("conv1 bn1 conv2 bn2 conv3 bn3 downsample.0 downsample.1"),
     _staged,
     tuple(RESNET_UNITS.values()),
+)
+EVOLVE_RESNET = replace(
+    OWN_RESNET, fixed={**_same("conv1 bn1 fc"), "bn_o1": "bn2", "bn_o2": "features"}
 )

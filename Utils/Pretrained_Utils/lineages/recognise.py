@@ -1,7 +1,8 @@
 """Recognition of a network from the names and shapes of its tensors alone.
 
-Each layout of each lineage renames the tensors (`rename`), reads from their shapes which network
-it would be (`READERS`), and compares them with what `build_backbone` makes of that.
+Each layout of each lineage renames the tensors, reads from their shapes which network it would be
+(`READERS`), and compares them with what `build_backbone` makes of that. Values never change; only
+some 1×1 convolutions are matrices elsewhere, and change their shape.
 """
 
 import math
@@ -15,16 +16,9 @@ from Backbone import ArchitectureError, build_backbone
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, CHANNELS, EXPANSION, UNITS
 from Config.errors import shortened
-from Utils.Pretrained_Utils.files import Contents
+from Utils.Pretrained_Utils.files import Contents, State
 from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage
-from Utils.Pretrained_Utils.rename import (
-    Counts,
-    Layout,
-    State,
-    module_names,
-    module_of,
-    to_ours,
-)
+from Utils.Pretrained_Utils.lineages.layouts import Counts, Layout, module_names
 
 # BatchNorm counts its batches here; files from before PyTorch 0.4.1 do not have it.
 COUNTER = "num_batches_tracked"
@@ -37,17 +31,16 @@ class _ShapeError(Exception):
 
 @dataclass(frozen=True)
 class Match:
-    """How well a layout with these counts fits. `state` has this project's names.
+    """How well a layout with these counts fits.
 
-    differences: what does not fit, in words; empty for a match. known: number of tensors that it
-    has names for.
+    state: the tensors that it has names for, by this project's. differences: what does not fit, in
+    words; empty for a match.
     """
 
     layout: Layout
     counts: Counts
     architecture: dict[str, Any]
     state: State
-    known: int
     differences: list[str] = field(default_factory=list)
 
 
@@ -58,11 +51,21 @@ def matches(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> list[tupl
     for lineage in lineages:
         for layout in lineage.layouts:
             if id(layout) not in known:
-                known[id(layout)] = find_match(state, layout)
-            match = known[id(layout)]
-            if match and not match.differences:
+                known[id(layout)] = _find_match(state, layout)
+            if match := known[id(layout)]:
                 found.append((lineage, match))
     return found
+
+
+def _find_match(state: State, layout: Layout) -> Match | None:
+    """The match of the smallest network of a layout that fits; None where none does."""
+    modules = {_module_of(key) for key in state}
+    for counts in layout.counts:
+        if modules <= module_names(layout, counts).keys():
+            match = examine(state, layout, counts)
+            if not match.differences:
+                return match
+    return None
 
 
 def most_likely(found: list[tuple[Lineage, Match]], contents: Contents) -> tuple[Lineage, Match]:
@@ -87,38 +90,62 @@ def nearest(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> tuple[Lin
         for layout in lineage.layouts
         for counts in layout.counts
     ]
-    best = max(candidates, key=lambda row: (row[1].known, -len(row[1].differences)))
-    return best if best[1].known else None
-
-
-def find_match(state: State, layout: Layout) -> Match | None:
-    """The match of the smallest network of a layout that fits; where none does, the match of the
-    smallest that has a name for every tensor; None where no network has one."""
-    modules = {module_of(key) for key in state}
-    covering = None
-    for counts in layout.counts:
-        if modules <= module_names(layout, counts).keys():
-            match = examine(state, layout, counts)
-            if not match.differences:
-                return match
-            covering = covering or match
-    return covering
+    best = max(candidates, key=lambda row: (len(row[1].state), -len(row[1].differences)))
+    return best if best[1].state else None
 
 
 def examine(state: State, layout: Layout, counts: Counts) -> Match:
     """Compare tensors with the network that a layout and counts make of them."""
     names = module_names(layout, counts)
-    unknown = [key for key in state if module_of(key) not in names]
+    unknown = [key for key in state if _module_of(key) not in names]
     ours = to_ours(state, layout, counts)
     differences = [f"it has no {_listed(unknown)}"] if unknown else []
     try:
         architecture = READERS[layout.family](ours, counts)
-        expected = _expected(architecture)
+        with torch.device("meta"):
+            backbone = build_backbone(
+                architecture["name"],
+                architecture["feature_dim"],
+                tuple(architecture["input_size"]),
+                **architecture["variant"],
+            )
     except (_ShapeError, ArchitectureError) as error:
-        return Match(layout, counts, {}, ours, len(ours), [*differences, str(error)])
-    differences += compare(ours, expected)
+        return Match(layout, counts, {}, ours, [*differences, str(error)])
+    differences += compare(ours, shapes_of(backbone))
     differences += _check_settings(layout, architecture)
-    return Match(layout, counts, architecture, ours, len(ours), differences)
+    return Match(layout, counts, architecture, ours, differences)
+
+
+def _module_of(key: str) -> str:
+    """The module of a tensor's name."""
+    return key.rpartition(".")[0]
+
+
+def to_ours(state: State, layout: Layout, counts: Counts) -> State:
+    """Rename their tensors to ours; those of modules that the layout does not know are left out."""
+    names = module_names(layout, counts)
+    renamed = {}
+    for key, tensor in state.items():
+        module, _, leaf = key.rpartition(".")
+        if module not in names:
+            continue
+        ours = names[module]
+        if ours in layout.matrices and leaf == "weight" and tensor.ndim == 2:
+            tensor = tensor[:, :, None, None]
+        renamed[f"{ours}.{leaf}"] = tensor
+    return renamed
+
+
+def to_theirs(state: State, layout: Layout, counts: Counts) -> State:
+    """The inverse of `to_ours`. Raises KeyError for a module for which they have no name."""
+    names = {ours: theirs for theirs, ours in module_names(layout, counts).items()}
+    renamed = {}
+    for key, tensor in state.items():
+        module, _, leaf = key.rpartition(".")
+        if module in layout.matrices and leaf == "weight":
+            tensor = tensor[:, :, 0, 0]
+        renamed[f"{names[module]}.{leaf}"] = tensor
+    return renamed
 
 
 def _check_settings(layout: Layout, architecture: dict[str, Any]) -> list[str]:
@@ -130,17 +157,6 @@ def _check_settings(layout: Layout, architecture: dict[str, Any]) -> list[str]:
     if layout.variant is not None and variant != layout.variant:
         wrong.append(f"its settings are {dict(layout.variant)}, these are {variant}")
     return wrong
-
-
-def _expected(architecture: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        backbone = build_backbone(
-            architecture["name"],
-            architecture["feature_dim"],
-            tuple(architecture["input_size"]),
-            **architecture["variant"],
-        )
-    return shapes_of(backbone)
 
 
 def shapes_of(backbone: nn.Module) -> dict[str, tuple[int, ...]]:

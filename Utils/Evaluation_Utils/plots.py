@@ -91,12 +91,10 @@ def plot_roc(curves: Mapping[str, Roc], path: str | os.PathLike[str], title: str
     lowest = [_draw_roc(axes, label, curve, start) for label, curve in curves.items()]
     axes.set_xscale("log")
     axes.set_xlim(start, 1)
-    bottom = min(np.floor(min(lowest) * 10) / 10, 0.9)
-    axes.set_ylim(bottom, 1 + 0.02 * (1 - bottom))
+    show_rates_from(axes, min(lowest))
     axes.set_xlabel("FAR: share of mismatched pairs accepted")
     axes.set_ylabel("TAR: share of matched pairs accepted")
-    figure.legend(loc="outside lower center", ncols=2 if len(curves) > 1 else 1, frameon=False)
-    save_figure(figure, path)
+    save_with_legend(figure, path)
 
 
 def plot_scores(
@@ -132,8 +130,7 @@ def plot_scores(
     axes.set_xlabel("Score (higher = more alike)")
     axes.set_ylabel("Share of the pairs of that kind, per bin")
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    save_figure(figure, path)
+    save_with_legend(figure, path, columns=3)
 
 
 def contact_sheet(
@@ -221,6 +218,18 @@ def new_figure(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def show_rates_from(axes: Axes, lowest: float) -> None:
+    """Let the vertical axis begin at the tenth at or below a rate, and end at 1."""
+    bottom = min(np.floor(lowest * 10) / 10, 0.9)
+    axes.set_ylim(bottom, 1 + 0.02 * (1 - bottom))
+
+
+def save_with_legend(figure: Figure, path: str | os.PathLike[str], columns: int = 2) -> None:
+    """Put the legend below the axes, and write the picture as `save_figure` does."""
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+    save_figure(figure, path)
 
 
 def _wrap(caption: str) -> str:

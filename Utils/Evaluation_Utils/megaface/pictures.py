@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.identification import Confusion
 from Utils.Evaluation_Utils.megaface.noise import CLEANED, RAW
 from Utils.Evaluation_Utils.megaface.report import FILE_NAME, MegaFaceResult
-from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet, new_figure, save_figure
+from Utils.Evaluation_Utils.plots import (
+    SheetPair,
+    contact_sheet,
+    new_figure,
+    save_with_legend,
+    show_rates_from,
+)
 from Utils.files import read_json
 
 XY = tuple[np.ndarray, np.ndarray]
@@ -109,10 +113,10 @@ def plot_cmc(curves: Mapping[str, XY], path: str | os.PathLike[str], title: str)
         axes.step(ranks, rates, where="post", label=f"{label} (rank-1 {100 * rates[0]:.2f} %)")
     axes.set_xscale("log")
     axes.set_xlim(1, max(max(ranks.max() for ranks, _ in curves.values()), 2))
-    _set_rates(axes, min(rates[0] for _, rates in curves.values()))
+    show_rates_from(axes, min(rates[0] for _, rates in curves.values()))
     axes.set_xlabel("Rank")
     axes.set_ylabel("Share of searches with the mate at that rank or before")
-    _finish(figure, path)
+    save_with_legend(figure, path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +150,12 @@ def plot_megaface_roc(
             dotted = True
     axes.set_xscale("log")
     axes.set_xlim(start, 1)
-    _set_rates(axes, min(lowest))
+    show_rates_from(axes, min(lowest))
     axes.set_xlabel(
         "FPR: share of negatives accepted" + (" (dotted: from a histogram)" if dotted else "")
     )
     axes.set_ylabel("TPR: share of same-person pairs accepted")
-    _finish(figure, path)
+    save_with_legend(figure, path)
 
 
 def plot_sizes(curves: Mapping[str, XY], path: str | os.PathLike[str], title: str) -> None:
@@ -160,20 +164,10 @@ def plot_sizes(curves: Mapping[str, XY], path: str | os.PathLike[str], title: st
     for label, (sizes, rates) in curves.items():
         axes.plot(sizes, rates, marker="o", label=label)
     axes.set_xscale("log")
-    _set_rates(axes, min(rates.min() for _, rates in curves.values()))
+    show_rates_from(axes, min(rates.min() for _, rates in curves.values()))
     axes.set_xlabel("Distractors")
     axes.set_ylabel("Rank-1 identification")
-    _finish(figure, path)
-
-
-def _set_rates(axes: Axes, lowest: float) -> None:
-    bottom = min(np.floor(lowest * 10) / 10, 0.9)
-    axes.set_ylim(bottom, 1 + 0.02 * (1 - bottom))
-
-
-def _finish(figure: Figure, path: str | os.PathLike[str]) -> None:
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    save_figure(figure, path)
+    save_with_legend(figure, path)
 
 
 def read_compared(files: str) -> dict[str, dict[str, Any]]:

@@ -104,6 +104,37 @@ def operating_point(negatives: Negatives, positives: np.ndarray, fpr: float) -> 
     )
 
 
+def candidates(negatives: Negatives, positives: np.ndarray, fpr: float, slack: float) -> np.ndarray:
+    """float64, ascending: the positives that may be the threshold at a FPR, by the histogram.
+
+    slack: how far a product in the histogram can be from its exact score.
+    """
+    may, values, edges = allowed(fpr, negatives.count), np.unique(positives), negatives.bins.edges
+    above = np.append(np.cumsum(negatives.counts[::-1])[::-1], 0)  # products from each edge on
+    fewest = above[np.searchsorted(edges, values + slack, side="left")]
+    bins = np.searchsorted(edges, values - slack, side="right") - 1
+    most = above[np.maximum(bins, 0)]
+    # Both fall as the value rises. The last candidate is accepted for certain, if any is.
+    return values[np.sum(fewest > may) : np.sum(most > may) + 1]
+
+
+def counted_point(
+    count: int, positives: np.ndarray, fpr: float, values: np.ndarray, reached: np.ndarray
+) -> OperatingPoint:
+    """The point of `operating_point` from counts.
+
+    count: the number of negatives. values: the V `candidates`. reached: V+1, how many negatives are
+    at or above exactly k of them.
+    """
+    above = np.cumsum(reached[::-1])[::-1][1:]  # negatives at or above each value
+    chosen = int(np.sum(above > allowed(fpr, count)))
+    if chosen == len(values):
+        return OperatingPoint(fpr, 0.0, 0.0, np.inf)
+    threshold = float(values[chosen])
+    true = len(positives) - np.searchsorted(positives, threshold, side="left")
+    return OperatingPoint(fpr, int(above[chosen]) / count, int(true) / len(positives), threshold)
+
+
 def roc(negatives: Negatives, positives: np.ndarray) -> Curve:
     """Points of the ROC curve: exact scores as far as they were kept, then edges of the bins."""
     highest = negatives.highest

@@ -19,7 +19,7 @@ from Utils.Evaluation_Utils.identification.exact_scores import (
     PairScorer,
     Products,
 )
-from Utils.Evaluation_Utils.identification.figures import allowed
+from Utils.Evaluation_Utils.identification.figures import candidates, counted_point
 from Utils.Evaluation_Utils.identification.negatives import Bins, Negatives, NegativeScores
 from Utils.Evaluation_Utils.identification.ranks import (
     BestDistractor,
@@ -159,34 +159,55 @@ class TrialScorer:
 
         At a FPR of 1e-2, 35 million of 3,530 × 1,000,000 negatives are accepted. The threshold is
         the lowest positive with few enough negatives at or above it. The histogram of the first
-        pass says between which positives it lies; a second pass compares all products with these;
-        a third one does so exactly with those that are left.
+        pass says between which positives it lies; a second pass counts at these, exactly.
         """
+        if not wanted:
+            return []
+        positives, negatives = self._mates.positives, scores.negatives
         slack = _BIN_ROUNDING + self._products(self._settings.score_dtype).low_bound
-        windows = [
-            _Window(
-                self._mates.positives, scores.negatives[kind], fpr, self._probes_of[kind], slack
-            )
-            for kind, fpr in wanted
-        ]
-        for exact in (None, self._exact):
-            if windows:
-                self._count(windows, exact)
-        return [window.point() for window in windows]
-
-    def _count(self, windows: list[_Window], exact: PairScorer | None) -> None:
+        values = [candidates(negatives[kind], positives, fpr, slack) for kind, fpr in wanted]
+        counts = [np.zeros(len(each) + 1, np.int64) for each in values]
         self._bar.total += len(self._trial.distractors)
         products = self._products("fp32")
-        for window in windows:
-            window.clear()
-        for rows, scores in self._blocks(products):
-            for window in windows:
-                for start in range(0, window.probes, _ROWS_AT_ONCE):
-                    part = slice(start, min(start + _ROWS_AT_ONCE, window.probes))
-                    window.count(scores[part], start, rows, products.bound, exact)
-        gathered = self._settings.processes.gather([window.reached for window in windows])
-        for window, parts in zip(windows, zip(*gathered, strict=True), strict=True):
-            window.narrow(*np.sum(parts, axis=0))
+        for rows, block in self._blocks(products):
+            for (kind, _), each, count in zip(wanted, values, counts, strict=True):
+                for start in range(0, self._probes_of[kind], _ROWS_AT_ONCE):
+                    part = block[start : min(start + _ROWS_AT_ONCE, self._probes_of[kind])]
+                    count += self._reached(each, part, start, rows, products.bound)
+        gathered = self._settings.processes.gather(counts)
+        totals = [np.sum(parts, axis=0) for parts in zip(*gathered, strict=True)]
+        return [
+            counted_point(negatives[kind].count, positives, fpr, each, total)
+            for (kind, fpr), each, total in zip(wanted, values, totals, strict=True)
+        ]
+
+    def _reached(
+        self,
+        values: np.ndarray,
+        scores: Tensor,
+        start: int,
+        distractors: np.ndarray,
+        bound: float,
+    ) -> np.ndarray:
+        """int64 V+1: how many scores are at or above exactly k of V ascending values.
+
+        scores: float32 R×B products, off by at most `bound`, of the probes from `start` on.
+        """
+        if not len(values):
+            return np.zeros(1, np.int64)
+        low, high = values[0] - bound, values[-1] + bound
+        probe, column = (
+            index.cpu().numpy()
+            for index in ((scores >= low) & (scores <= high)).nonzero(as_tuple=True)
+        )
+        product = scores[probe, column].cpu().numpy().astype(np.float64)
+        reached = np.searchsorted(values, product - bound, side="right")
+        unsure = np.flatnonzero(reached < np.searchsorted(values, product + bound, side="right"))
+        exact = self._exact(probe[unsure] + start, distractors[column[unsure]])
+        reached[unsure] = np.searchsorted(values, exact, side="right")
+        counts = np.bincount(reached, minlength=len(values) + 1)
+        counts[-1] += int((scores > high).sum())
+        return counts
 
     @property
     def _probes_of(self) -> dict[str, int]:
@@ -239,83 +260,6 @@ class TrialScorer:
             )
         beats = np.sum([each for each, *_ in gathered], axis=0)
         return Scores(self._mates, beats, best.score, best.distractor, negatives)
-
-
-class _Window:
-    """The positives that may be the threshold at a FPR, and how many negatives reach each.
-
-    values: float64, ascending; the last one is accepted for certain, if any is.
-    probes: how many probes, the first of the list, the negatives are of.
-    """
-
-    def __init__(
-        self, positives: np.ndarray, negatives: Negatives, fpr: float, probes: int, slack: float
-    ) -> None:
-        self.probes, self._fpr = probes, fpr
-        self._positives, self._count = positives, negatives.count
-        self._may = allowed(fpr, negatives.count)
-        self.values = np.unique(positives)
-        edges = negatives.bins.edges
-        above = np.append(np.cumsum(negatives.counts[::-1])[::-1], 0)  # products from each edge on
-        fewest = above[np.searchsorted(edges, self.values + slack, side="left")]
-        places = np.searchsorted(edges, self.values - slack, side="right") - 1
-        self._choose(fewest, above[np.maximum(places, 0)])
-
-    def clear(self) -> None:
-        """Begin to count."""
-        # How many negatives reach k of the values: for certain, and perhaps.
-        self.reached = np.zeros((2, len(self.values) + 1), np.int64)
-
-    def count(
-        self,
-        scores: Tensor,
-        start: int,
-        distractors: np.ndarray,
-        bound: float,
-        exact: PairScorer | None,
-    ) -> None:
-        """Count float32 R×B products of the probes from `start` on, off by at most `bound`.
-        exact: computes the scores of those that may lie on either side of a value."""
-        if not len(self.values):
-            return
-        low, high = self.values[0] - bound, self.values[-1] + bound
-        self.reached[:, -1] += int((scores > high).sum())
-        probe, column = ((scores >= low) & (scores <= high)).nonzero(as_tuple=True)
-        product = scores[probe, column].cpu().numpy().astype(np.float64)
-        surely, perhaps = (
-            np.searchsorted(self.values, product + shift, side="right") for shift in (-bound, bound)
-        )
-        if exact:
-            unsure = np.flatnonzero(surely < perhaps)
-            probe, column = (index.cpu().numpy()[unsure] for index in (probe, column))
-            found = exact(probe + start, distractors[column])
-            surely[unsure] = np.searchsorted(self.values, found, side="right")
-            perhaps = surely
-        for row, reached in enumerate((surely, perhaps)):
-            self.reached[row] += np.bincount(reached, minlength=len(self.values) + 1)
-
-    def narrow(self, surely: np.ndarray, perhaps: np.ndarray) -> None:
-        """Cut the values down; surely, perhaps: `reached` of all processes."""
-        self._choose(*(np.cumsum(each[::-1])[::-1][1:] for each in (surely, perhaps)))
-
-    def _choose(self, fewest: np.ndarray, most: np.ndarray) -> None:
-        """fewest, most: bounds of how many negatives are at or above each value."""
-        # Both only fall as the value rises.
-        first, last = int(np.sum(fewest > self._may)), int(np.sum(most > self._may))
-        self.values, self._fewest = self.values[first : last + 1], fewest[first : last + 1]
-
-    def point(self) -> OperatingPoint:
-        """The point, once the counts are exact."""
-        if not len(self.values):
-            return OperatingPoint(self._fpr, 0.0, 0.0, np.inf)
-        threshold = float(self.values[0])
-        true = len(self._positives) - np.searchsorted(self._positives, threshold, side="left")
-        return OperatingPoint(
-            target=self._fpr,
-            far=int(self._fewest[0]) / self._count,
-            tar=int(true) / len(self._positives),
-            threshold=threshold,
-        )
 
 
 def not_finite(what: str, row: int) -> str:

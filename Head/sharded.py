@@ -7,18 +7,20 @@ Logits are never exchanged, only embeddings, labels, and a few values for each i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from Head.classifier import HeadLoss, MarginHead
 from Head.methods import HeadSettings, Method, gather_rows
 from Head.sampling import sample_size
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def class_range(num_classes: int, rank: int, world_size: int) -> range:
@@ -83,6 +85,9 @@ class ShardedHead(MarginHead):
     def as_dtensor(self, rows: Tensor) -> DTensor:
         """C×KD view of rows (local classes)·K × D, the weight's or its optimizer state's, for
         `torch.distributed.checkpoint`, which fills it in place when it loads."""
+        # Imported here: it takes a second, and only checkpoints of such heads need it.
+        from torch.distributed.tensor import DTensor, Shard
+
         mesh = DeviceMesh.from_group(self.group, rows.device.type)
         width = self.sub_centers * rows.shape[1]
         by_class = rows.detach().view(len(self.local_classes), width)

@@ -1,7 +1,8 @@
 """Pictures of an evaluation: ROC curves, score histograms, sheets of the worst pairs.
 
 Drawn with matplotlib's Figure directly, never pyplot: it needs no window system, keeps no global
-list of figures, and works in any thread. Each file is written beside its final name and renamed.
+list of figures, and works in any thread. It is imported in the functions that draw, so that a
+script starts sooner. Each file is written beside its final name and renamed.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.Evaluation_Utils.roc import Roc, auc
 from Utils.Evaluation_Utils.verification import VerificationResult
 from Utils.files import atomic_path, make_folder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SheetPair = tuple[np.ndarray, np.ndarray, str]
 
@@ -109,6 +111,8 @@ def plot_scores(
     same: P bools. threshold: on the scale of the scores, drawn as a line. Each histogram adds up
     to 100 % of its own kind of pair.
     """
+    from matplotlib.ticker import PercentFormatter
+
     scores, same = np.asarray(scores, dtype=np.float64), np.asarray(same, dtype=bool)
     figure, axes = new_figure((7.6, 4.8), title)
     edges = np.histogram_bin_edges(np.append(scores, threshold), bins=_BINS)
@@ -144,6 +148,8 @@ def contact_sheet(
 
     Raises ValueError for an image that is not uint8 H×W×3.
     """
+    from matplotlib.figure import Figure
+
     captions = {
         heading: [_wrap(caption) for _, _, caption in pairs] for heading, pairs in sections.items()
     }
@@ -211,6 +217,8 @@ def _draw_roc(axes: Axes, label: str, curve: Roc, start: float) -> float:
 
 def new_figure(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
     """An empty picture of that width and height with one pair of axes."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=inches, dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, parse_math=False, weight="bold")
@@ -268,6 +276,8 @@ def _draw_pair(
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write the picture, and its folder if need be. Raises RunError where that can't be done."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path = Path(path)
     make_folder(path.parent)
     with atomic_path(path) as temporary:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.optim import Optimizer
 
 from Config import Config
@@ -211,6 +210,9 @@ def build_scaler(
     enabled = amp_dtype == torch.float16
     if group is None:
         return torch.amp.GradScaler(device.type, enabled=enabled)
+    # Imported here: it takes a second, and few runs need it.
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
     return ShardedGradScaler(device.type, enabled=enabled, process_group=group)
 
 

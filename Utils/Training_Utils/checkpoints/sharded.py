@@ -10,6 +10,8 @@ processes can read:
                                                  each process; `torch.distributed.checkpoint`
 
 Safetensors files hold no code, and their sizes are checked before memory is allocated.
+`torch.distributed.checkpoint` is imported in the functions that use it: it takes a second, which
+every start of a script would wait for.
 """
 
 from __future__ import annotations
@@ -18,19 +20,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor
 
 from Head.classifier import MarginHead
 from Head.sharded import ShardedHead
 from Utils.errors import CheckpointError, first_line
 from Utils.processes import is_lost_connection
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 WEIGHT = "weight"  # the other tables have the optimiser's names
 TABLES = "class_tables"  # the key in common.pt that describes them
@@ -61,7 +63,7 @@ def by_class(head: MarginHead, rows: Tensor) -> Tensor:
 def whole_table(head: MarginHead, rows: Tensor) -> Tensor:
     """The table CK×D on the CPU, from the rows of all processes, which must all call this."""
     table = by_class(head, rows)
-    if isinstance(table, DTensor):
+    if isinstance(head, ShardedHead):
         table = table.full_tensor()
     return table.reshape(-1, rows.shape[1]).cpu()
 
@@ -123,6 +125,8 @@ def write_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) 
     group: all processes, which must all call this; None: only this one. Raises what the first of
     them raised that can't write, an OSError for example.
     """
+    import torch.distributed.checkpoint as dcp
+
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         with _without_warning():
@@ -137,6 +141,8 @@ def load_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) -
     group: all processes, which must all call this. Raises CheckpointError, naming the folder;
     where another process dies meanwhile, an error that `is_lost_connection` recognises.
     """
+    import torch.distributed.checkpoint as dcp
+
     found = _table_shapes(folder)
     for name, table in tables.items():
         if name not in found or found[name].size != table.shape:
@@ -172,6 +178,8 @@ def read_tables(folder: Path, num_classes: int, shape: list[int]) -> Tables:
 
 def _table_shapes(folder: Path) -> dict[str, TensorStorageMetadata]:
     """What the files of a folder hold, by table. Raises CheckpointError where rows are missing."""
+    import torch.distributed.checkpoint as dcp
+
     reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
         found = reader.read_metadata().state_dict_metadata
@@ -212,6 +220,8 @@ def _unreadable(folder: Path, why: str) -> CheckpointError:
 
 def _cause(error: BaseException) -> BaseException:
     """The error of the first process that failed, where PyTorch reports those of all."""
+    import torch.distributed.checkpoint as dcp
+
     if isinstance(error, dcp.CheckpointException):
         return next((failure for failure, _ in error.failures.values()), error)
     return error

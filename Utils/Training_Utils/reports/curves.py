@@ -10,9 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from Utils.files import atomic_path
 from Utils.Training_Utils.reports.metrics import Metrics
 
@@ -23,6 +20,10 @@ Curves = dict[str, tuple[list[float], list[float]]]  # by name: iterations, valu
 
 def draw_curves(metrics: Metrics, path: Path, title: str) -> None:
     """Draw loss, test accuracies, training accuracy and learning rate as a PNG."""
+    # Imported here: a script starts sooner without it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)

@@ -1,10 +1,7 @@
 """What several test files need."""
 
-import json
 import os
 import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +14,9 @@ import numpy as np
 import pytest
 
 from Config import read_config, settings_for
+from tests.processes import ROOT, run_script  # noqa: F401
 from tests.tiny_megaface import Tiny, make_tiny
 from Utils.Evaluation_Utils.megaface.evaluation import evaluate_megaface
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -104,46 +100,6 @@ def run_megaface(capsys):
         return capsys.readouterr().out + report.table
 
     return run
-
-
-def run_script(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess:
-    """Run a script of the repository as a user would, and return what it printed."""
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **kwargs)
-
-
-_MANY = """
-import contextlib, io, json, runpy, sys, traceback
-script = sys.argv[1]
-results = []
-for arguments in json.load(sys.stdin):
-    sys.argv = [script, *arguments]
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-    results.append((status, out.getvalue(), err.getvalue()))
-print(json.dumps(results))
-"""
-
-
-def run_script_many(
-    script: str, cases: Sequence[Sequence[object]]
-) -> list[subprocess.CompletedProcess]:
-    """As `run_script`, once for each list of arguments, one after the other in one process: most
-    of a short run's time is spent on imports."""
-    words = [[str(word) for word in arguments] for arguments in cases]
-    done = run_script("-c", _MANY, script, input=json.dumps(words), check=True)
-    results = json.loads(done.stdout)
-    return [
-        subprocess.CompletedProcess([script, *arguments], *result)
-        for arguments, result in zip(words, results, strict=True)
-    ]
 
 
 def assert_one_paragraph(run: subprocess.CompletedProcess, *said: str) -> None:

@@ -251,13 +251,7 @@ def test_published_weights_reach_the_lineages_own_figure(shared_data, tmp_path):
     lfw = shared_data / "lfw_half"
     flags = ("--checkpoint", shared_data / XIAOCCER, "--output", tmp_path)
     flags += ("--lfw_dataset_path", lfw / "images", "--lfw_file_list", lfw / "pairs.txt")
-    run = run_script(
-        "LFW_Evaluation.py",
-        *flags,
-        # Batches side by side: the same to the last bit.
-        env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)},
-    )
-    assert run.returncode == 0, run.stderr
+    run = run_script("LFW_Evaluation.py", *flags, check=True)
     assert re.search(r"^accuracy +97\.80 %", run.stdout, re.MULTILINE), run.stdout
     figures = json.loads((tmp_path / "lfw.json").read_text())
     assert figures["results"]["cosine"]["accuracy"] == pytest.approx(0.9780, abs=1e-9)

@@ -11,7 +11,7 @@ import torch
 
 from Backbone import build_backbone
 from Config import Config
-from tests.conftest import assert_one_paragraph, run_script, run_script_many
+from tests.conftest import assert_one_paragraph, run_script
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.verification_set import ImageFiles
@@ -169,9 +169,8 @@ def test_mistakes_of_a_user_end_in_one_paragraph(trained, tiny_faces, tmp_path):
         ([*paths[2:], *out, "--checkpoint", trained], ["lfw_file_list", "lfw_dataset_path"]),
         ([*paths[:3], "/nope", *out, "--checkpoint", trained], ["the pairs file /nope"]),
     )
-    runs = run_script_many("LFW_Evaluation.py", [arguments for arguments, _ in cases])
-    for run, (_, said) in zip(runs, cases, strict=True):
-        assert_one_paragraph(run, *said)
+    for arguments, said in cases:
+        assert_one_paragraph(run_script("LFW_Evaluation.py", *arguments), *said)
 
 
 def test_megaface_without_a_checkpoint_asks_for_one(tiny_faces):

@@ -19,7 +19,7 @@ import torch
 from Backbone import build_backbone
 from Config import Config
 from Head import HEADS
-from tests.conftest import ROOT, assert_one_paragraph, run_script, run_script_many
+from tests.conftest import ROOT, assert_one_paragraph, run_script
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Training_Utils.trainer import Trainer
@@ -383,7 +383,6 @@ def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path
         ([*flags, *new, "--backbone", "MobilFaceNet"], ["did you mean 'MobileFaceNet'"]),
         ([*flags, *new, "--lfw_file_list", a_file], [str(a_file)]),
     )
-    runs = run_script_many("Train.py", [arguments for arguments, _ in cases])
-    for run, (_, said) in zip(runs, cases, strict=True):
-        assert_one_paragraph(run, *said)
+    for arguments, said in cases:
+        assert_one_paragraph(run_script("Train.py", *arguments), *said)
     assert not (tmp_path / "runs").exists()

@@ -16,7 +16,7 @@ from functools import partial
 from Config import Sweep, read_training
 from Utils.errors import run_script
 from Utils.processes import started_by_torchrun
-from Utils.Training_Utils.reports.results import training_table
+from Utils.Training_Utils.reports.figures import training_table
 from Utils.Training_Utils.start import pretrained_settings, saved_settings
 from Utils.Training_Utils.sweep import run_sweep
 from Utils.Training_Utils.trainer import Trainer

@@ -25,7 +25,7 @@ from Utils.Evaluation_Utils.report import (
 )
 from Utils.files import make_folder
 from Utils.processes import Processes
-from Utils.Training_Utils.reports.results import averaged_name
+from Utils.Training_Utils.reports.figures import averaged_name
 
 
 class TestSets:

@@ -27,7 +27,7 @@ from Utils.errors import CheckpointError, run_script
 from Utils.files import read_tensors, write_tensors
 from Utils.Pretrained_Utils.files import writable_target
 from Utils.run_folder import is_checkpoint_folder
-from Utils.Training_Utils.checkpoints.reading import read_run
+from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.checkpoints.sharded import TABLES, put_tables, read_tables
 
 HEAD, OPTIMIZER = "state_dict_softmax_fc", "state_optimizer"

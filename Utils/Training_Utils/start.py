@@ -42,8 +42,7 @@ from Utils.run_folder import (
     run_of_launch,
     run_to_continue,
 )
-from Utils.Training_Utils.checkpoints.reading import check_fits, read_run
-from Utils.Training_Utils.checkpoints.writer import remove_unfinished
+from Utils.Training_Utils.checkpoints.run_checkpoints import check_fits, read_run, remove_unfinished
 from Utils.Training_Utils.data import describe_training_data, open_training_data
 from Utils.Training_Utils.evaluation import TestSets
 from Utils.Training_Utils.networks import splits_classes
@@ -53,7 +52,7 @@ from Utils.Training_Utils.optimization import (
     build_scaler,
     describe_rates,
 )
-from Utils.Training_Utils.reports.results import read_results
+from Utils.Training_Utils.reports.figures import read_results
 from Utils.Training_Utils.state import TrainingState, WeightAverage, seed_process
 
 

@@ -40,8 +40,13 @@ from Utils.processes import ALONE, Processes
 from Utils.run_folder import SWEEP, RunFolder, check_writable
 from Utils.tables import format_table
 from Utils.Training_Utils.data import fingerprint, open_training_data
-from Utils.Training_Utils.reports.metrics import read_rows, series
-from Utils.Training_Utils.reports.results import MEAN, mean_accuracy, read_results
+from Utils.Training_Utils.reports.figures import (
+    MEAN,
+    mean_accuracy,
+    read_results,
+    read_rows,
+    series,
+)
 from Utils.Training_Utils.stopping import Sigterm
 
 TRAIN = Path(__file__).resolve().parents[2] / "Train.py"

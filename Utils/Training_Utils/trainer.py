@@ -10,12 +10,12 @@ from Utils.cpu import describe_memory
 from Utils.errors import RunError, UserError
 from Utils.processes import ALONE, LOST, Processes, is_lost_connection
 from Utils.run_folder import forget_launch
-from Utils.Training_Utils.checkpoints.writer import CheckpointWriter, saves_folders
+from Utils.Training_Utils.checkpoints.run_checkpoints import CheckpointWriter, saves_folders
 from Utils.Training_Utils.data import build_loader, fingerprint
 from Utils.Training_Utils.evaluation import MegaFaceTest
 from Utils.Training_Utils.networks import Networks
+from Utils.Training_Utils.reports.figures import MEAN, TrainingResult, mean_accuracy, write_results
 from Utils.Training_Utils.reports.progress import Progress, open_log
-from Utils.Training_Utils.reports.results import MEAN, TrainingResult, mean_accuracy, write_results
 from Utils.Training_Utils.start import begin_run
 from Utils.Training_Utils.state import set_frozen
 from Utils.Training_Utils.step import TrainingStep

@@ -20,7 +20,7 @@ from Utils.Pretrained_Utils.lineages import find_lineage
 from Utils.Pretrained_Utils.load import build, read_weights
 from Utils.processes import is_lost_connection
 from Utils.run_folder import FORMAT
-from Utils.Training_Utils.checkpoints.reading import read_run
+from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.checkpoints.sharded import load_tables, read_tables, write_tables
 
 C, D = 10, 16

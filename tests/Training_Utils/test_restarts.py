@@ -15,8 +15,11 @@ from Utils.files import atomic_path, write_tensors
 from Utils.processes import ALONE, Processes
 from Utils.run_folder import FORMAT, RunFolder, note_launch
 from Utils.Training_Utils.checkpoints import writer as writing
-from Utils.Training_Utils.checkpoints.reading import read_run
-from Utils.Training_Utils.checkpoints.writer import CheckpointWriter, remove_unfinished
+from Utils.Training_Utils.checkpoints.run_checkpoints import (
+    CheckpointWriter,
+    read_run,
+    remove_unfinished,
+)
 from Utils.Training_Utils.merge_checkpoint import merge_folder
 from Utils.Training_Utils.start import build_state, checkpoint_to_resume, saved_settings
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from Utils.Training_Utils.reports.metrics import Metrics
+from Utils.Training_Utils.reports.figures import Metrics
 from Utils.Training_Utils.reports.progress import close_log, open_log
 
 

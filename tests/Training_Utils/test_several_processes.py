@@ -9,7 +9,7 @@ import torch
 
 from tests.plain_training import STEPS, plain_config, plain_losses, train_all
 from tests.processes import in_processes
-from Utils.Training_Utils.checkpoints.reading import read_run
+from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.merge_checkpoint import merge_folder
 
 CLASSES = 6

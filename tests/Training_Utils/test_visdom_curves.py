@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from Utils.Training_Utils.reports.curves import VisdomCurves
-from Utils.Training_Utils.reports.metrics import Metrics
+from Utils.Training_Utils.reports.figures import Metrics
 from Utils.Training_Utils.reports.progress import open_log
 
 # base_url as visdom's own command line gives it.

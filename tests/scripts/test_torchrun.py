@@ -15,7 +15,7 @@ from tests.conftest import ROOT, run_script
 from Utils.devices import find_device
 from Utils.Pretrained_Utils import load_backbone
 from Utils.processes import ALONE
-from Utils.Training_Utils.checkpoints.reading import read_run
+from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.evaluation import TestSets
 from Utils.Training_Utils.merge_checkpoint import merge_folder
 

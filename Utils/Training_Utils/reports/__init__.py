@@ -1,7 +1,6 @@
 """What a run reports about itself, on the screen and in its folder.
 
-metrics.py   the figures over the iterations, in memory and in metrics.csv
+figures.py   metrics.csv over the iterations; results.json and the printed table at the end
 progress.py  the log, the progress bar, and the means that are reported while a run trains
 curves.py    the figures as a picture, and live in a Visdom server
-results.py   the figures at the end: results.json and the table that is printed
 """

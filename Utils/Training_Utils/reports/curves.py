@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from Utils.files import atomic_path
-from Utils.Training_Utils.reports.metrics import Metrics
+from Utils.Training_Utils.reports.figures import Metrics
 
 SECONDS_TO_FINISH = 5.0
 

@@ -23,7 +23,7 @@ from Utils.run_folder import RunFolder, run_name
 from Utils.Training_Utils.data import Batch, UnreadableImages
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.reports.curves import VisdomCurves, draw_curves
-from Utils.Training_Utils.reports.metrics import Metrics
+from Utils.Training_Utils.reports.figures import Metrics
 from Utils.Training_Utils.state import TrainingState
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _FORKSERVER.set_forkserver_preload(
         "Utils.Evaluation_Utils.megaface.evaluation",
         "matplotlib.backends.backend_agg",
         "matplotlib.figure",
+        "torch.distributed.run",
         "torch._dynamo",  # which each optimiser imports
     ]
 )
@@ -39,12 +41,21 @@ def run_script(*arguments: object, check: bool = False) -> subprocess.CompletedP
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = _FORKSERVER.Process(target=_run_script, args=(words, str(out), str(err)))
-        process.start()
+        process = start_script(*arguments, out=out, err=err)
         process.join()
         run = subprocess.CompletedProcess(words, process.exitcode, out.read_text(), err.read_text())
     assert not (check and run.returncode), run.stdout + run.stderr
     return run
+
+
+def start_script(
+    *arguments: object, out: Path | str = os.devnull, err: Path | str = os.devnull
+) -> BaseProcess:
+    """As `run_script`, without waiting for its end. out, err: files for its output."""
+    words = [str(argument) for argument in arguments]
+    process = _FORKSERVER.Process(target=_run_script, args=(words, str(out), str(err)))
+    process.start()
+    return process
 
 
 def _run_script(words: list[str], out: str, err: str) -> None:

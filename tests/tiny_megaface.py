@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,12 +12,11 @@ import numpy as np
 import torch
 
 from Backbone import build_backbone, describe_backbone
+from tests.processes import run_script
 from Utils.run_folder import FORMAT
 
-ROOT = Path(__file__).resolve().parent.parent
 PEOPLE = ("J.K._Simmons", "Mary Jane", "Otto", "Ada", "Zoe")
 PHOTOS, DISTRACTORS = 4, 700
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +78,9 @@ def _write(path: Path, pattern: np.ndarray) -> None:
 
 
 def megaface(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        if processes > 1
-        else []
-    )
-    command = [sys.executable, *launcher, "MegaFace_Evaluation.py", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=120
-    )
+    """Run the script; with several processes, under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return run_script(*(launcher if processes > 1 else []), "MegaFace_Evaluation.py", *arguments)
 
 
 def features_of(folder: Path, name: str) -> Path:

@@ -4,7 +4,6 @@ import dataclasses
 import re
 import shlex
 import subprocess
-import sys
 from typing import Literal
 
 import pytest
@@ -17,7 +16,7 @@ from Config.command_line import flags_of, make_parser
 from Config.fields import group, settings_of
 from Config.sweep import settings_of_run
 from Head import HEADS, build_head
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_script
 from Utils.Datasets_Utils.formats.blp_set import CHANNEL_ORDERS as BLP_CHANNEL_ORDERS
 from Utils.devices import choose_device, find_device
 from Utils.Evaluation_Utils.verification import PROTOCOLS
@@ -307,9 +306,7 @@ def test_a_flag_that_cannot_be_read_says_what_would_be(argv, said, capsys):
 
 
 def test_help_of_the_script_shows_each_setting_with_its_text():
-    run = subprocess.run(
-        [sys.executable, "Train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    run = run_script("Train.py", "--help", check=True)
     words = " ".join(run.stdout.split())
     taken = settings_for("training")
     for name, known in settings_of(Config).items():

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,12 +13,11 @@ import pytest
 import torch
 
 from Backbone import build_backbone
+from tests.processes import run_script, start_script
 from tests.tiny_megaface import (
     DISTRACTORS,
-    ENVIRONMENT,
     PEOPLE,
     PHOTOS,
-    ROOT,
     error_of,
     features_of,
     megaface,
@@ -140,10 +136,7 @@ def test_features_of_something_else_are_not_written_over(tmp_path):
 
 
 def test_killed_in_the_middle_of_extraction_it_goes_on(tiny, first_run, tmp_path):
-    command = [sys.executable, "MegaFace_Evaluation.py", *tiny.flags("--output", tmp_path)]
-    running = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
-    )
+    running = start_script("MegaFace_Evaluation.py", *tiny.flags("--output", tmp_path))
     deadline = time.monotonic() + 60
 
     def begun() -> bool:
@@ -152,8 +145,8 @@ def test_killed_in_the_middle_of_extraction_it_goes_on(tiny, first_run, tmp_path
 
     while not begun() and time.monotonic() < deadline:
         time.sleep(0.002)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.kill()
+    running.join()
     done = features_of(tmp_path, "distractors") / "done.bin"
     assert 0 < sum(done.read_bytes()) < len(done.read_bytes()), "not killed in the middle"
 
@@ -240,16 +233,13 @@ def test_folders_without_lists(tiny, tmp_path, run_megaface):
 
 
 def test_training_ends_with_megaface(tiny, tmp_path):
-    command = [sys.executable, "Train.py", "--train_dataset", "Mine"]
+    command = ["Train.py", "--train_dataset", "Mine"]
     command += ["--train_dataset_path", tiny.root / "probes", "--total_epoch", 1]
     command += ["--milestones=", "--batch_size", 8, "--input_size", "32,32", "--no-use_visdom"]
     command += ["--feature_dim", 16, "--save_dir", tmp_path, "--num_workers", 0, "--device", "cpu"]
     named = [w for w in tiny.flags(checkpoint=None) if w not in ("--device", "cpu")][:8]
     command += ["--test_on_megaface", *named]
-    done = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(*command, check=True)
     (figures,) = tmp_path.glob("*/megaface/megaface.json")
     rank1 = json.loads(figures.read_text())["results"][-1]["rank1"]
     (log,) = tmp_path.glob("*/train.log")

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from Backbone import build_backbone
 from Config import Config
 from Head import HEADS
 from tests.conftest import ROOT, assert_one_paragraph, run_script
+from tests.processes import start_script
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Training_Utils.trainer import Trainer
@@ -134,17 +134,15 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
     whole_run, tiny_faces, tmp_path
 ):
     flags = [*tiny_faces.flags, "--save_dir", tmp_path]
-    process = subprocess.Popen(
-        [sys.executable, "Train.py", *map(str, flags)], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
+    process = start_script("Train.py", *flags)
     deadline = time.monotonic() + 120
     # Iteration 4 is the first of the second epoch.
     while not list(tmp_path.glob("*/checkpoints/iteration_00000004.pt")):
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     run = only_run(tmp_path)
     assert not (run / "results.json").exists(), "it was over before it was killed"
     run_script("Train.py", "--resume", "last", "--save_dir", tmp_path, check=True)

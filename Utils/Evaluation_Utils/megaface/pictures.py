@@ -28,8 +28,7 @@ from Utils.Evaluation_Utils.plots import (
 from Utils.files import read_json
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
 XY = tuple[np.ndarray, np.ndarray]
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from Utils.Evaluation_Utils.plots import (
     show_rates_from,
 )
 from Utils.files import read_json
-
-if TYPE_CHECKING:
-    pass
 
 XY = tuple[np.ndarray, np.ndarray]
 

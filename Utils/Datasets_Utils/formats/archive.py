@@ -23,34 +23,29 @@ from Utils.errors import DataError
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member; lengths of its name and extra field
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_ZIP_MAGIC = b"PK\3\4"
+# A file in an archive. offset: of a zip member's local header, of a tar member's content. packed,
+# size: bytes in the archive and unpacked. crc: the check sum of the content, which a tar lacks.
+_MEMBER = np.dtype(
+    [(name, np.int64) for name in ("offset", "packed", "size")]
+    + [("deflated", bool), ("crc", np.uint32)]
+)
 
 
 class Archive(ImageStore):
     """The files in an archive, sorted in the order of a folder tree.
 
-    names: N paths in the archive. offsets: int64 N, of a zip member's local header, of a tar
-    member's content. packed, sizes: int64 N, bytes in the archive and unpacked. deflated: bools N.
-    checksums: uint32 N, CRC-32; None for a tar, which has none. top: the folder, with its slash,
-    in which all files lie; empty if there is none.
+    names: N paths in the archive. members: N of _MEMBER. is_zip: whether it is a zip. top: the
+    folder, with its slash, in which all files lie; empty if there is none.
     """
 
-    def __init__(
-        self,
-        file: MappedFile,
-        names: Sequence[str],
-        offsets: np.ndarray,
-        packed: np.ndarray,
-        sizes: np.ndarray,
-        deflated: np.ndarray,
-        checksums: np.ndarray | None,
-    ) -> None:
-        order = np.array(sorted(range(len(names)), key=lambda i: _tree_order(names[i])), np.int64)
-        self.file = file
-        self.source = file.path
-        self.names = PathTable(names[i] for i in order.tolist())
-        self.offsets, self.packed, self.sizes = offsets[order], packed[order], sizes[order]
-        self.deflated = deflated[order]
-        self.checksums = None if checksums is None else checksums[order]
+    def __init__(self, path: Path, names: Sequence[str], members: np.ndarray, is_zip: bool) -> None:
+        order = sorted(range(len(names)), key=lambda i: _tree_order(names[i]))
+        self.source = path
+        self.file = MappedFile(path)
+        self.names = PathTable(names[i] for i in order)
+        self.members = members[order]
+        self.is_zip = is_zip
         self.top = _common_folder(names)
 
     def __len__(self) -> int:
@@ -60,20 +55,24 @@ class Archive(ImageStore):
         return self.names[row]
 
     def place(self, row: int) -> str:
-        return f"{self.source}, byte {self.offsets[row]} ({self.names[row]})"
+        return f"{self.source}, byte {self.members[row]['offset']} ({self.names[row]})"
 
     def encoded(self, row: int) -> bytes | np.ndarray:
         """The bytes of a file. Raises ImageError, naming archive, byte and file, if damaged."""
-        offset, packed = int(self.offsets[row]), int(self.packed[row])
-        if self.checksums is None:
+        offset, packed, size, deflated, crc = self.members[row].tolist()
+        if not self.is_zip:
             return self.file.read(offset, packed)
         magic, name, extra = _LOCAL_HEADER.unpack(self.file.read(offset, _LOCAL_HEADER.size))
-        if magic != b"PK\3\4":
+        if magic != _ZIP_MAGIC:
             raise ImageError(f"{self.place(row)}: no zip member begins there; the file is damaged")
         content = self.file.read(offset + _LOCAL_HEADER.size + name + extra, packed)
-        if self.deflated[row]:
-            content = self._inflate(row, content)
-        if zlib.crc32(content) != self.checksums[row]:
+        if deflated:
+            try:
+                # No more than the directory says: a small member may inflate to gigabytes.
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+            except zlib.error as error:
+                raise ImageError(f"{self.place(row)}: can't be inflated ({error})") from None
+        if zlib.crc32(content) != crc:
             raise ImageError(f"{self.place(row)}: its check sum is wrong; the file is damaged")
         return content
 
@@ -94,18 +93,14 @@ class Archive(ImageStore):
             raise DataError(f"{name} is no file, neither on disk nor in {self.source}.")
         return bytes(self.encoded(row))
 
-    def _inflate(self, row: int, content: np.ndarray) -> bytes:
-        size = int(self.sizes[row])
-        try:
-            # No more than the directory says: a small member may inflate to gigabytes.
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
-        except zlib.error as error:
-            raise ImageError(f"{self.place(row)}: can't be inflated ({error})") from None
-
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip or an uncompressed tar, by its contents."""
-    return path.is_file() and (_is_tar(path) or zipfile.is_zipfile(path) or _begins_as_zip(path))
+    return path.is_file() and (
+        _is_tar(path)
+        or zipfile.is_zipfile(path)
+        or _head(path).startswith(_ZIP_MAGIC)  # truncated: its directory was at the end
+    )
 
 
 def open_archive(path: Path) -> Archive:
@@ -127,23 +122,21 @@ def open_archive_tree(path: Path) -> Labelled:
     that holds everything, if there is one with folders of images in it.
     """
     archive = open_archive(path)
-    rows, folders = _images_below(archive, archive.top)
+    rows, labels = _images_below(archive, archive.top)
     if not rows:
-        rows, folders = _images_below(archive, "")
-    changes = [folder != before for folder, before in zip(folders, [None, *folders], strict=False)]
-    labels = np.cumsum(changes, dtype=np.int64) - 1
-    return Labelled(archive, labels, np.array(rows, np.int64))
+        rows, labels = _images_below(archive, "")
+    return Labelled(archive, np.array(labels, np.int64), np.array(rows, np.int64))
 
 
-def _images_below(archive: Archive, root: str) -> tuple[list[int], list[str]]:
-    """(rows, folders) of the images that lie in a folder below root."""
-    rows, folders = [], []
-    for row in range(len(archive)):
-        folder, _, file = archive.name(row).removeprefix(root).rpartition("/")
+def _images_below(archive: Archive, root: str) -> tuple[list[int], list[int]]:
+    """(rows, labels) of the images that lie in a folder below root."""
+    rows, labels, classes = [], [], {}
+    for row, name in enumerate(archive.names):
+        folder, _, file = name.removeprefix(root).rpartition("/")
         if folder and is_image_name(file):
             rows.append(row)
-            folders.append(folder)
-    return rows, folders
+            labels.append(classes.setdefault(folder, len(classes)))
+    return rows, labels
 
 
 def check_inside(archive: Path, offset: int, name: str) -> None:
@@ -169,29 +162,24 @@ def _open_zip(path: Path) -> Archive:
                 f"{path}, byte {member.header_offset}: member {member.filename!r} is encrypted or "
                 f"packed by method {member.compress_type}; expected stored or deflated ones."
             )
-    return Archive(
-        MappedFile(path),
-        [m.filename.removeprefix("./") for m in members],
-        np.array([m.header_offset for m in members], np.int64),
-        np.array([m.compress_size for m in members], np.int64),
-        np.array([m.file_size for m in members], np.int64),
-        np.array([m.compress_type == zipfile.ZIP_DEFLATED for m in members], bool),
-        np.array([m.CRC for m in members], np.uint32),
-    )
+    table = [
+        (
+            m.header_offset,
+            m.compress_size,
+            m.file_size,
+            m.compress_type == zipfile.ZIP_DEFLATED,
+            m.CRC,
+        )
+        for m in members
+    ]
+    names = [m.filename.removeprefix("./") for m in members]
+    return Archive(path, names, np.array(table, _MEMBER), is_zip=True)
 
 
 def _open_tar(path: Path) -> Archive:
     members = [m for m in tar_members(path) if not _is_litter(m.name)]
-    sizes = np.array([m.size for m in members], np.int64)
-    return Archive(
-        MappedFile(path),
-        [m.name for m in members],
-        np.array([m.offset_data for m in members], np.int64),
-        sizes,
-        sizes,
-        np.zeros(len(members), bool),
-        None,
-    )
+    table = np.array([(m.offset_data, m.size, m.size, False, 0) for m in members], _MEMBER)
+    return Archive(path, [m.name for m in members], table, is_zip=False)
 
 
 def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
@@ -238,14 +226,12 @@ def _check_end(path: Path, archive: tarfile.TarFile) -> None:
 
 
 def _is_tar(path: Path) -> bool:
-    with open(path, "rb") as f:
-        return f.read(512)[257:262] == b"ustar"
+    return _head(path)[257:262] == b"ustar"
 
 
-def _begins_as_zip(path: Path) -> bool:
-    """A truncated zip is recognised only by its beginning: its directory is at the end."""
+def _head(path: Path) -> bytes:
     with open(path, "rb") as f:
-        return f.read(4) == b"PK\3\4"
+        return f.read(512)
 
 
 def _is_litter(name: str) -> bool:

@@ -76,7 +76,9 @@ def check(data: TrainingSet, num_workers: int = 2) -> Findings:
             bar.update(len(batch))
     readable = np.ones(count, bool)
     readable[list(unreadable)] = False
-    odd = readable & (sizes != _most_frequent(sizes[readable])).any(1)
+    kinds, counts = np.unique(sizes[readable], axis=0, return_counts=True)
+    usual = kinds[counts.argmax()] if len(kinds) else 0
+    odd = readable & (sizes != usual).any(1)
     duplicate_of = _first_of_same(digests, readable)
     bad = ~readable | odd | _to_leave_out(duplicate_of, np.asarray(data.labels))
     return Findings(sizes, unreadable, odd, duplicate_of, bad)
@@ -95,13 +97,6 @@ class _Examined(Dataset):
             return inspect_image(self.data.encoded(index), place)
         except ImageError as error:
             return str(error)
-
-
-def _most_frequent(sizes: np.ndarray) -> np.ndarray:
-    if len(sizes) == 0:
-        return np.zeros(2, np.int32)
-    values, counts = np.unique(sizes, axis=0, return_counts=True)
-    return values[counts.argmax()]
 
 
 def _first_of_same(digests: np.ndarray, readable: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ between.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +56,21 @@ def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
     """
     path = Path(path)
     values = read_json(path, "photo list")
+    values = values if isinstance(values, dict) else {}
     if with_ids is None:
-        with_ids = isinstance(values, dict) and "id" in values
-    names = values.get("path") if isinstance(values, dict) else None
-    ids = values.get("id") if isinstance(values, dict) and with_ids else None
-    if not _is_strings(names) or (with_ids and not isinstance(ids, list)):
+        with_ids = "id" in values
+    names, ids = values.get("path"), values.get("id") if with_ids else None
+    strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not strings or (with_ids and not isinstance(ids, list)):
         keys = '{"path": [...], "id": [...]}' if with_ids else '{"path": [...]}'
         raise DataError(f"the photo list {path} is not of the form {keys} with names in quotes.")
     if ids is not None and len(ids) != len(names):
         raise DataError(f"the photo list {path} has {len(names)} paths, but {len(ids)} ids.")
-    _check_names(names, path)
+    if not names:
+        raise DataError(f"the photo list {path} names no photos.")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"the photo list {path} names {name} twice.")
     return PhotoList(names, None if ids is None else [str(i) for i in ids], str(path))
 
 
@@ -157,19 +163,6 @@ def _stem(name: str) -> str:
     return stem if extension.lower() in _EXTENSIONS else stem + extension
 
 
-def _is_strings(names: object) -> bool:
-    return isinstance(names, list) and all(isinstance(name, str) for name in names)
-
-
-def _check_names(names: list[str], path: Path) -> None:
-    if not names:
-        raise DataError(f"the photo list {path} names no photos.")
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))
-        raise DataError(f"the photo list {path} names {twice} twice.")
-
-
 def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
     """The photos of a list. Each is looked for here; none is read yet.
 
@@ -191,7 +184,12 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     with reading(folder, "folder of photos"):
         names = list(_walk(Path(folder)))
     if not names:
-        return _open_store(folder)
+        store, labels, rows = find_images(folder)
+        people = [str(label) for label in labels.tolist()]  # which may be any whole numbers
+        if not people:
+            raise DataError(f"{folder} has no images.")
+        names = [f"{label}/{number:08d}" for number, label in enumerate(people)]
+        return Photos(PhotoList(names, people, str(folder)), StoredImages(store, rows))
     people = [os.path.dirname(name) for name in names]
     if with_ids and "" in people:
         raise DataError(
@@ -200,16 +198,6 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
         )
     listed = PhotoList(names, people, str(folder))
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))
-
-
-def _open_store(path: str | Path) -> Photos:
-    """The people are the labels, which may be any whole numbers."""
-    store, labels, rows = find_images(path)
-    ids = [str(label) for label in labels.tolist()]
-    if not ids:
-        raise DataError(f"{path} has no images.")
-    names = [f"{label}/{number:08d}" for number, label in enumerate(ids)]
-    return Photos(PhotoList(names, ids, str(path)), StoredImages(store, rows))
 
 
 def _walk(root: Path) -> Iterator[str]:

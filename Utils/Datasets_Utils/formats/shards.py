@@ -14,6 +14,7 @@ does long sequential reads, and the buffer is the system's own cache, which all 
 from __future__ import annotations
 
 import os
+import tarfile
 from collections import OrderedDict
 from functools import partial
 from itertools import islice
@@ -43,20 +44,21 @@ _BLOCK = 1 << 24  # bytes read ahead together
 _BLOCKS_KEPT = 64
 _MAPS_KEPT = 64  # shards mapped at the same time: each map needs a file descriptor
 _PROBED = 64  # members of a single tar that tell whether it is a shard or a folder tree
+_IMAGE = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i4"), ("label", "i4")])
 
 
 class ShardImages(ImageStore):
     """The images of a set of shards, in the order of the shards and of their members.
 
-    shards: the tar files. names: `<shard>/<member>`. shard: int32, offsets: int64, sizes: int32 of
-    each image. buffer: images that are shuffled together.
+    files: the tar files. names: `<shard>/<member>`. images: N of _IMAGE. buffer: images that are
+    shuffled together.
     """
 
     def __init__(self, source: Path, shards: list[Path], index: Arrays, buffer: int) -> None:
         self.source = source
         self.files = [MappedFile(shard) for shard in shards]
         self.names = PathTable.from_arrays(index["names"], index["name_ends"])
-        self.shard, self.offsets, self.sizes = index["shard"], index["offsets"], index["sizes"]
+        self.images = index["images"]
         self.buffer = buffer
         self._read_ahead: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._mapped: OrderedDict[int, None] = OrderedDict()  # the shard used last at the end
@@ -68,14 +70,14 @@ class ShardImages(ImageStore):
         return self.names[row]
 
     def place(self, row: int) -> str:
-        file = self.files[self.shard[row]]
-        return f"{file.path}, byte {self.offsets[row]} ({self.names[row]})"
+        shard, offset, _, _ = self.images[row].tolist()
+        return f"{self.files[shard].path}, byte {offset} ({self.names[row]})"
 
     def encoded(self, row: int) -> np.ndarray:
-        shard, offset = int(self.shard[row]), int(self.offsets[row])
+        shard, offset, size, _ = self.images[row].tolist()
         self._announce(shard, offset // _BLOCK)
         self._keep_mapped(shard)
-        return self.files[shard].read(offset, int(self.sizes[row]))
+        return self.files[shard].read(offset, size)
 
     def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Shards in random order; within them, buffer by buffer, images in random order.
@@ -86,7 +88,7 @@ class ShardImages(ImageStore):
         if len(rows) <= self.buffer:
             return generator.permutation(len(rows))
         turn = generator.permutation(len(self.files))  # of each shard
-        order = np.lexsort((rows, turn[self.shard[rows]]))
+        order = np.lexsort((rows, turn[self.images["shard"][rows]]))
         for start in range(0, len(order), self.buffer):
             generator.shuffle(order[start : start + self.buffer])
         return order
@@ -136,9 +138,10 @@ def open_shards(path: Path, buffer: int = BUFFER) -> Labelled:
     """
     shards = find_tars(path)
     index = cached_arrays(index_path(path), shards, partial(_index, shards))
-    if len(index["labels"]) == 0:
+    labels = index["images"]["label"].astype(np.int64)
+    if len(labels) == 0:
         raise DataError(f"{path}: no image with its {LABEL_SUFFIX} is in the {len(shards)} shards.")
-    return Labelled(ShardImages(path, shards, index, buffer), index["labels"].astype(np.int64))
+    return Labelled(ShardImages(path, shards, index, buffer), labels)
 
 
 def write_shard_index(folder: Path) -> None:
@@ -153,25 +156,18 @@ def index_path(path: Path) -> Path:
 
 
 def _index(shards: list[Path]) -> Arrays:
-    columns: dict[str, list[np.ndarray]] = {"shard": [], "offsets": [], "sizes": [], "labels": []}
-    names: list[str] = []
+    names, images = [], [np.empty(0, _IMAGE)]
     for number, shard in enumerate(tqdm(shards, desc="Indexing shards", unit="shard", delay=1)):
-        members, labels = _samples(shard)
-        names += [f"{shard.name}/{member.name}" for member in members]
-        columns["shard"].append(np.full(len(members), number, np.int32))
-        columns["offsets"].append(np.array([m.offset_data for m in members], np.int64))
-        columns["sizes"].append(np.array([m.size for m in members], np.int32))
-        columns["labels"].append(np.array(labels, np.int32))
+        samples = _samples(shard)
+        names += [f"{shard.name}/{member.name}" for member, _ in samples]
+        found = [(number, member.offset_data, member.size, label) for member, label in samples]
+        images.append(np.array(found, _IMAGE))
     text, ends = PathTable(names).arrays()
-    return {
-        **{name: np.concatenate(blocks) for name, blocks in columns.items()},
-        "names": text,
-        "name_ends": ends,
-    }
+    return {"images": np.concatenate(images), "names": text, "name_ends": ends}
 
 
-def _samples(shard: Path) -> tuple[list, list[int]]:
-    """(image members, labels) of a shard, in its order."""
+def _samples(shard: Path) -> list[tuple[tarfile.TarInfo, int]]:
+    """(member, label) of each image in a shard, in its order."""
     file, images, labels = MappedFile(shard), {}, {}
     for member in tar_members(shard):
         key, suffix = _split_key(member.name)
@@ -196,7 +192,7 @@ def _samples(shard: Path) -> tuple[list, list[int]]:
             f"{shard}, byte {missing[0].offset}: {missing[0].name} has no {LABEL_SUFFIX} with its "
             f"class; {len(missing)} of {len(images)} images have none."
         )
-    return list(images.values()), [labels[key] for key in images]
+    return [(member, labels[key]) for key, member in images.items()]
 
 
 def _split_key(name: str) -> tuple[str, str]:

@@ -2,16 +2,14 @@
 
 `open_training_data` opens the set. From the order to the batch: `EpochSampler` gives the indices of
 each batch, `FittedImages` decodes an image and resizes it to the network's input, `collate` stacks
-them, and `TrainingLoader` runs these in worker processes. `UnreadableImages` collects what could
-not be read, for the log.
+them, and `TrainingLoader` runs these in worker processes.
 """
 
 import hashlib
-import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -175,13 +173,8 @@ def _random_images(
     return by_identity[position < wanted[labels[by_identity]]]
 
 
-@dataclass
-class _Sample:
-    """A resized image, None where none could be read; and the errors of those that could not."""
-
-    image: np.ndarray | None
-    label: int
-    unreadable: list[str]
+# A resized image, None where none could be read; its label; and why others could not be read.
+Sample = tuple[np.ndarray | None, int, list[str]]
 
 
 class FittedImages(Dataset):
@@ -195,7 +188,7 @@ class FittedImages(Dataset):
         self.dataset = dataset
         self.input_size = input_size
 
-    def __getitem__(self, index: int) -> _Sample:
+    def __getitem__(self, index: int) -> Sample:
         unreadable = []
         for step in range(min(TRIES, len(self.dataset))):
             try:
@@ -203,18 +196,20 @@ class FittedImages(Dataset):
             except ImageError as error:
                 unreadable.append(str(error))
                 continue
-            return _Sample(fit_image(image, self.input_size), label, unreadable)
-        return _Sample(None, 0, unreadable)
+            return fit_image(image, self.input_size), label, unreadable
+        return None, 0, unreadable
 
 
-def collate(samples: list[_Sample]) -> Batch:
+def collate(samples: list[Sample]) -> Batch:
     """Stack the images of a batch; an empty batch where one of them is missing."""
-    unreadable = [reason for sample in samples for reason in sample.unreadable]
-    if any(sample.image is None for sample in samples):
-        samples = []
-    images = np.array([sample.image for sample in samples], np.uint8)
-    labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-    return Batch(torch.from_numpy(images), labels, unreadable)
+    images, labels, unreadable = zip(*samples, strict=True)
+    if any(image is None for image in images):
+        images, labels = (), ()
+    return Batch(
+        images=torch.from_numpy(np.array(images, np.uint8)),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        unreadable=[reason for reasons in unreadable for reason in reasons],
+    )
 
 
 class TrainingLoader:
@@ -296,26 +291,3 @@ def _exit_with_parent(parent: int) -> None:
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)
-
-
-class UnreadableImages:
-    """Collects why images were left out, and logs each reason once."""
-
-    def __init__(self, log: logging.Logger, processes: Processes) -> None:
-        self._log = log
-        self._processes = processes
-        self._known: set[str] = set()
-        self._new: list[str] = []
-
-    def add(self, reasons: Iterable[str]) -> None:
-        """Add the reasons of a batch."""
-        self._new += reasons
-
-    def report(self) -> None:
-        """Log the new reasons of all processes; every process must call this."""
-        for reasons in self._processes.gather(self._new):
-            for reason in reasons:
-                if reason not in self._known:
-                    self._known.add(reason)
-                    self._log.info(f"image left out, the next one taken in its place: {reason}")
-        self._new = []

@@ -65,21 +65,15 @@ class StepProfile:
                 torch.cuda.synchronize(self._device)
             took = time.perf_counter() - begin
             profiler.stop()
-            self._report(profiler)
+            for line in operator_table(profiler, self._device).splitlines():
+                self._log.info(line)
             share = 100 * waited / took
             self._log.info(f"{steps} steps in {took:.2f} s, {share:.1f} % of it waiting for data")
-            self._write_trace(profiler)
-
-    def _report(self, profiler: profile) -> None:
-        for line in operator_table(profiler, self._device).splitlines():
-            self._log.info(line)
-
-    def _write_trace(self, profiler: profile) -> None:
-        if self._folder:
-            path = self._folder / "trace.json"
-            with atomic_path(path) as temporary:
-                profiler.export_chrome_trace(str(temporary))
-            self._log.info(f"profile: {path}")
+            if self._folder:
+                path = self._folder / "trace.json"
+                with atomic_path(path) as temporary:
+                    profiler.export_chrome_trace(str(temporary))
+                self._log.info(f"profile: {path}")
 
 
 def operator_table(profiler: profile, device: torch.device) -> str:

@@ -18,38 +18,44 @@ SECONDS_TO_FINISH = 5.0
 Curves = dict[str, tuple[list[float], list[float]]]  # by name: iterations, values
 
 
+def curves_of(metrics: Metrics) -> dict[str, Curves]:
+    """The curves of each panel of the picture, or window of Visdom, by its name."""
+    columns = {
+        "loss": ["loss"],
+        "test_accuracy": metrics.test_names,
+        "accuracy": ["accuracy"],
+        "learning_rate": ["learning_rate"],
+    }
+    return {
+        window: {column: metrics.series(column) for column in names}
+        for window, names in columns.items()
+    }
+
+
 def draw_curves(metrics: Metrics, path: Path, title: str) -> None:
     """Draw loss, test accuracies, training accuracy and learning rate as a PNG."""
     # Imported here: a script starts sooner without it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title)
-    loss, tests, accuracy, rate = figure.subplots(2, 2, sharex=True).flat
-    _draw_panel(loss, "training loss", _curves(metrics, ["loss"]))
-    _draw_panel(tests, "test accuracy", _curves(metrics, metrics.test_names), marker="o")
+    loss, tests, accuracy, rate = panels = figure.subplots(2, 2, sharex=True).flatten()
+    for panel, curves in zip(panels, curves_of(metrics).values(), strict=True):
+        panel.grid(alpha=0.3)
+        for name, (iterations, values) in curves.items():
+            marker = "o" if panel is tests else None
+            panel.plot(iterations, values, label=name, marker=marker, markersize=4)
+    loss.set_title("training loss", fontsize=10)
+    tests.set_title("test accuracy", fontsize=10)
     if metrics.test_names:
         tests.legend(loc="lower right", fontsize=8)
-    _draw_panel(accuracy, "training accuracy, without the margin", _curves(metrics, ["accuracy"]))
-    _draw_panel(rate, "learning rate", _curves(metrics, ["learning_rate"]))
+    accuracy.set_title("training accuracy, without the margin", fontsize=10)
+    accuracy.set_xlabel("iteration")
+    rate.set_title("learning rate", fontsize=10)
+    rate.set_xlabel("iteration")
     rate.set_yscale("log")
-    for panel in (accuracy, rate):
-        panel.set_xlabel("iteration")
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
-
-
-def _draw_panel(panel: Any, heading: str, curves: Curves, marker: str | None = None) -> None:
-    panel.set_title(heading, fontsize=10)
-    panel.grid(alpha=0.3)
-    for name, (iterations, values) in curves.items():
-        panel.plot(iterations, values, label=name, marker=marker, markersize=4)
-
-
-def _curves(metrics: Metrics, columns: list[str]) -> Curves:
-    return {column: metrics.series(column) for column in columns}
 
 
 class VisdomCurves:
@@ -77,12 +83,7 @@ class VisdomCurves:
     def update(self) -> None:
         """Have the curves drawn with the figures so far; returns at once."""
         # In the caller's thread, so that a bug in here is not taken for a server's failure.
-        self._windows = {
-            "loss": _curves(self._metrics, ["loss"]),
-            "accuracy": _curves(self._metrics, ["accuracy"]),
-            "learning_rate": _curves(self._metrics, ["learning_rate"]),
-            "test_accuracy": _curves(self._metrics, self._metrics.test_names),
-        }
+        self._windows = curves_of(self._metrics)
         self._wake.set()
 
     def close(self) -> None:

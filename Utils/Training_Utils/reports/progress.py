@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from Config import Config
 from Head.classifier import HeadLoss
 from Utils.processes import Processes
 from Utils.run_folder import RunFolder, run_name
-from Utils.Training_Utils.data import Batch, UnreadableImages
+from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.reports.curves import VisdomCurves, draw_curves
 from Utils.Training_Utils.reports.figures import Metrics
@@ -47,13 +48,14 @@ class Progress:
         self._state = state
         self._total = total
         self._log = log
-        self._world_size = processes.world_size
+        self._processes = processes
         main_run = run if processes.is_main else None
         self.metrics = Metrics(main_run.metrics if main_run else None, test_names)
         self.metrics.start(state.iteration)
         _, losses = self.metrics.series("loss")  # of earlier work on the run
         self._means = Means(processes, losses[-1] if losses else 0.0)
-        self._unreadable = UnreadableImages(log, processes)
+        self._unreadable: list[str] = []  # why images were left out since the last report
+        self._reported: set[str] = set()
         self._profile = StepProfile(config.profile, state.device, run.path if run else None, log)
         self._curves = None
         if config.use_visdom and processes.is_main:
@@ -81,9 +83,9 @@ class Progress:
 
     def add(self, batch: Batch, result: HeadLoss) -> None:
         """Count one iteration; does not wait for the device."""
-        self._unreadable.add(batch.unreadable)
+        self._unreadable += batch.unreadable
         self._means.add(result)
-        self._images += len(batch.labels) * self._world_size
+        self._images += len(batch.labels) * self._processes.world_size
         self._bar.update()
 
     def mean_loss(self) -> float:
@@ -92,7 +94,7 @@ class Progress:
 
     def report(self) -> None:
         """Report the training figures since the last report; waits for the device."""
-        self._unreadable.report()
+        self._report_unreadable()
         loss, accuracy = self._means.read()
         self._means.restart()
         rate = self._state.optimizer.param_groups[0]["lr"]
@@ -143,6 +145,14 @@ class Progress:
         if self._curves:
             self._curves.close()
         close_log(self._log)
+
+    def _report_unreadable(self) -> None:
+        """Log once each reason for which a process left an image out."""
+        for reason in chain(*self._processes.gather(self._unreadable)):
+            if reason not in self._reported:
+                self._reported.add(reason)
+                self._log.info(f"image left out, the next one taken in its place: {reason}")
+        self._unreadable = []
 
     def _position(self) -> dict[str, int]:
         """The iteration, and the epoch that it is in, from 1."""

@@ -197,8 +197,8 @@ def fold(backbone: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     copied = copy.deepcopy(backbone).eval()
     try:
         copied = fx.symbolic_trace(copied)
-    except fx.proxy.TraceError:  # its control flow depends on values
-        pass
+    except Exception:  # its own code raises any kind when it meets a stand-in for a tensor, as in
+        pass  # int(x.shape[0]); where that is a bug, it is raised again when the network computes
     else:
         _fold_traced(copied)
     # Read before the conversion: converted back from a shorter dtype, they would stay rounded.

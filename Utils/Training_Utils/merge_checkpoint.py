@@ -27,6 +27,7 @@ from Utils.errors import CheckpointError, run_script
 from Utils.files import read_tensors, write_tensors
 from Utils.Pretrained_Utils.files import writable_target
 from Utils.run_folder import is_checkpoint_folder
+from Utils.Training_Utils.checkpoints.checks import check_entries
 from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.checkpoints.sharded import TABLES, put_tables, read_tables
 
@@ -63,8 +64,9 @@ def merge_folder(folder: Path) -> tuple[dict[str, Any], str]:
     Raises CheckpointError where it can't be read.
     """
     state = read_run(folder)
+    check_entries(state, folder)
     about = state.pop(TABLES)
-    tables = read_tables(folder, state["num_classes"], about["shape"])
+    tables = read_tables(folder, about["names"], state["num_classes"], about["shape"])
     put_tables(state, state["optimizer"]["state"].get(about["parameter"], {}), tables)
     done = state["position"]["iteration"]
     return state, f"iteration {done}, {state['num_classes']:,} classes ({', '.join(tables)})"

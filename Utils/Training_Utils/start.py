@@ -42,6 +42,7 @@ from Utils.run_folder import (
     run_of_launch,
     run_to_continue,
 )
+from Utils.Training_Utils.checkpoints.checks import check_tensors
 from Utils.Training_Utils.checkpoints.run_checkpoints import check_fits, read_run, remove_unfinished
 from Utils.Training_Utils.data import describe_training_data, open_training_data
 from Utils.Training_Utils.evaluation import TestSets
@@ -142,6 +143,7 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
         config, data.num_classes, batches_per_epoch, device, amp_dtype, saved, processes
     )
     if saved:
+        check_tensors(saved, resumed, state.head, state.optimizer)
         state.restore(saved, config, processes)
     folder = None
     if not config.para_adj_mode:

@@ -209,7 +209,8 @@ def set_random_states(
     if not own:
         seed_process(processes, seed, iteration)
         return
-    torch.set_rng_state(own[0]["cpu"])
+    if own[0]["cpu"].shape == torch.get_rng_state().shape:  # else: another version of PyTorch
+        torch.set_rng_state(own[0]["cpu"])
     cuda = own[0]["cuda"]
     if len(cuda) == 1 and generator.device.type == "cuda":
         torch.cuda.set_rng_state(cuda[0], generator.device)

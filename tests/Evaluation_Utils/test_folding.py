@@ -129,6 +129,17 @@ def test_a_network_whose_control_flow_depends_on_values_is_evaluated_as_it_is():
     assert torch.equal(fold(Net())(torch.tensor([-1.0])), torch.tensor([1.0]))
 
 
+@pytest.mark.parametrize("count", [lambda images: int(images.shape[0]), len])
+def test_a_network_that_counts_its_images_is_evaluated_as_it_is(count):
+    class Counts(nn.Linear):
+        def forward(self, images):
+            return super().forward(images.view(count(images), -1))
+
+    network = Counts(12, 2).eval()
+    images = torch.randn(4, 3, 2, 2)
+    assert torch.equal(fold(network)(images), network(images))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_embeddings_are_those_of_the_network_image_by_image(name):
     backbone = trained(name)

@@ -57,7 +57,7 @@ def folder(written, tmp_path):
 
 
 def read(path):
-    return read_tables(path, C, [C, D])
+    return read_tables(path, ["weight", "momentum_buffer"], C, [C, D])
 
 
 def test_tables_come_back_as_they_were(folder):
@@ -237,7 +237,21 @@ def test_tables_of_other_classes_are_refused(folder):
     with pytest.raises(CheckpointError, match=r"weight of \(10, 16\), not weight of \(11, 16\)"):
         load_tables(path, {"weight": torch.empty(C + 1, D)}, None)
     with pytest.raises(CheckpointError, match=r"of \(10, 16\) is no table of 11 classes"):
-        read_tables(path, C + 1, [C + 1, D])
+        read_tables(path, ["weight"], C + 1, [C + 1, D])
+
+
+def test_a_table_that_is_described_but_not_there_is_missed(folder):
+    path, _ = folder
+    with pytest.raises(CheckpointError, match=r"x\.dcp can't be read: it has no exp_avg"):
+        read_tables(path, ["weight", "exp_avg"], C, [C, D])
+
+
+def test_a_folder_of_an_earlier_form_says_how_to_read_it(tmp_path):
+    (tmp_path / "__0_0.distcp").touch()
+    with pytest.raises(CheckpointError, match="Merge it into one file with the version that wrote"):
+        load_tables(tmp_path, {"weight": torch.empty(C, D)}, None)
+    with pytest.raises(CheckpointError, match="Merge it into one file with the version that wrote"):
+        read_tables(tmp_path, ["weight"], C, [C, D])
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def check_own(path: Path, contents: dict[str, Any]) -> None:
 
     Whether the values fit together is checked by `Backbone.rebuild_backbone`.
     """
-    _check(path, "", contents, ENTRIES)
+    check_kinds(path, "", contents, ENTRIES)
     architecture = contents["architecture"]
     known = ENTRIES["architecture"]["preprocessing"]
     if unknown := architecture["preprocessing"].keys() - known:
@@ -89,7 +89,11 @@ def check_own(path: Path, contents: dict[str, Any]) -> None:
         )
 
 
-def _check(path: Path, where: str, values: dict[str, Any], entries: dict[str, Any]) -> None:
+def check_kinds(path: Path, where: str, values: dict[str, Any], entries: dict[str, Any]) -> None:
+    """Raise CheckpointError, naming the entry, where one is missing or not what `entries` says.
+
+    where: the names above it, each with a dot. entries: as in ENTRIES, nested like the values.
+    """
     missing = [name for name in entries if name not in values and not name.endswith("?")]
     if missing:
         raise CheckpointError(
@@ -106,7 +110,7 @@ def _check(path: Path, where: str, values: dict[str, Any], entries: dict[str, An
                 f"file is damaged, or was not written by this program."
             )
         if isinstance(expected, dict):
-            _check(path, f"{where}{name}.", values[name], expected)
+            check_kinds(path, f"{where}{name}.", values[name], expected)
 
 
 def _shown(value: Any) -> str:

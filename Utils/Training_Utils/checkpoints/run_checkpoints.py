@@ -28,6 +28,7 @@ from Utils.files import (
 )
 from Utils.processes import Processes
 from Utils.run_folder import BEST, COMMON, FORMAT, LAST, SUFFIX, RunFolder, is_checkpoint_folder
+from Utils.Training_Utils.checkpoints.checks import check_entries
 from Utils.Training_Utils.checkpoints.sharded import (
     TABLES,
     by_class,
@@ -71,7 +72,9 @@ def check_fits(
     state: dict[str, Any], path: Path, config: Config, num_classes: int, num_images: int
 ) -> None:
     """Raise CheckpointError where a checkpoint is of another network or of other classes; in the
-    middle of an epoch also where images or batches are others, so that its order can't continue."""
+    middle of an epoch also where images or batches are others, so that its order can't continue;
+    and where the file is damaged."""
+    check_entries(state, path)
     saved = Config.from_dict(state["settings"])
     for name in (
         "backbone",

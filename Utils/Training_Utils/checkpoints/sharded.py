@@ -159,12 +159,15 @@ def load_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) -
         raise _unreadable(folder, f"a file is missing or damaged ({first_line(cause)})") from None
 
 
-def read_tables(folder: Path, num_classes: int, shape: list[int]) -> Tables:
-    """All tables of a folder, CK×D as `shape` says, on the CPU; in one process.
+def read_tables(folder: Path, names: list[str], num_classes: int, shape: list[int]) -> Tables:
+    """The tables of a folder, CK×D as `shape` says, on the CPU; in one process.
 
     Raises CheckpointError, naming the folder.
     """
     found = _table_shapes(folder)
+    if missing := [name for name in names if name not in found]:
+        raise _unreadable(folder, f"it has no {', '.join(missing)}")
+    found = {name: found[name] for name in names}
     for name, about in found.items():
         if about.size.numel() != shape[0] * shape[1] or about.size[0] != num_classes:
             raise _unreadable(
@@ -180,6 +183,13 @@ def _table_shapes(folder: Path) -> dict[str, TensorStorageMetadata]:
     """What the files of a folder hold, by table. Raises CheckpointError where rows are missing."""
     import torch.distributed.checkpoint as dcp
 
+    if any(folder.glob("*.distcp")):
+        raise _unreadable(
+            folder,
+            "its class tables are in a form that this version of the program does not know. Merge "
+            "it into one file with the version that wrote it (check out its commit, then python -m "
+            "Utils.Training_Utils.merge_checkpoint FOLDER FILE), and resume from that file",
+        )
     reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
         found = reader.read_metadata().state_dict_metadata

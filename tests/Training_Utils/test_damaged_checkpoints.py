@@ -1,0 +1,82 @@
+"""A checkpoint that loads, but that holds something else than a run needs, is refused in words."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from Config import Config
+from Utils.errors import CheckpointError
+from Utils.processes import ALONE
+from Utils.run_folder import RunFolder
+from Utils.Training_Utils.start import begin_run
+from Utils.Training_Utils.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def run(tiny_faces, tmp_path_factory) -> tuple[Config, RunFolder]:
+    """The settings and the folder of a run of one epoch."""
+    config = Config(
+        train_dataset="Tiny",
+        train_dataset_path=str(tiny_faces.train),
+        train_file_list=str(tiny_faces.train_list),
+        lfw_dataset_path=str(tiny_faces.lfw),
+        lfw_file_list=str(tiny_faces.lfw_pairs),
+        input_size=(32, 32),
+        feature_dim=16,
+        batch_size=8,
+        total_epoch=1,
+        milestones=(),
+        num_workers=0,
+        use_visdom=False,
+        device="cpu",
+        save_dir=str(tmp_path_factory.mktemp("runs")),
+    )
+    return config, RunFolder(Trainer(config).run().run)
+
+
+def change(tree: dict, name: str, value: Any) -> None:
+    """Give a nested entry another value."""
+    *above, last = (int(key) if key.isdigit() else key for key in name.split("."))
+    for key in above:
+        tree = tree[key]
+    tree[last] = value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_classes", None),
+        ("best", "x"),
+        ("best.mean", 0.5),
+        ("position", {}),
+        ("position.epoch", "one"),
+        ("position.batch", -1),
+        ("position.iteration", torch.ones(2)),
+        ("optimizer.state", []),
+        ("optimizer.state.0", None),
+        ("optimizer.state.0.momentum_buffer", torch.ones(3, 5)),
+        ("optimizer.state.0.momentum_buffer", "x"),
+        ("optimizer.state.9999", {}),
+        ("head", {}),
+        ("head.weight", torch.ones(3, 5)),
+        ("head.weight", "x"),
+        ("head.other", torch.ones(3)),
+        ("random.flip", None),
+        ("random.cpu", torch.ones(3)),
+        ("random.cuda", "x"),
+        ("random.others", [1]),
+        ("backbone", {"weight": torch.ones(3)}),
+    ],
+)
+def test_an_entry_of_another_kind_or_shape_is_a_checkpoint_error(run, tmp_path, name, value):
+    config, folder = run
+    saved = torch.load(folder.last, weights_only=True)
+    change(saved, name, value)
+    path: Path = tmp_path / "damaged.pt"
+    torch.save(saved, path)
+    config = dataclasses.replace(config, resume=str(path), total_epoch=2)
+    with pytest.raises(CheckpointError, match="damaged"):
+        begin_run(config, ALONE)

@@ -1,4 +1,4 @@
-"""The sides of the jobs around the networks: judging, reading, listing, starting."""
+"""Both sides of the jobs around the networks: evaluating, reading, listing, starting."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def our_scoring(scale: Scale) -> Measured:
 
 
 def bare_scoring(scale: Scale) -> Measured:
-    """The products alone: not a baseline but the bound, as no peer's way fits in memory."""
+    """The matrix products alone. They are the limit and not a baseline: no other repository's
+    implementation fits in memory."""
     with tempfile.TemporaryDirectory() as folder:
         probes, _ = scoring.make_probes(256)
         path = Path(folder) / "distractors.npy"

@@ -2,11 +2,11 @@
 
     python -m benchmarks.head_step [--classes 85742 1000000] [--processes 1 2] [--rates 1 0.1]
 
-A step is the loss of N = 256 embeddings of D = 512 numbers and its gradients, without optimiser,
-drawing the classes included. Processes share the batch, the classes and the machine's threads, and
-talk through gloo. The plain head has the whole batch, all classes and all threads; it runs before
-each of our steps, while the other processes wait, and the table has the medians. Memory is what the
-step adds to the first process (class weights are there before), looked at while it runs alone once.
+A step samples the classes and computes the loss of N = 256 embeddings of D = 512 values and its
+gradients; no optimiser runs. The batch, the classes and the machine's threads are divided among the
+processes, which communicate through gloo. The plain head has the whole batch, all classes and all
+threads; it runs before each of our steps, while the other processes wait, and the table shows
+medians. Memory is what one step adds to the first process, which already has the class weights.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Steps:
 
 
 def seconds(step: Callable[[], None]) -> float:
-    """Between two points at which all processes are."""
+    """Seconds that the step takes until all processes have finished it."""
     dist.barrier()
     start = time.perf_counter()
     step()

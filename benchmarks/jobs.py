@@ -1,6 +1,6 @@
-"""The jobs that `run.py` measures: for each, how we do it, how the lineage does it, and the bound.
+"""The jobs that `run.py` measures: this project's side, a plain side, and the machine's limit.
 
-Each side runs in a process of its own, so that what one has allocated does not help the other.
+Each side runs in its own process, so that memory which one has allocated does not help the other.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ Side = Callable[[Scale], Measured]
 
 @dataclass(frozen=True)
 class Job:
-    """title, for the table. unit: of the figure, "s" for the seconds of a whole job, or work a
-    second. ours, plain: its sides; plain may be missing. aim: for the ratio, or where it says so
-    for ours. bound: work a second that the machine allows, and what sets it."""
+    """A row of the table.
+
+    title: of the row. unit: "s" where the figure is the seconds of a whole job, otherwise the work
+    done per second. ours, plain: the two sides; plain may be None. aim: for the ratio; with a unit,
+    for our own figure. bound: the largest work per second that the machine allows, and its name.
+    """
 
     title: str
     unit: str

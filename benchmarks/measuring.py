@@ -1,4 +1,4 @@
-"""Measuring one side of a job: time and memory, and what the machine can do at most."""
+"""Measuring one side of a job (time and memory), and the limits of the machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from Utils.cpu import peak_memory
 
 @dataclass(frozen=True)
 class Measured:
-    """seconds: of one repetition, median. amount: units of work in it. peak: bytes above what the
-    process held before."""
+    """seconds: the median of the repetitions. amount: units of work in one repetition. peak: the
+    most memory in bytes, beyond what the process used before."""
 
     seconds: float
     amount: float
@@ -30,7 +30,7 @@ class Measured:
 
 
 def repeat(work: Callable[[], object], amount: float, seconds: float) -> Measured:
-    """Do it once to warm up, then again and again for about so many seconds, at least twice."""
+    """Do the work once to warm up, then repeat it for about `seconds`, at least twice."""
     before = peak_memory()
     work()
     times: list[float] = []
@@ -42,7 +42,7 @@ def repeat(work: Callable[[], object], amount: float, seconds: float) -> Measure
 
 
 def best_seconds(work: Callable[[], object], seconds: float = 0.5) -> float:
-    """The shortest of the repetitions that fit in the time: what the machine can do."""
+    """The shortest repetition among those that fit in the time."""
     work()
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
@@ -60,7 +60,7 @@ def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
 
 
 def convolution_rate(dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations a second of the convolution that ResNet50-IR has most of."""
+    """Floating-point operations a second of the most frequent convolution in ResNet50-IR."""
     layer = torch.nn.Conv2d(256, 256, 3, padding=1).to(dtype, memory_format=torch.channels_last)
     x = torch.randn(16, 256, 14, 14).to(dtype, memory_format=torch.channels_last)
     with torch.inference_mode():

@@ -2,11 +2,11 @@
 
     python -m benchmarks.megaface_scoring [--distractors N] [--dims 256 512] [--folder DIR]
 
-3,530 made-up probes of 80 people are scored against made-up distractors in a memory-mapped file:
-identification, verification, ROC, open set, for one set of distractors. Before and after it, the
-same blocks are only multiplied, into the same memory each time. As among FaceScrub's 3,530, 25 are
-mislabelled. Memory is what the process needs beyond the mapped file and beyond what it had
-before: the highest resident size less the file's pages, looked at a hundred times a second.
+3,530 random probes of 80 people are scored against random distractors in a memory-mapped file:
+identification, verification, ROC and open set, for one set of distractors. As among FaceScrub's
+3,530 probes, 25 are mislabelled. Before and after the scoring, the bare products of the same blocks
+are computed, always into the same memory. Memory is the growth of the process's resident size
+without the pages of files, sampled a hundred times a second.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def make_probes(dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_distractors(path: Path, count: int, dim: int) -> np.ndarray:
-    """A memory map of float32 N×D features, written unless it is there."""
+    """A memory map of float32 N×D features; its file is written if it does not exist yet."""
     if not path.exists():
         rng = np.random.default_rng(1)
         with atomic_path(path) as temporary:
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--distractors", type=int, default=1_000_000)
     parser.add_argument("--dims", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--folder", type=Path, help="keep the made-up features here")
+    parser.add_argument("--folder", type=Path, help="folder in which the random features are kept")
     arguments = parser.parse_args()
     keep_freed_memory()  # as MegaFace_Evaluation.py does
     print(f"{torch.get_num_threads()} threads, blocks of {BLOCK_SIZES['cpu']} distractors")

@@ -1,4 +1,4 @@
-"""The memory that a process needs for something, beyond what it had before."""
+"""The memory that a piece of work needs, beyond what its process used before."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 class MemoryWatch:
-    """The highest memory of the process that is not a file's, since the start, in bytes.
+    """The growth of the process's memory inside the context, in bytes, without the pages of files.
 
-    Looked at `per_second` times a second.
+    It is sampled `per_second` times a second.
     """
 
     def __init__(self, per_second: float = 500.0) -> None:
@@ -37,7 +37,7 @@ class MemoryWatch:
 
 
 def anonymous_bytes() -> int:
-    """What the process has that no file backs."""
+    """The bytes of the process's memory that are not pages of a file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     kib = next(line.split()[1] for line in lines if line.startswith("RssAnon"))
     return int(kib) * 1024

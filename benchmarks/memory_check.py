@@ -1,7 +1,7 @@
-"""The memory plan beside what small runs take, on the CPU in one process.
+"""Compares the memory plan with the memory of small runs, on the CPU in one process.
 
-Freed memory goes back to the system at once there (`MALLOC_MMAP_THRESHOLD_`), so that what the
-process has is what its tensors have, and not what the allocator keeps for later.
+In these runs freed memory returns to the system at once (`MALLOC_MMAP_THRESHOLD_`), so the memory
+of the process is that of its tensors, without what the allocator would keep for later.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def steps(setup: Setup) -> None:
 
 
 def measure(setup: Setup) -> int:
-    """Bytes that `steps` takes at most, beyond what torch takes once, in a process of its own."""
+    """The most bytes that `steps` needs in a new process, without what torch allocates once."""
     freed_at_once = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
     with (
         patch.dict(os.environ, freed_at_once),

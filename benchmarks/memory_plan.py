@@ -1,21 +1,22 @@
-"""What a GPU must hold, and send in a step, for a backbone, classes, processes, batch and rate.
+"""The memory that a training step needs on each GPU, and the bytes that the GPU sends.
 
     python -m benchmarks.memory_plan [--backbones ...] [--classes ...] [--world ...] [--batch ...]
     python -m benchmarks.memory_plan --check
 
-Each row is one combination of the values given; --check trains some small ones on the CPU and sets
-the plan beside what the process took. The parts, all in bytes a GPU:
+The plan is computed and not measured; no GPU has run it. Each row is one combination of the given
+values. --check trains some small ones on the CPU and compares the plan with the process's memory.
+The columns, all in bytes for each GPU:
 
     backbone      weights, gradients and optimiser state (momentum, or AdamW's two), float32
-    activations   what the forward pass keeps for the backward one; measured, see `Activations`
-    classes       class weights and their optimiser state: C·K·D numbers, over W if split
-    trained rows  their gradient; with sampling only for the rows drawn, and a copy of these
-    logits        one N×k matrix, and the blocks in work; N is the whole batch if split
-    peak          all that is there at the worst moment, the head's backward pass or the step
+    activations   tensors saved for the backward pass; measured on a CPU, see `Activations`
+    classes       class weights and their optimiser state: C·K·D values, divided by W if sharded
+    trained rows  their gradient; with sampling, of the sampled rows only, and a copy of these
+    logits        an N×k matrix and some blocks; N is the whole batch if the head is sharded
+    peak          the largest sum, in the head's backward pass or in the optimiser's step
 
-A library's workspaces, the CUDA context (about 0.5 GB) and fragmentation come on top. Sent is what
-each GPU sends in a step with ring algorithms: an all-reduce of B bytes sends 2·B·(W-1)/W of them,
-gather and scatter half of it.
+The workspaces of libraries, the CUDA context (about 0.5 GB) and fragmentation need more memory.
+"Sent" are the bytes that each GPU sends in a step with ring algorithms: an all-reduce of B bytes
+sends 2·B·(W-1)/W bytes, a gather or a scatter half as many.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STATES = {"sgd": 1, "adamw": 2}  # numbers that an optimiser keeps for each weig
 
 @dataclass(frozen=True)
 class Setup:
-    """batch: images a step, over all processes. parallel: of the head, sharded or replicated."""
+    """batch: the images of a step in all processes. parallel: the head is sharded or replicated."""
 
     backbone: str = "ResNet50_IR"
     classes: int = 1_000_000
@@ -58,7 +59,7 @@ class Setup:
 
     @property
     def images_here(self) -> int:
-        """In the backbone at once."""
+        """Images that are in the backbone at the same time."""
         return self.batch // self.world // self.accumulate
 
     @property
@@ -67,7 +68,7 @@ class Setup:
 
     @property
     def rows_trained(self) -> int:
-        """Class weights with a gradient in a step; the classes are drawn for its whole batch."""
+        """Class weights with a gradient in a step; classes are sampled once for its whole batch."""
         images = self.batch if self.parallel == "sharded" else self.batch // self.world
         classes = self.classes_here
         if self.sample_rate < 1:
@@ -77,7 +78,8 @@ class Setup:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes kept by a forward pass: some for each image, some (weights in half precision) once."""
+    """Bytes saved by a forward pass: `each` for every image, `once` for weights in half
+    precision."""
 
     each: int
     once: int
@@ -85,7 +87,7 @@ class Activations:
 
     @classmethod
     def measure(cls, setup: Setup) -> Activations:
-        """By running the backbone on 2 and on 4 images, on the CPU."""
+        """Measure by running the backbone on 2 and on 4 images, on the CPU."""
         backbone = build_backbone(setup.backbone, setup.feature_dim, setup.input_size)
         two, four = (_kept(backbone, images, AMP[setup.dtype]) for images in (2, 4))
         each = (four - two) // 2
@@ -94,7 +96,7 @@ class Activations:
 
 
 def _kept(backbone: torch.nn.Module, images: int, amp: torch.dtype | None) -> int:
-    """Bytes of the memory, other than the parameters', that the graph holds on to."""
+    """Bytes that the autograd graph keeps, without the parameters."""
     own = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

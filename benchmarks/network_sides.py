@@ -1,4 +1,4 @@
-"""The sides of the jobs of networks and heads: ours, the plain one, and what bounds them."""
+"""The sides of the jobs of networks and heads: ours, the plain one, and the machine's limit."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def network_operations(name: str, feature_dim: int) -> int:
 
 
 def lfw_like(count: int, files: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """(photos, left, right): so many pairs, over as many different photos as LFW's would be."""
+    """(photos, left, right) of `count` pairs, with as many photos for each pair as LFW has."""
     photos = round(count * LFW_PHOTOS / LFW_PAIRS)
     rng = np.random.default_rng(0)
     rest = rng.integers(0, photos, 2 * count - photos)

@@ -1,11 +1,12 @@
-"""How fast images are read from each format, against `cv2.imread` in a plain loop.
+"""How fast images are read from each format, compared with `cv2.imread` in a plain loop.
 
     python -m benchmarks.read_formats [--data FOLDER] [--seconds S] [--records N]
 
-The same faces are written as an image list, a record file, tar shards and a .blp-like set. The
-table has decoded images per second as multiples of the loop's, in one process and with two workers,
-each the median of several interleaved rounds; and the time and memory to open a record file of
-4 million records. FOLDER holds class folders of JPEGs; without it, the demo's faces are used.
+The same faces are written as an image list, a record file, tar shards and a .blp set. The table
+shows decoded images per second as multiples of the loop's, in one process and with two workers, as
+medians of several interleaved rounds. The last line has the time and the memory of opening a record
+file of 4 million records. FOLDER holds class folders of JPEGs; without it, the demo's faces are
+used.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def _forever(images: Sequence):
 
 
 def _counted(batches: Iterator[torch.Tensor]):
-    """One item for each image; the batches that lay ready are not counted."""
+    """One item for each image; the first batches, which were loaded in advance, are not counted."""
     for _ in range(WORKERS * _PREFETCHED):
         next(batches)
     for batch in batches:
@@ -92,9 +93,9 @@ def _stack(samples: list) -> torch.Tensor:
 
 
 def _rate(items: Iterable, seconds: float) -> float:
-    """Items a second; stops when time is up or there are no more."""
+    """Items a second, measured for `seconds` or until there are no more items."""
     items = iter(items)
-    next(items)  # what has to be begun is begun
+    next(items)  # the first one may include some setting up
     count, begin = 0, time.perf_counter()
     for _ in items:
         count += 1
@@ -140,7 +141,7 @@ def write_blp(images: Sequence[np.ndarray], folder: Path, rows_per_chunk: int = 
 
 
 def write_big_index(folder: Path, records: int) -> None:
-    """A record file of so many tiny records, insightface's layout, 100 to an identity."""
+    """Write a record file of `records` tiny records in insightface's layout, 100 per identity."""
     images = [pack_record(Record(0, np.float32([i]), 0, 0, b"\xff\xd8\xff\xe0")) for i in range(2)]
     size, identities = len(images[0]), -(-records // 100)
     first = pack_record(Record(2, np.float32([records + 1, records + 1 + identities]), 0, 0, b""))
@@ -162,7 +163,7 @@ def write_big_index(folder: Path, records: int) -> None:
 
 
 def open_big_index(folder: Path) -> str:
-    """What opening takes, measured in a process of its own: time, and memory at most and after."""
+    """The time and the memory of opening the set, measured in a new process, as a line of text."""
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.read_formats", "--only_open", str(folder)],
         capture_output=True,
@@ -180,8 +181,8 @@ def _measure_opening(folder: Path) -> None:
     held = data.images.offsets.nbytes + data.labels.nbytes
     print(
         f"{len(data):,} records, {data.num_classes:,} identities: opened in {seconds:.1f} s, "
-        f"{held / 1e6:.0f} MB held in arrays, {(peak_memory() - before) / 1e6:.0f} MB more than "
-        f"before at most"
+        f"{held / 1e6:.0f} MB in arrays, peak memory {(peak_memory() - before) / 1e6:.0f} MB above "
+        f"that before"
     )
 
 
@@ -189,7 +190,7 @@ def main() -> None:
     """Read the command line, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="class folders of JPEGs; default: the demo's faces")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement")
+    parser.add_argument("--seconds", type=float, default=0.5, help="duration of one measurement")
     parser.add_argument("--records", type=int, default=4_000_000, help="in the record file to open")
     parser.add_argument("--only_open", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

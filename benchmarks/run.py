@@ -1,15 +1,15 @@
-"""One table of how fast each job is done here, by a plain baseline, and by the machine at most.
+"""A table of each job's speed: this project, a plain implementation, and the machine's limit.
 
     python -m benchmarks.run [--jobs head step ...] [--quick] [--data FOLDER] [--rounds N]
 
-Each side of a job runs in a fresh process, in turns with the other; shown are medians (seconds, or
-work a second), and as the ratio the median over the rounds of how many times faster ours is.
-`--quick` does a little of each job to see that all of them run: its figures are noise. FOLDER holds
-class folders of JPEGs; without it, the demo's faces are read. The memory is the most that a side
-held above what it had before its work; of Train.py, all that its main process held.
+The two sides of a job run alternately, each time in a new process. The table shows medians over the
+rounds: of the seconds or the work per second, and of the ratio, which says how many times faster
+ours is. `--quick` does a little of each job to test that all of them run; its figures mean nothing.
+FOLDER has class folders of JPEGs; without it, the demo's faces are read. The memory is the largest
+growth of a side's memory during its work; for Train.py it is all memory of its main process.
 
-MegaFace's plain side is the bare multiplication. More on it, and on the formats that images are
-read from: `python -m benchmarks.megaface_scoring`, `python -m benchmarks.read_formats`.
+MegaFace's plain side is the bare matrix product. `python -m benchmarks.megaface_scoring` and
+`python -m benchmarks.read_formats` measure more of scoring and of reading images.
 """
 
 import argparse
@@ -48,9 +48,9 @@ def main() -> None:
     """Read the command line, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
-    parser.add_argument("--quick", action="store_true", help="see that everything runs")
+    parser.add_argument("--quick", action="store_true", help="do a little of each job")
     parser.add_argument("--data", help="class folders of JPEGs; default: the demo's faces")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of the sides")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs")
     parser.add_argument("--side", choices=("ours", "plain", "bound"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     scale = make_scale(arguments.data, arguments.quick)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def make_scale(data: str | None, quick: bool) -> Scale:
-    """What is measured on: JPEGs of a folder, or the demo's."""
+    """The images to measure with, of a folder or the demo, and the sizes of the jobs."""
     faces = Path(data) if data else ensure_demo_sets(Path("Datasets/Demo")).train_images
     files = sorted(str(path) for path in faces.glob("*/*") if path.suffix in (".jpg", ".png"))
     if not files:
@@ -75,7 +75,7 @@ def make_scale(data: str | None, quick: bool) -> Scale:
 
 
 def machine() -> str:
-    """What the figures hold for."""
+    """The processor, the versions and the limits of this machine, for the head of the table."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

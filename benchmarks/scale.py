@@ -1,4 +1,4 @@
-"""How much of each job is done."""
+"""The sizes of the jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LFW_PAIRS, LFW_PHOTOS = 6000, 7701
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of a job is done: photos to read from, seconds of a measurement, and sizes."""
+    """The sizes of the jobs: image files to read, seconds of a measurement, and counts."""
 
     files: list[str]
     seconds: float = 3.0

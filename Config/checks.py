@@ -38,18 +38,28 @@ def validate(
     names = [name for name in settings if only is None or name in only]
     for name in names:
         settings[name].check(getattr(config, name))
-    _check_rates(config, names)
-    _check_lists(config, names)
+    for name in {"fprs", "fpirs"}.intersection(names):
+        if not getattr(config, name):
+            raise _wrong(config, name, "give at least one rate, as in 1e-4,1e-6.")
+    for prefix in LISTED:
+        name, path = f"{prefix}_file_list", f"{prefix}_dataset_path"
+        if name in names and getattr(config, name) and not getattr(config, path):
+            why = f"{path}, where its images are, is empty; give both."
+            raise _wrong(config, name, why)
     _check_device(config, cuda_devices)
     on_cpu = config.device == "cpu" or cuda_devices == 0
     if "eval_dtype" in names and config.eval_dtype == "fp16" and on_cpu:
         raise _wrong(config, "eval_dtype", "CPUs do not compute in fp16; use bf16 or fp32.")
     if only is None:
         _check_network(config)
-        _check_schedule(config)
-        _check_freezing(config)
+        _check_epochs(config)
         _check_data(config)
-        _check_devices_of_training(config, cuda_devices, processes)
+        _check_devices_of_training(config, on_cpu)
+        _check_micro_batches(config, processes)
+        if processes > 1:
+            _check_processes(config, on_cpu)
+        elif config.use_multi_gpus and not on_cpu:
+            _check_gpus(config, cuda_devices)
 
 
 def training_paths(config: Config) -> tuple[str, str]:
@@ -58,29 +68,8 @@ def training_paths(config: Config) -> tuple[str, str]:
     return getattr(config, f"{prefix}_dataset_path"), getattr(config, f"{prefix}_file_list", "")
 
 
-def milestones_never_reached(config: Config) -> tuple[int, ...]:
-    """The milestones after which no epoch is left, so that the learning rate never falls there."""
-    if config.schedule != "milestones":
-        return ()
-    return tuple(m for m in config.milestones if m >= config.total_epoch)
-
-
 def _wrong(config: Config, name: str, why: str) -> ConfigError:
     return ConfigError(name, getattr(config, name), why)
-
-
-def _check_rates(config: Config, names: Collection[str]) -> None:
-    for name in {"fprs", "fpirs"}.intersection(names):
-        if not getattr(config, name):
-            raise _wrong(config, name, "give at least one rate, as in 1e-4,1e-6.")
-
-
-def _check_lists(config: Config, names: Collection[str]) -> None:
-    for prefix in LISTED:
-        name, path = f"{prefix}_file_list", f"{prefix}_dataset_path"
-        if name in names and getattr(config, name) and not getattr(config, path):
-            why = f"{path}, where its images are, is empty; give both."
-            raise _wrong(config, name, why)
 
 
 def _check_network(config: Config) -> None:
@@ -101,16 +90,13 @@ def _check_network(config: Config) -> None:
         raise _wrong(config, "input_size", why)
 
 
-def _check_schedule(config: Config) -> None:
+def _check_epochs(config: Config) -> None:
     if config.warmup_epochs >= config.total_epoch:
         why = f"it must end before the run does, and total_epoch is {config.total_epoch}."
         raise _wrong(config, "warmup_epochs", why)
     increasing = sorted(set(config.milestones))
     if config.schedule == "milestones" and list(config.milestones) != increasing:
         raise _wrong(config, "milestones", "they must be increasing epochs, as in 22,31.")
-
-
-def _check_freezing(config: Config) -> None:
     epochs = config.freeze_backbone_epochs
     if epochs and not config.pretrained:
         why = "it goes with pretrained; fresh weights must learn."
@@ -151,22 +137,12 @@ def _check_device(config: Config, cuda_devices: int) -> None:
         raise _wrong(config, "device", why)
 
 
-def _check_devices_of_training(config: Config, cuda_devices: int, processes: int) -> None:
-    """Check dtypes, devices, and that a batch can be split over them.
-
-    cuda_devices: of this machine. processes: how many train together.
-    """
-    on_cpu = config.device == "cpu" or cuda_devices == 0
+def _check_devices_of_training(config: Config, on_cpu: bool) -> None:
     if config.use_amp and config.amp_dtype == "fp16" and on_cpu:
         why = "fp16 training needs a CUDA device; on a CPU use bf16 or auto."
         raise _wrong(config, "amp_dtype", why)
     if len(set(config.gpus)) != len(config.gpus):
         raise _wrong(config, "gpus", "they must be different devices, as in 0,1.")
-    _check_micro_batches(config, processes)
-    if processes > 1:
-        _check_processes(config, on_cpu)
-    elif config.use_multi_gpus and not on_cpu:
-        _check_gpus(config, cuda_devices)
 
 
 def _check_micro_batches(config: Config, processes: int) -> None:

@@ -125,9 +125,9 @@ class MegaFaceTest:
             self._evaluate(backbone, folder)
             self._log.info(f"MegaFace figures and pictures: {folder}")
             return
-        temporary = self._processes.from_main(tempfile.mkdtemp)
+        temporary = Path(self._processes.from_main(tempfile.mkdtemp))
         try:
-            self._evaluate(backbone, Path(temporary))
+            self._evaluate(backbone, temporary)
             self._processes.barrier()
         finally:
             if self._processes.is_main:

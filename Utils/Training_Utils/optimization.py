@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from Config import Config
-from Config.checks import milestones_never_reached
 
 LR_FACTOR = 0.1  # at each milestone
 POWER = 2  # of the polynomial decay
@@ -70,7 +69,9 @@ class Schedule:
         if self.kind == "milestones":
             return rate
         t = (iteration - self.warmup) / (self.epochs * self.batches - self.warmup)
-        return rate * ((1 - t) ** POWER if self.kind == "polynomial" else _cosine(t))
+        if self.kind == "polynomial":
+            return rate * (1 - t) ** POWER
+        return rate * ((1 + math.cos(math.pi * t)) / 2)
 
     def apply(self, optimizer: torch.optim.Optimizer, epoch: int, batch: int) -> None:
         """Set the rates of the optimiser's groups for the iteration `batch` of `epoch`."""
@@ -104,17 +105,14 @@ def describe_rates(config: Config) -> str:
         text += f", after {config.warmup_epochs:g} epochs of warm-up"
     if config.schedule != "milestones":
         return f"{text}, {config.schedule} decay to the end"
-    never = milestones_never_reached(config)
-    epochs = ", ".join(str(epoch) for epoch in config.milestones if epoch not in never)
-    text += f", ÷ 10 after epoch {epochs}" if epochs else ""
+    reached = [str(epoch) for epoch in config.milestones if epoch < config.total_epoch]
+    never = [str(epoch) for epoch in config.milestones if epoch >= config.total_epoch]
+    if reached:
+        text += f", ÷ 10 after epoch {', '.join(reached)}"
     if never:
-        epochs = ", ".join(map(str, never))
-        text += f"; milestones never reached, as total_epoch is {config.total_epoch}: {epochs}"
+        last = config.total_epoch
+        text += f"; milestones never reached, as total_epoch is {last}: {', '.join(never)}"
     return text
-
-
-def _cosine(t: float) -> float:
-    return (1 + math.cos(math.pi * t)) / 2
 
 
 def build_optimizer(
@@ -182,10 +180,8 @@ class PairedOptimizer(Optimizer):
         """Let both optimisers use the groups and the state of this one."""
         backbone, head = self._pair
         first = len(backbone.param_groups)
-        backbone.param_groups, head.param_groups = (
-            self.param_groups[:first],
-            self.param_groups[first:],
-        )
+        backbone.param_groups = self.param_groups[:first]
+        head.param_groups = self.param_groups[first:]
         backbone.state = head.state = self.state
 
 

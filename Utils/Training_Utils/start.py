@@ -20,7 +20,7 @@ from Head import build_head
 from Head.classifier import MarginHead
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.devices import choose_amp_dtype, choose_device
-from Utils.errors import CheckpointError, DataError
+from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.heads import ClassWeights, find_class_weights
 from Utils.Pretrained_Utils.load import (
     build,
@@ -53,7 +53,7 @@ from Utils.Training_Utils.optimization import (
     build_scaler,
     describe_rates,
 )
-from Utils.Training_Utils.reports.figures import read_results
+from Utils.Training_Utils.reports.figures import has_results
 from Utils.Training_Utils.state import TrainingState, WeightAverage, seed_process
 
 
@@ -293,11 +293,8 @@ def _check_not_over(epoch: int, path: Path, config: Config) -> None:
     if epoch < config.total_epoch:
         return
     run = run_to_continue(path)
-    if epoch == config.total_epoch and run is not None:
-        try:
-            read_results(run)
-        except DataError:  # it has none
-            return
+    if epoch == config.total_epoch and run is not None and not has_results(run):
+        return
     raise CheckpointError(
         f"checkpoint {path} is the end of {epoch} epochs, and total_epoch is "
         f"{config.total_epoch}: give a larger --total_epoch to train on."

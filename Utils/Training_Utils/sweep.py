@@ -42,6 +42,7 @@ from Utils.tables import format_table
 from Utils.Training_Utils.data import fingerprint, open_training_data
 from Utils.Training_Utils.reports.figures import (
     MEAN,
+    has_results,
     mean_accuracy,
     read_results,
     read_rows,
@@ -130,7 +131,7 @@ def sweep_name(sweep: Sweep) -> str:
 def find_finished(config: Config) -> RunFolder | None:
     """The newest run under save_dir that was trained to its end with these settings, on the same
     images and labels; None where there is none, or where the data can't be read."""
-    finished = [run for run in _runs_with(config) if _is_finished(run)]
+    finished = [run for run in _runs_with(config) if has_results(run)]
     try:
         data = fingerprint(open_training_data(config)) if finished else {}
     except UserError:  # the run will report it
@@ -148,7 +149,7 @@ def _run(run: SweepRun, config: Config, sweep: str, lock: int, stop: Sigterm) ->
         print(f"done before: {finished.path}")
         run.finish(finished.path)
         return
-    begun = [folder for folder in _runs_with(config, sweep) if not _is_finished(folder)]
+    begun = [folder for folder in _runs_with(config, sweep) if not has_results(folder)]
     checkpoints = [folder.last for folder in begun if folder.last.exists()]
     resume = str(checkpoints[-1]) if checkpoints else ""
     status = _train(dataclasses.replace(config, resume=resume), sweep, lock, stop)
@@ -217,15 +218,6 @@ def _runs_with(config: Config, sweep: str = "") -> list[RunFolder]:
         if all(settings_of_run(Config.from_dict(settings)) == ours for settings in starts):
             found.append(run)
     return sorted(found, key=lambda run: run.settings.stat().st_mtime_ns)
-
-
-def _is_finished(run: RunFolder) -> bool:
-    """Whether a run has results, which are removed when it is resumed."""
-    try:
-        read_results(run)
-    except DataError:
-        return False
-    return True
 
 
 def describe(variation: Variation) -> str:

@@ -14,7 +14,7 @@ from Utils.errors import RunError
 from Utils.files import atomic_path, write_tensors
 from Utils.processes import ALONE, Processes
 from Utils.run_folder import FORMAT, RunFolder, note_launch
-from Utils.Training_Utils.checkpoints import writer as writing
+from Utils.Training_Utils.checkpoints import run_checkpoints as writing
 from Utils.Training_Utils.checkpoints.run_checkpoints import (
     CheckpointWriter,
     read_run,

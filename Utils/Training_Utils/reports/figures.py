@@ -164,6 +164,14 @@ def read_results(run: RunFolder) -> dict[str, Any]:
     return values
 
 
+def has_results(run: RunFolder) -> bool:
+    """Whether a run was trained and evaluated to its end, and not resumed since."""
+    try:
+        return bool(read_results(run))
+    except DataError:
+        return False
+
+
 def training_table(result: TrainingResult) -> str:
     """Lines for printing: the accuracies at the end and the best ones, in percent, and what to do
     next."""

@@ -8,8 +8,7 @@ report.py             a checkpoint on LFW, AgeDB-30, CFP-FP or any verification 
 plots.py              pictures: ROC curves, histograms, sheets of the worst pairs
 __main__.py           the command for any verification set
 
-features.py           tables of features on disk, which a later start uses again
-extraction.py         features of photos for these tables
+features.py           features of many photos: embedded, and kept on disk for a later start
 identification/       ranks and rates of probes among distractors, on arrays alone
 megaface/             MegaFace's photos, lists and devkit files to a report
 

@@ -83,8 +83,12 @@ def embed_batches(
     batches: Sequence[Sequence[int]],
     num_workers: int = 0,
     dtype: torch.dtype = torch.float32,
+    skip_unreadable: bool = False,
 ) -> Iterator[np.ndarray]:
-    """As `embed`, for batches of chosen images (their indices): yields float32 2×n×D for each."""
+    """As `embed`, for batches of chosen images (their indices): yields float32 2×n×D for each.
+
+    skip_unreadable: give an image that can't be read an embedding of zeros; no ImageError.
+    """
     preprocessing = backbone.preprocessing
     loader = DataLoader(
         _Images(images, preprocessing.input_size),
@@ -96,6 +100,14 @@ def embed_batches(
         generator=torch.Generator(),
     )
     network = fold(backbone, dtype)
+    unreadable: deque[list[bool]] = deque()  # of the batches that are being computed
+
+    def readable() -> Iterator[torch.Tensor]:
+        for images, errors in loader:
+            if any(errors) and not skip_unreadable:
+                raise ImageError(next(filter(None, errors)))
+            unreadable.append([error != "" for error in errors])
+            yield images
 
     @torch.inference_mode()
     def embed_both(images: torch.Tensor) -> torch.Tensor:
@@ -105,12 +117,15 @@ def embed_batches(
         return network(pixels).float().unflatten(0, (2, -1))
 
     in_turn = _in_threads if device.type == "cpu" else _one_ahead
-    for both in in_turn(embed_both, _readable(loader)):
-        yield both.cpu().numpy()
+    for both in in_turn(embed_both, readable()):
+        embeddings = both.cpu().numpy()
+        embeddings[:, unreadable.popleft()] = 0
+        yield embeddings
 
 
 class _Images(Dataset):
-    """The images at the network's input size; for one that can't be read, a text that says why."""
+    """The images at the network's input size, each with "", or with the error where it can't be
+    read: an exception would come out of a worker process wrapped in its traceback."""
 
     def __init__(self, images: Sequence[np.ndarray], input_size: tuple[int, int]) -> None:
         self.images = images
@@ -119,25 +134,17 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> np.ndarray | str:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
         try:
-            return fit_image(self.images[index], self.input_size)
+            return fit_image(self.images[index], self.input_size), ""
         except ImageError as error:
-            # An exception would come out of a worker process wrapped in its traceback.
-            return str(error)
+            return np.zeros((*self.input_size, 3), np.uint8), str(error)
 
 
-def _stack(images: list[np.ndarray | str]) -> torch.Tensor | str:
-    """uint8 N×H×W×3, or the text of the first image that can't be read."""
-    unreadable = next((image for image in images if isinstance(image, str)), None)
-    return unreadable or torch.from_numpy(np.stack(images))
-
-
-def _readable(batches: Iterable[torch.Tensor | str]) -> Iterator[torch.Tensor]:
-    for batch in batches:
-        if isinstance(batch, str):
-            raise ImageError(batch)
-        yield batch
+def _stack(batch: list[tuple[np.ndarray, str]]) -> tuple[torch.Tensor, list[str]]:
+    """(uint8 N×H×W×3, the errors of the N images)."""
+    images, errors = zip(*batch, strict=True)
+    return torch.from_numpy(np.stack(images)), list(errors)
 
 
 def _in_threads(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

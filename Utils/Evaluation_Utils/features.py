@@ -18,9 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
 
-from Utils.Datasets_Utils.photos import PhotoList, read_photo_list, write_photo_list
+from Utils.Datasets_Utils.photos import PhotoList, Photos, read_photo_list, write_photo_list
 from Utils.errors import DataError, RunError
+from Utils.Evaluation_Utils.embedding import embed_batches
+from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
 from Utils.files import make_folder, not_written, read_json, save_json
 from Utils.processes import ALONE, Processes
 
@@ -29,7 +34,15 @@ ROWS_AT_ONCE = 256
 
 _DIGITS = 8
 
-# Makes the features of some lots of rows: yields n×D for each, in their order.
+# sum: the sum of both, as insightface does for MegaFace. concat: one after the other, as the
+# lineage does for verification; twice as large. none: that of the photo alone.
+FLIPS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "sum": lambda straight, mirrored: straight + mirrored,
+    "concat": lambda straight, mirrored: np.concatenate([straight, mirrored], axis=1),
+    "none": lambda straight, mirrored: straight,
+}
+
+# Makes the features of some lots of rows: yields n×D in their order, a lot in one part or several.
 Producer = Callable[[Sequence[range]], Iterable[np.ndarray]]
 
 
@@ -41,8 +54,8 @@ class Features:
     photos: PhotoList
     about: dict[str, Any]
 
-    def of(self, photos: PhotoList) -> Features:
-        """The features of other photos, by name. Raises DataError for photos without features."""
+    def rows_of(self, photos: PhotoList) -> np.ndarray:
+        """The rows of photos, by name. Raises DataError for photos without features."""
         row_of = {name: row for row, name in enumerate(self.photos.names)}
         rows = [row_of.get(name, -1) for name in photos.names]
         if -1 in rows:
@@ -50,7 +63,7 @@ class Features:
                 f"{photos.source} lists {rows.count(-1)} photos that {self.photos.source} has no "
                 f"features of, the first: {photos.names[rows.index(-1)]}."
             )
-        return Features(self.table[rows], photos, self.about)
+        return np.array(rows, np.int64)
 
 
 class FeatureFolder:
@@ -108,16 +121,14 @@ class FeatureFolder:
             raise self._damaged(f"{self.about} does not name what the features were made with")
         return about
 
-    def check_made_with(self, about: dict[str, Any]) -> None:
-        """Raises DataError where the features were made with anything else."""
+    def check(self, about: dict[str, Any], shape: tuple[int, int]) -> None:
+        """Raises DataError where the features were made with anything else, or features.npy is
+        another table than about.json says."""
         found = self.read_about()
         other = [name for name in about if found.get(name) != about[name]]
         if other:
             raise self._damaged(f"{self.about} says another {other[0]} than its folder's name")
-
-    def check_shape(self, shape: tuple[int, int], dtype: np.dtype) -> None:
-        """Raises DataError where features.npy is another table than about.json says."""
-        table = _open_table(self.table, "r")
+        table, dtype = _open_table(self.table, "r"), FEATURE_DTYPES[about["dtype"]]
         if table.shape != shape or table.dtype != dtype:
             raise self._damaged(
                 f"{self.table} is {table.dtype} {table.shape}, not {dtype} {shape} as "
@@ -143,11 +154,13 @@ def packed_features(
     produce: Producer,
     processes: Processes = ALONE,
     say: Callable[[str], None] = print,
+    progress: str | None = None,
 ) -> Features:
     """The features of the photos in the folder; those that are missing are made.
 
     about: what they are made with: checkpoint, dimension `dim`, `dtype`, ...; plain values.
     produce: makes the features of the given lots of rows. say: is told how many are missing.
+    progress: label of a bar that the main process shows; None: no bar.
     Raises DataError for NaN or infinity, and where the folder's features were made with something
     else; RunError where they can't be written.
     """
@@ -159,7 +172,7 @@ def packed_features(
     processes.barrier()  # nobody writes before all have read which are missing
     mine = missing[processes.rank :: processes.world_size]
     if mine:
-        _fill(files, mine, produce(mine))
+        _fill(files, mine, produce(mine), progress if processes.is_main else None)
     processes.barrier()
     return files.open()
 
@@ -167,12 +180,10 @@ def packed_features(
 def _prepare(
     files: FeatureFolder, photos: PhotoList, about: dict[str, Any], say: Callable[[str], None]
 ) -> None:
-    found = files.read_about()
-    shape, dtype = (len(photos.names), about["dim"]), FEATURE_DTYPES[about["dtype"]]
     count = len(photos.names)
-    if found:
-        files.check_made_with(about)
-        files.check_shape(shape, dtype)
+    shape = (count, about["dim"])
+    if files.read_about():
+        files.check(about, shape)
         left = sum(len(lot) for lot in files.missing())
         state = f"{count - left:,} of {count:,} are there, going on" if left else "all there"
         say(f"{files.folder}: {state}")
@@ -181,7 +192,7 @@ def _prepare(
     make_folder(files.folder)
     try:
         files.about.unlink(missing_ok=True)  # without it the folder holds nothing that is used
-        np.lib.format.open_memmap(files.table, "w+", dtype, shape)
+        np.lib.format.open_memmap(files.table, "w+", FEATURE_DTYPES[about["dtype"]], shape)
         _reserve(files.table)
         write_photo_list(photos, files.list)
         files.done.write_bytes(bytes(len(_lots(count))))
@@ -205,28 +216,35 @@ def _reserve(path: Path) -> None:
                 ) from None
 
 
-def _fill(files: FeatureFolder, lots: list[range], made: Iterable[np.ndarray]) -> None:
-    table = _open_table(files.table, "r+")
-    with open(files.done, "r+b") as done:
-        for lot, features in zip(lots, made, strict=True):
-            with np.errstate(over="ignore"):  # infinity is found in the next line
-                features = features.astype(table.dtype)
-            _check_finite(features, lot, files.folder)
-            table[lot.start : lot.stop] = features
+def _fill(
+    files: FeatureFolder, lots: list[range], parts: Iterable[np.ndarray], progress: str | None
+) -> None:
+    table, parts = _open_table(files.table, "r+"), iter(parts)
+    total = sum(map(len, lots))
+    with (
+        open(files.done, "r+b") as done,
+        tqdm(total=total, desc=progress, unit="image", disable=progress is None) as bar,
+    ):
+        for lot in lots:
+            row = lot.start
+            while row < lot.stop:
+                with np.errstate(over="ignore"):  # infinity is found in the next line
+                    part = next(parts).astype(table.dtype)
+                bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
+                if bad.size:
+                    raise DataError(
+                        f"the features for {files.folder} hold NaN or infinity in row "
+                        f"{row + bad[0]}; the network's output is broken there, check its weights "
+                        f"and that image."
+                    )
+                table[row : row + len(part)] = part
+                row += len(part)
+                bar.update(len(part))
             table.flush()  # the rows reach the disk before the mark that says so
             done.seek(lot.start // ROWS_AT_ONCE)
             done.write(b"\1")
             done.flush()
             os.fsync(done.fileno())
-
-
-def _check_finite(features: np.ndarray, lot: range, folder: Path) -> None:
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if bad.size:
-        raise DataError(
-            f"the features for {folder} hold NaN or infinity in row {lot[bad[0]]}; the network's "
-            f"output is broken there, check its weights and that image."
-        )
 
 
 def _open_table(path: Path, mode: str) -> np.ndarray:
@@ -244,10 +262,58 @@ def _lots(count: int) -> list[range]:
     return [range(start, min(start + ROWS_AT_ONCE, count)) for start in starts]
 
 
-def by_lots(lots: Sequence[range], parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Join consecutive parts, which end where lots end, to whole lots."""
-    for lot in lots:
-        collected: list[np.ndarray] = []
-        while sum(map(len, collected)) < len(lot):
-            collected.append(next(parts))
-        yield np.concatenate(collected)
+def embedded(
+    photos: Photos,
+    backbone: nn.Module,
+    flip: str,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+    skip_unreadable: bool = False,
+) -> Producer:
+    """A producer of features from photos, L2-normalised, without random augmentation.
+
+    flip: how the embeddings of a photo and of its mirror image are joined, a name in FLIPS.
+    skip_unreadable: give a photo that can't be read a feature of zeros; no ImageError.
+    """
+
+    def produce(lots: Sequence[range]) -> Iterator[np.ndarray]:
+        # No batch reaches beyond its lot, so each photo is always in the same batch, however much
+        # was done before and however many processes there are.
+        batches = [
+            range(start, min(start + batch_size, lot.stop))
+            for lot in lots
+            for start in range(lot.start, lot.stop, batch_size)
+        ]
+        embeddings = embed_batches(
+            backbone,
+            photos.images,
+            device,
+            batches,
+            num_workers,
+            skip_unreadable=skip_unreadable,
+        )
+        for both in embeddings:
+            yield unit_rows(FLIPS[flip](*both))
+
+    return produce
+
+
+def feature_size(backbone: nn.Module, flip: str) -> int:
+    """The dimension of a photo's feature."""
+    return backbone.feature_dim * (2 if flip == "concat" else 1)
+
+
+def weights_digest(backbone: nn.Module) -> str:
+    """SHA-256 of a network's weights and of its preprocessing, as 64 hexadecimal digits."""
+    found = hashlib.sha256(repr(backbone.preprocessing).encode())
+    for name, value in backbone.state_dict().items():
+        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def list_digest(listed: PhotoList) -> str:
+    """SHA-256 of the names and identities of a list."""
+    found = hashlib.sha256("\n".join(listed.names).encode("utf-8", "surrogateescape"))
+    found.update("\n".join(listed.ids or ()).encode("utf-8", "surrogateescape"))
+    return found.hexdigest()

@@ -22,7 +22,7 @@ it is a third of it.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,19 +32,21 @@ from torch import nn
 
 from Config import ConfigError
 from Utils.Datasets_Utils import open_training_set
-from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.photos import PhotoList, Photos
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.Datasets_Utils.verification_set import StoredImages
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, run_script
 from Utils.Evaluation_Utils.clean_list import write_report
-from Utils.Evaluation_Utils.extraction import about_photos, embedded, weights_digest
-from Utils.Evaluation_Utils.features import Producer, packed_features
+from Utils.Evaluation_Utils.features import (
+    embedded,
+    list_digest,
+    packed_features,
+    weights_digest,
+)
 from Utils.files import make_folder
 from Utils.Pretrained_Utils.lineages import reading_flags
 from Utils.Pretrained_Utils.load import build, read_weights
-from Utils.processes import ALONE
 
 CENTRES = ("others", "weights")
 ITERATIONS = 20
@@ -74,61 +76,25 @@ def measure(
     names = hashlib.sha256()
     for i in range(len(data)):
         names.update(data.name(i).encode("utf-8", "surrogateescape") + b"\n")
-    about = about_photos(
-        weights_digest(backbone),
-        indices,
-        backbone.feature_dim,
-        "fp16",
-        "sum",
-        images=names.hexdigest(),
-        source=str(data.images.source),
-    )
+    about = {
+        "network": weights_digest(backbone),
+        "list": list_digest(indices),
+        "dim": backbone.feature_dim,
+        "dtype": "fp16",
+        "flip": "sum",
+        "images": names.hexdigest(),
+        "source": str(data.images.source),
+    }
     rows = np.arange(len(data)) if data.rows is None else data.rows
-    images = _ReadableImages(StoredImages(data.images, rows))
-    producer = embedded(
-        Photos(indices, images),
-        backbone.to(device),
-        "sum",
-        device,
-        batch_size,
-        num_workers,
-        "Embedding",
-        ALONE,
+    photos = Photos(indices, StoredImages(data.images, rows))
+    produce = embedded(
+        photos, backbone.to(device), "sum", device, batch_size, num_workers, skip_unreadable=True
     )
-    features = packed_features(folder, indices, about, images.without_others(producer)).table
+    features = packed_features(folder, indices, about, produce, progress="Embedding").table
     labels, unreadable = np.asarray(data.labels), _rows_of_zeros(features)
     if class_weights is None:
         return angles_to_centres(features, labels), unreadable
     return angles_to_weights(features, labels, class_weights), unreadable
-
-
-class _ReadableImages(Sequence[np.ndarray]):
-    """Images, with a black one for each that can't be read. Worker processes share the record of
-    which these are."""
-
-    def __init__(self, images: Sequence[np.ndarray]) -> None:
-        self._images = images
-        self._unreadable = torch.zeros(len(images), dtype=torch.bool).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        try:
-            return self._images[index]
-        except ImageError:
-            self._unreadable[index] = True
-            return np.zeros((1, 1, 3), np.uint8)
-
-    def without_others(self, producer: Producer) -> Producer:
-        """The producer's features, 0 for images that can't be read."""
-
-        def produce(lots: Sequence[range]) -> Iterator[np.ndarray]:
-            for lot, features in zip(lots, producer(lots), strict=True):
-                features[self._unreadable[lot.start : lot.stop].numpy()] = 0
-                yield features
-
-        return produce
 
 
 def angles_to_centres(features: np.ndarray, labels: np.ndarray) -> np.ndarray:

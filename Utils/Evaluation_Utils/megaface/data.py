@@ -13,7 +13,6 @@ from Config import Config
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.formats import is_image_folder
 from Utils.Datasets_Utils.photos import (
-    DistractorSets,
     PhotoList,
     Photos,
     join_lists,
@@ -56,9 +55,14 @@ class Source:
         return self.ready is None and self.devkit is None
 
     @cached_property
-    def photo_of(self) -> dict[str, int]:
-        """The index of each photo by name: those given beside a ready table may be others."""
+    def _photo_of(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.photos.listed.names)}
+
+    def image(self, row: int) -> np.ndarray | None:
+        """The photo of a row of features, found by its name: those given beside a ready table may
+        be others. None where it is not there."""
+        index = self._photo_of.get(self.listed.names[row])
+        return None if index is None else self.photos.images[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +153,11 @@ def _open_distractors(config: Config) -> tuple[Source, dict[str, np.ndarray]]:
     source = _open("distractors", folder, photos, features, with_ids=False)
     if sets is None:
         sets = join_lists([source.listed], config.distractor_sizes)
-    return source, _rows_of(sets, source)
+    if source.ready is None:
+        return source, sets.rows
+    # A ready table may hold more distractors, in another order.
+    rows = source.ready.rows_of(sets.photos)
+    return source, {label: np.sort(rows[chosen]) for label, chosen in sets.rows.items()}
 
 
 def _open(
@@ -181,7 +189,7 @@ def _open_ready(name: str, folder: str, listed: PhotoList | None, features: str)
     sets of distractors are chosen in the table itself. The photos are for pictures alone."""
     ready = FeatureFolder(Path(features)).open()
     if listed and name == "probes":
-        ready = ready.of(listed)
+        ready = Features(ready.table[ready.rows_of(listed)], listed, ready.about)
     photos = None
     if folder:
         shown = listed or ready.photos
@@ -189,21 +197,6 @@ def _open_ready(name: str, folder: str, listed: PhotoList | None, features: str)
             open_listed(folder, shown) if is_image_folder(folder) else open_folder(folder, False)
         )
     return Source(name, ready.photos, photos, ready=ready)
-
-
-def _rows_of(sets: DistractorSets, source: Source) -> dict[str, np.ndarray]:
-    """The sets' rows in the source's own order: a ready table may hold more, in another order."""
-    if source.ready is None:
-        return sets.rows
-    row_of = {name: row for row, name in enumerate(source.listed.names)}
-    missing = [name for name in sets.photos.names if name not in row_of]
-    if missing:
-        raise DataError(
-            f"{sets.photos.source} lists {len(missing)} distractors without features, the first: "
-            f"{missing[0]}."
-        )
-    rows = np.array([row_of[name] for name in sets.photos.names])
-    return {label: np.sort(rows[chosen]) for label, chosen in sets.rows.items()}
 
 
 def _expand(patterns: str) -> list[str]:

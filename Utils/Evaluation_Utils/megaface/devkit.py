@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils.photos import PhotoList
 from Utils.errors import DataError, RunError
+from Utils.Evaluation_Utils.features import Producer
 from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
 from Utils.files import make_folder
 
@@ -86,19 +87,27 @@ def export_features(
             raise RunError(f"{path} can't be written: {error.strerror}.") from None
 
 
-def read_features(
-    folder: Path, names: Sequence[str], suffix: str, rows: Sequence[int], dim: int
-) -> Iterator[np.ndarray]:
-    """The features (D values) of some rows of a list. Raises DataError for one of another size."""
-    for row in rows:
-        path = folder / f"{names[row]}{suffix}"
-        feature = read_devkit_file(path)
-        if len(feature) != dim:
-            raise DataError(
-                f"the feature file {path} has {len(feature)} values, others have {dim}; extract "
-                f"all with one network."
-            )
-        yield feature
+def from_devkit(folder: Path, listed: PhotoList, suffix: str, dtype: str) -> tuple[Producer, int]:
+    """A producer of features from the devkit's files, and their dimension.
+
+    dtype: of the table that they are written to. fp32 keeps every bit; fp16 has not the range for
+    features of any length, so they are L2-normalised. Raises DataError for a file that can't be
+    read, the producer also for one of another dimension.
+    """
+    dim = len(read_devkit_file(folder / f"{listed.names[0]}{suffix}"))
+
+    def produce(lots: Sequence[range]) -> Iterator[np.ndarray]:
+        for row in np.concatenate(lots):
+            path = folder / f"{listed.names[row]}{suffix}"
+            feature = read_devkit_file(path)[None]
+            if feature.shape[1] != dim:
+                raise DataError(
+                    f"the feature file {path} has {feature.shape[1]} values, others have {dim}; "
+                    f"extract all with one network."
+                )
+            yield unit_rows(feature) if dtype == "fp16" else feature
+
+    return produce, dim
 
 
 def files_digest(folder: Path, listed: PhotoList, suffix: str) -> str:

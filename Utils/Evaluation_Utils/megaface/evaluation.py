@@ -11,20 +11,24 @@ from torch import nn
 
 from Config import Config, settings_for, validate
 from Utils.devices import find_device
-from Utils.errors import CheckpointError
-from Utils.Evaluation_Utils.extraction import (
-    about_devkit,
-    about_photos,
-    check_same_network,
+from Utils.errors import CheckpointError, DataError
+from Utils.Evaluation_Utils.features import (
+    Producer,
     embedded,
     feature_size,
-    from_devkit,
+    folder_for,
+    list_digest,
+    packed_features,
     weights_digest,
 )
-from Utils.Evaluation_Utils.features import Features, Producer, folder_for, packed_features
 from Utils.Evaluation_Utils.identification import ScoringSettings, evaluate_trials
 from Utils.Evaluation_Utils.megaface.data import MegaFaceData, Source, open_megaface
-from Utils.Evaluation_Utils.megaface.devkit import check_export, export_features, files_digest
+from Utils.Evaluation_Utils.megaface.devkit import (
+    check_export,
+    export_features,
+    files_digest,
+    from_devkit,
+)
 from Utils.Evaluation_Utils.megaface.noise import make_trials
 from Utils.Evaluation_Utils.megaface.pictures import draw_all, read_compared
 from Utils.Evaluation_Utils.megaface.report import FILE_NAME, MegaFaceResult, table, values_of
@@ -49,9 +53,8 @@ def evaluate_megaface(config: Config) -> Report | None:
         needed = data.probes.needs_network or data.distractors.needs_network
         backbone = load_network(config, device) if needed else None
         folder = make_output(config)
-        say = print if processes.is_main else _silent
         features = folder / "features"
-        result = evaluate_data(config, data, backbone, device, features, processes, say=say)
+        result = evaluate_data(config, data, backbone, device, features, processes)
         if not processes.is_main:
             return None
         name = config.checkpoint if needed else "features of other origin"
@@ -75,10 +78,8 @@ def evaluate_data(
     Raises DataError, ImageError or CheckpointError.
     """
     sources = (data.probes, data.distractors)
-    extractions = [
-        _extraction(config, source, backbone, device, processes, progress) for source in sources
-    ]
-    check_same_network(*(about for about, _ in extractions))
+    extractions = [_extraction(config, source, backbone, device) for source in sources]
+    _check_same_network(*(about for about, _ in extractions))
     if config.export_devkit:
         for source in sources:
             check_export(source.listed, config.devkit_suffix)
@@ -87,10 +88,16 @@ def evaluate_data(
         features = source.ready
         if features is None:
             place = folder_for(folder, source.name, about)
-            features = packed_features(place, source.listed, about, produce, processes, say)
+            label = f"{source.name.capitalize():<11}" if progress else None
+            features = packed_features(
+                place, source.listed, about, produce, processes, say, progress=label
+            )
         tables.append(features.table)
         if config.export_devkit and processes.is_main:
-            _export(config, source, features, progress)
+            place = Path(config.export_devkit) / source.prefix
+            label = f"Writing {place}" if progress else None
+            names = features.photos.names
+            export_features(place, names, features.table, config.devkit_suffix, label)
     trials = make_trials(
         np.array(tables[0], np.float32),
         np.array(data.probes.listed.ids),
@@ -139,58 +146,43 @@ def _device(config: Config, processes: Processes) -> torch.device:
 
 
 def _extraction(
-    config: Config,
-    source: Source,
-    backbone: nn.Module | None,
-    device: torch.device,
-    processes: Processes,
-    progress: bool,
+    config: Config, source: Source, backbone: nn.Module | None, device: torch.device
 ) -> tuple[dict[str, Any], Producer | None]:
     """(what the features are made with, what makes them; None where they are there)."""
-    label = f"{source.name.capitalize():<11}" if progress else None
     dtype, listed, ready = config.feature_dtype, source.listed, source.ready
     if ready:
         return {**ready.about, "dim": ready.table.shape[1]}, None
+    about = {"list": list_digest(listed), "dtype": dtype}
     if source.devkit:
         suffix = config.devkit_suffix
-        produce, dim = from_devkit(source.devkit, listed, suffix, dtype, label, processes)
-        files = files_digest(source.devkit, listed, suffix)
-        return about_devkit(files, listed, dim, dtype), produce
+        produce, dim = from_devkit(source.devkit, listed, suffix, dtype)
+        return {**about, "dim": dim, "files": files_digest(source.devkit, listed, suffix)}, produce
     if backbone is None:
         raise CheckpointError(f"the {source.name} have to be embedded: give --checkpoint PATH.")
-    flip = config.feature_flip
-    produce = embedded(
-        source.photos,
-        backbone,
-        flip,
-        device,
-        config.eval_batch_size,
-        config.num_workers,
-        label,
-        processes,
-    )
-    about = about_photos(
-        weights_digest(backbone),
-        listed,
-        feature_size(backbone, flip),
-        dtype,
-        flip,
-        preprocessing=str(backbone.preprocessing),
-        photos=_photos_path(config, source),
-    )
-    return about, produce
+    flip, place = config.feature_flip, getattr(config, f"{source.prefix}_dataset_path")
+    about |= {
+        "network": weights_digest(backbone),
+        "dim": feature_size(backbone, flip),
+        "flip": flip,
+        "preprocessing": str(backbone.preprocessing),
+        "photos": str(Path(place or config.demo_dataset_path).absolute()),
+    }
+    batch_size, workers = config.eval_batch_size, config.num_workers
+    return about, embedded(source.photos, backbone, flip, device, batch_size, workers)
 
 
-def _photos_path(config: Config, source: Source) -> str:
-    path = getattr(config, f"{source.prefix}_dataset_path") or config.demo_dataset_path
-    return str(Path(path).absolute())
+def _check_same_network(probes: dict[str, Any], distractors: dict[str, Any]) -> None:
+    """Raises DataError for features of two networks, or of one that was used in two ways, as far as
+    both tables say what they were made with."""
+    for name in ("network", "dim", "flip", "preprocessing"):
+        if name in probes and name in distractors and probes[name] != distractors[name]:
+            raise DataError(
+                f"the features of the probes and of the distractors can't be compared: their "
+                f"{name} differs ({_short(probes[name])} and {_short(distractors[name])}); extract "
+                f"both with the same network and feature_flip."
+            )
 
 
-def _export(config: Config, source: Source, features: Features, progress: bool) -> None:
-    folder = Path(config.export_devkit) / source.prefix
-    label = f"Writing {folder}" if progress else None
-    export_features(folder, features.photos.names, features.table, config.devkit_suffix, label)
-
-
-def _silent(_: str) -> None:
-    pass
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) != 64 else f"{text[:12]}..."  # a fingerprint

@@ -90,20 +90,20 @@ def _draw_confusions(result: MegaFaceResult, folder: Path) -> None:
 def _pair(result: MegaFaceResult, confusion: Confusion) -> SheetPair | None:
     """None where one of the photos is not there."""
     data = result.data
-    chosen = (
+    sides = (
         (data.probes, int(result.trials.origin[confusion.probe])),
         (data.distractors, confusion.distractor),
     )
-    names = [source.listed.names[row] for source, row in chosen]
-    rows = [source.photo_of.get(name) for (source, _), name in zip(chosen, names, strict=True)]
-    if None in rows:
+    left, right = (source.image(row) for source, row in sides)
+    if left is None or right is None:
         return None
-    caption = (
+    names = "\n".join(Path(source.listed.names[row]).name for source, row in sides)
+    return (
+        left,
+        right,
         f"{confusion.distractor_score:.3f}, mate {confusion.mate_score:.3f} "
-        f"at rank {confusion.beats + 1}\n" + "\n".join(Path(name).name for name in names)
+        f"at rank {confusion.beats + 1}\n{names}",
     )
-    left, right = (source.photos.images[row] for (source, _), row in zip(chosen, rows, strict=True))
-    return left, right, caption
 
 
 def plot_cmc(curves: Mapping[str, XY], path: str | os.PathLike[str], title: str) -> None:

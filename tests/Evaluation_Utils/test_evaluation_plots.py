@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from Utils.errors import RunError
@@ -161,7 +162,7 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(plots.FigureCanvasAgg, "print_figure", fail)
+        patch.setattr(FigureCanvasAgg, "print_figure", fail)
         with pytest.raises(RunError, match=r"roc.png can't be written \(disk full\)"):
             plot_roc({"a": curve()}, path, "ROC")
     assert path.read_bytes() == b"the old one"

@@ -2,7 +2,7 @@
 
 Files, in the order to read them:
 
-preprocessing.py  what a network expects of its input, and the function that makes it so
+preprocessing.py  which input a network expects, and the function that makes it from pixels
 mobilefacenet.py  MobileFaceNet, small and fast
 resnet_ir.py      ResNet-IR and SE-ResNet-IR, the networks of ArcFace
 resnet.py         ResNet with bottleneck units, as face.evoLVe has it
@@ -56,11 +56,11 @@ def build_backbone(
     name: a key of `BACKBONES`.
     feature_dim: size D of the embedding, above 0.
     input_size: (height, width) in pixels, each divisible by 16.
-    variant: further settings of the family's class, which weights from elsewhere may need.
+    variant: further arguments of the network's class, which weights of other projects may need.
 
-    The module maps float N×3×H×W to float N×D, not L2-normalised; its `preprocessing` says how
-    pixels become that input, its `architecture` which arguments built it. Raises ArchitectureError
-    for an unknown name, or for a size or a variant that the family does not take.
+    The module maps float N×3×H×W to float N×D, not L2-normalised. Its `preprocessing` turns pixels
+    into that input; its `architecture` holds the arguments that it was built with. Raises
+    ArchitectureError for an unknown name, or for a size or a variant that the class does not take.
     """
     if name not in BACKBONES:
         nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.0)[0]
@@ -77,7 +77,7 @@ def build_backbone(
         )
     make = BACKBONES[name]
     arguments = {"feature_dim": feature_dim, "input_size": tuple(input_size), **variant}
-    try:  # whether it takes them, without running it: a TypeError inside it is a bug
+    try:  # only checks the arguments: a TypeError inside the constructor would be a bug
         inspect.signature(make).bind(**arguments)
     except TypeError as error:
         raise ArchitectureError(f"backbone {name} can't be built with {variant}: {error}") from None

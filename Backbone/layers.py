@@ -1,12 +1,11 @@
 """Layers that several families share: attention gates on a residual branch, and PReLU.
 
-Hu, Shen, Sun: "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507 (SE).
-Woo, Park, Lee, Kweon: "CBAM: Convolutional Block Attention Module",
-https://arxiv.org/abs/1807.06521 (by channel: CAM; by position: SAM; one after the other: CBAM).
-As face recognition uses them: reduction 16, 1×1 convolutions without biases, and a 3×3 kernel in
-SAM where that paper has 7×7.
-He, Zhang, Ren, Sun: "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852, eq. 1 and 8
-(PReLU), here with a gradient that is faster on CPUs.
+Hu, Shen, Sun: "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507 (SE). Woo, Park,
+Lee, Kweon: "CBAM: Convolutional Block Attention Module", https://arxiv.org/abs/1807.06521 (CAM
+weighs channels, SAM positions, CBAM first channels and then positions). As face recognition uses
+them: reduction 16, 1×1 convolutions without biases, and a 3×3 kernel in SAM where that paper has
+7×7. He, Zhang, Ren, Sun: "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852, eq. 1
+and 8 (PReLU), here with a gradient that is faster on CPUs.
 """
 
 from typing import Any

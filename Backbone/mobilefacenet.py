@@ -2,7 +2,7 @@
 
 Chen, Liu, Gao, Han: "MobileFaceNets", https://arxiv.org/abs/1804.07573, table 1. The stem halves
 the image, bottlenecks of inverted residuals (MobileNetV2) with PReLU follow, and a global
-depthwise convolution takes the place of average pooling, so that each position of the last map
+depthwise convolution replaces average pooling, so that each position of the last feature map
 has its own weight.
 """
 
@@ -77,8 +77,9 @@ class MobileFaceNet(nn.Module):
     input_size: (height, width) in pixels.
     width: factor on the channels between bottlenecks (not inside them); insightface's mbf has 2,
         its mbf_large 4. The second convolution keeps 64 groups, so it is depthwise at width 1 only.
-    repeats: bottlenecks at a half (in place of the second convolution, where more than 1), a
-        quarter, an eighth and a sixteenth of the image's size, besides those that halve it.
+    repeats: the numbers of bottlenecks at a half, a quarter, an eighth and a sixteenth of the
+        image's size, without those that halve it. The first is 1 for the paper's second
+        convolution; if it is more, bottlenecks replace that convolution.
     normalise: whether embeddings are L2-normalised.
 
     Weights start as in MobileNetV2's reference code: He initialisation over fan-out with gain

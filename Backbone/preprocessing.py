@@ -1,7 +1,7 @@
-"""What a backbone expects of its input, and the one function that makes it so.
+"""Which input a backbone expects, and the one function that makes it from pixels.
 
-A model owns this description; data code only asks for it. Images travel as uint8 N×H×W×3 in RGB
-up to the device and become float N×3×H×W there, once per batch.
+Each backbone has its own description; data code only reads it. Images are uint8 N×H×W×3 in RGB
+until they are on the device, and become float N×3×H×W there, once per batch.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Preprocessing:
         if self.channel_order not in CHANNEL_ORDERS:
             order = self.channel_order
             raise ArchitectureError(f"channel_order is {order!r}; it must be RGB or BGR")
-        if not (abs(self.mean) < _LARGEST and 0 < self.scale < _LARGEST):  # NaN is not, either
+        if not (abs(self.mean) < _LARGEST and 0 < self.scale < _LARGEST):  # false for NaN, too
             raise ArchitectureError(
                 f"mean is {self.mean} and scale {self.scale}; both must be finite, not too large, "
                 f"and scale above 0"
@@ -45,7 +45,7 @@ class Preprocessing:
         """Turn uint8 N×H×W×3 RGB images into the network's float32 N×3×H×W input.
 
         flip: bool N; where true the image is mirrored left to right. The result has the
-        channels_last memory layout, which is how the pixels are already stored.
+        memory format channels_last, in which the pixels are already stored.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 He, Zhang, Ren, Sun: "Deep Residual Learning", https://arxiv.org/abs/1512.03385, with the stride
 on the 3×3 convolution (as torchvision has it) and, after the last stage, BN-Dropout-FC-BN as in
-ArcFace: the networks that face.evoLVe calls ResNet_50, ResNet_101 and ResNet_152.
+ArcFace. face.evoLVe calls these networks ResNet_50, ResNet_101 and ResNet_152.
 """
 
 import torch.nn.functional as F

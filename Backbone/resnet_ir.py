@@ -7,8 +7,8 @@ unit). Attention gates are those of `Backbone/layers.py`.
 
 "100" is the name in the face-recognition literature; elsewhere the same network is called 101.
 
-The settings beyond depth and attention are the ways in which published networks differ: their
-weights need them (`Utils/Pretrained_Utils/lineages` says whose).
+Published networks differ in the other settings, besides depth and attention; their weights need
+them (see `Utils/Pretrained_Utils/lineages`).
 """
 
 from functools import partial

@@ -1,8 +1,8 @@
 """The head: a classifier that owns the class weights W, its logits, and the loss of a batch.
 
 logit_y = s·T(cos θ_y) and logit_j = s·N(cos θ_j), where T and N are a method's (`Head.methods`).
-`forward` gives all N×C of them, and is short enough to read as the definition; `loss` gives the
-same numbers' cross-entropy without that matrix (`Head.softmax`), and is what trains.
+`forward` computes all N×C logits, and is short enough to read as their definition. Training uses
+`loss`, which computes their cross-entropy without that matrix (`Head.softmax`).
 """
 
 import math
@@ -29,8 +29,8 @@ class HeadLoss(NamedTuple):
     loss: the batch's mean, a scalar.
     correct: bool N, whether the logit of the image's own class, with the margin, is the highest.
     nearest: bool N, whether its cosine to its own class, without the margin, is the highest: the
-        training accuracy as people read it. Of sub-centers the nearest counts; in a head that is
-        not normalised, the logit counts.
+        training accuracy in its usual sense. With sub-centers the nearest one counts; in a head
+        that is not normalised, the logit counts.
     """
 
     loss: Tensor
@@ -64,7 +64,7 @@ class MarginHead(nn.Module):
     settings: s (None: each embedding's own norm), K, ε, γ and how classes are sampled.
     normalised: False leaves weights and embeddings as they are: a plain linear classifier.
     local_classes: the classes, of 0..C-1, that this process has; None: all.
-    weight: (local classes)·K × D, Glorot's uniform initialisation as the lineage trains.
+    weight: (local classes)·K × D, with Glorot's uniform initialisation, as in the lineage.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class MarginHead(nn.Module):
 
     @property
     def local_rows(self) -> range:
-        """The rows, of the whole C·K × D table, that `weight` has."""
+        """The rows of the whole C·K × D matrix that `weight` has."""
         classes = self.local_classes
         return range(classes.start * self.sub_centers, classes.stop * self.sub_centers)
 
@@ -120,7 +120,7 @@ class MarginHead(nn.Module):
         """The loss of embeddings N×D with labels N, as from `forward`'s logits, with the method's
         regulariser.
 
-        Where `sample` has drawn classes, the softmax runs over these alone.
+        If `sample` has drawn classes, the softmax is over these alone.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             directions, scales, norms = self._inputs(embeddings)
@@ -147,7 +147,7 @@ class MarginHead(nn.Module):
             return HeadLoss(loss.mean(), scores.correct, scores.nearest)
 
     def sample(self, labels: Tensor, step: int) -> None:
-        """Draw the classes of a step, to which `loss` is then restricted, and which train.
+        """Draw the classes of a step: `loss` is then restricted to them, and only they are trained.
 
         labels: of all images that `loss` is called with until the weights change.
         step: the step's number; the classes depend on it, the seed and the labels alone.
@@ -160,8 +160,9 @@ class MarginHead(nn.Module):
 
     @contextmanager
     def weight_to_update(self, optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
-        """Yield the weights that `loss` gave a gradient. Inside the block they are the optimizer's;
-        after it the sample that they are, if any, has been written back and is over."""
+        """Yield the weights that have a gradient from `loss`; inside the block the optimizer
+        updates them. If they are a sample, it is written back to `weight` after the block, and
+        discarded."""
         if self._sampled is None:
             yield self.weight
             return
@@ -178,7 +179,7 @@ class MarginHead(nn.Module):
         directions = embeddings / norms[:, None] if self.normalised else embeddings
         return directions, scales, norms
 
-    # What a head whose classes are split over processes does otherwise:
+    # `ShardedHead`, whose classes are split over processes, overrides these methods:
 
     def _local_labels(self, labels: Tensor) -> Tensor:
         """Indices N among the local classes; -1 where a label is not one of them."""
@@ -196,8 +197,8 @@ class MarginHead(nn.Module):
 def _initial_rows(rows: range, total: int, dim: int) -> Tensor:
     """Some rows of the total×dim matrix that `nn.init.xavier_uniform_` would make.
 
-    The whole matrix is drawn, block by block, so that the rows, and what is drawn after them, are
-    the same however the rows are split over processes. It takes a second for half a million rows
+    The whole matrix is drawn, block by block, so that the rows, and all later random numbers, do
+    not depend on how the rows are split over processes. It takes a second for half a million rows
     of 512 values.
     """
     bound = math.sqrt(3.0) * math.sqrt(2.0 / (total + dim))

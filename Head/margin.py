@@ -4,7 +4,7 @@ Each takes cos θ, the cosine between an embedding and the weight of its own cla
 shape, -1..1), and returns a tensor of the same shape that replaces it in the logits, before the
 scale s. A margin m is a number, or a tensor of the cosine's shape where each image has its own.
 
-Values and derivatives are finite also for cosines of exactly ±1, where d θ / d cos θ is infinite:
+Values and derivatives are finite even for cosines of exactly ±1, where d θ / d cos θ is infinite:
 see `arcface`.
 """
 
@@ -21,12 +21,11 @@ def arcface(cosine: Tensor, m: float | Tensor, easy_margin: bool = False) -> Ten
     continuation cos θ - m·sin m is used; with `easy_margin` the margin is applied only where
     cos θ > 0, and cos θ is kept elsewhere.
 
-    The derivative with respect to cos θ, sin(θ + m) / sin θ, has no limit at θ = 0, where the
-    logit is a cone over the embedding's directions: its gradient there is the cone's centre. The
-    clamp in `_sine` makes exactly that of it (sin θ passes no gradient at the pole), so that the
-    gradient on the embedding, the product with d cos θ = 0, is 0 and not 0·∞ = NaN. Close to a
-    pole float32 holds cos θ too coarsely for its angle: below θ = 0.001 the gradient is finite,
-    but few of its digits are right.
+    The derivative with respect to cos θ, sin(θ + m) / sin θ, is infinite at θ = 0. Because of the
+    clamp in `_sine`, sin θ has no gradient there, so the gradient of the embedding, which is the
+    product with d cos θ = 0, is 0 and not 0·∞ = NaN. Close to θ = 0 or π, float32 stores cos θ too
+    coarsely to give its angle: below θ = 0.001 the gradient is finite, but only a few of its
+    digits are right.
     """
     shifted = shifted_cosine(cosine, m)
     if easy_margin:
@@ -65,7 +64,7 @@ def adaface(cosine: Tensor, m: float, quality: Tensor) -> Tensor:
     AdaFace, https://arxiv.org/abs/2204.00964, section 3.
 
     quality: q, the standardised norm, -1..1. The angle is clamped to 0..π, as in the authors' code:
-    otherwise the logit of a good image would fall as it comes nearer to its class.
+    otherwise the logit of a good image would fall as the image approaches its class.
     """
     return torch.cos((angle(cosine) - m * quality).clamp(0, math.pi)) - (m + m * quality)
 
@@ -77,19 +76,19 @@ def shifted_cosine(cosine: Tensor, m: float | Tensor) -> Tensor:
 
 
 def angle(cosine: Tensor) -> Tensor:
-    """θ in radians, 0..π, with a slope of 0 in place of the infinite one at the poles."""
+    """θ in radians, 0..π, with a slope of 0 where the true one is infinite, at 0 and π."""
     return torch.atan2(_sine(cosine), cosine)
 
 
 def _sine(cosine: Tensor) -> Tensor:
-    # (1 - c)(1 + c) keeps the digits that 1 - c² loses near the poles.
+    # Near c = ±1, (1 - c)(1 + c) is more precise than 1 - c².
     sine_squared = (1.0 - cosine) * (1.0 + cosine)
     return sine_squared.clamp_min(torch.finfo(cosine.dtype).tiny).sqrt()
 
 
 def _falling_cosine(angle: Tensor) -> Tensor:
-    """ψ: cos φ for φ up to π, past it (-1)^k·cos φ - 2k with k = ⌊φ / π⌋, which continues to fall
-    without a step. SphereFace, https://arxiv.org/abs/1704.08063, below eq. 7."""
+    """ψ: cos φ for φ up to π, then (-1)^k·cos φ - 2k with k = ⌊φ / π⌋, which continues to fall
+    without a jump. SphereFace, https://arxiv.org/abs/1704.08063, below eq. 7."""
     half_turns = torch.floor(angle.detach() / math.pi)
     return (1 - 2 * half_turns.remainder(2)) * torch.cos(angle) - 2 * half_turns
 

@@ -1,14 +1,14 @@
-"""What each margin loss does to the cosines of a head, and what it remembers between batches.
+"""How each margin loss changes the cosines of a head, and what it stores between batches.
 
-A method is one small class. `target` is what the method makes of cos θ_y, the cosine of an image
-to its own class, and `negatives` what it makes of cos θ_j to the other classes; both come before
-the scale s. A method with only a margin overrides `target` alone:
+A method is one small class. `target` replaces cos θ_y, the cosine of an image to its own class, and
+`negatives` replaces cos θ_j, those to the other classes; both are applied before the scale s. A
+method with only a margin overrides `target` alone:
 
     class CosFace(Method):
         def target(self, cosine, norm):
             return cosface(cosine, self.m)
 
-and has one row in the table `Head.HEADS`. Each class names its paper.
+and has one row in the table `Head.HEADS`. Each class cites its paper.
 """
 
 import math
@@ -24,14 +24,14 @@ from Head.margin import adaface, arcface, combined, cosface, shifted_cosine, sph
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """The settings of a head; a method uses those that it has. Raises ValueError out of range.
+    """The settings of a head; each method uses some of them. Raises ValueError out of range.
 
-    scale: s, above 0; None: the published one, which SphereFace has not: its is ‖x‖.
-    margin: m; None: the published one. easy_margin: of angular margins: apply them only where
+    scale: s, above 0; None: the published one; SphereFace uses ‖x‖ instead of a scale.
+    margin: m; None: the published one. easy_margin: apply angular margins only where
     cos θ > 0. combined_margin: m1, m2 and m3 of Combined. sub_centers: K of SubCenterArcFace.
     label_smoothing: ε, 0 <= ε < 1. focal_gamma: γ >= 0 of focal loss; 0 is cross-entropy.
-    sample_rate: share of the classes that a step's softmax is over, 0 < rate <= 1, see
-    `MarginHead.sample`. sample_seed: of the draws, >= 0.
+    sample_rate: share of the classes in the softmax of a step, 0 < rate <= 1, see
+    `MarginHead.sample`. sample_seed: the seed of this sampling, >= 0.
     """
 
     scale: float | None = None
@@ -63,19 +63,20 @@ class HeadSettings:
 
 
 class Method(nn.Module):
-    """Changes cosines before they are multiplied with the scale; this one leaves them as they are.
+    """Changes cosines before they are multiplied by the scale; this base class does not change
+    them.
 
-    Everything in it is differentiable in cosines and norms, except where a method says otherwise.
+    The results are differentiable in cosines and norms unless a method says otherwise.
 
-    group: the processes over which a batch is split, where each calls the method with its own
-    images; running statistics are then those of the whole batch, the same on each. None where the
-    method is called with the whole batch.
+    group: the processes over which a batch is split, if each calls the method with its own images;
+    running statistics are then computed over the whole batch and are equal in all processes. None
+    if the method is called with the whole batch.
 
-    micro_batches: how many each batch is split into, each of which updates the state; running
-    statistics follow the whole batches as fast as they would without.
+    micro_batches: the number of micro-batches in a batch. Each of them updates the state; running
+    statistics change as fast as they would with undivided batches.
     """
 
-    changes_negatives = False  # whether `negatives` does anything: saves a pass over N×C where not
+    changes_negatives = False  # True if `negatives` does anything; False saves a pass over N×C
     group: dist.ProcessGroup | None = None
     micro_batches = 1
 
@@ -86,11 +87,11 @@ class Method(nn.Module):
         self.easy_margin = settings.easy_margin
 
     def target(self, cosine: Tensor, norm: Tensor) -> Tensor:
-        """What replaces cos θ_y: N, from cosines N and the embeddings' norms ‖x‖, N."""
+        """The values N that replace cos θ_y, from cosines N and the embeddings' norms ‖x‖, N."""
         return cosine
 
     def negatives(self, cosines: Tensor, target_cosine: Tensor) -> Tensor:
-        """What replaces cos θ_j of the other classes: a tensor of the shape of cosines.
+        """The values that replace cos θ_j of the other classes, in the shape of cosines.
 
         target_cosine: cos θ_y of the same images, in a shape that broadcasts against cosines; no
         gradient passes through it.
@@ -98,14 +99,14 @@ class Method(nn.Module):
         return cosines
 
     def regulariser(self, norm: Tensor) -> Tensor | None:
-        """What is added to each image's loss: N, from the norms N; None: nothing."""
+        """The term N that is added to the images' losses, from the norms N; None for no term."""
         return None
 
     def update_state(self, target_cosine: Tensor, norm: Tensor) -> None:
         """Update running statistics with a training batch or micro-batch: N cosines, N norms.
 
-        Called without gradient, before `target` and `negatives` of the same batch, and not again
-        before its backward pass, which calls `negatives` once more.
+        Called without gradient, before `target` and `negatives` of the same batch. It is not called
+        again before the batch's backward pass, which calls `negatives` once more.
         """
 
 
@@ -162,7 +163,7 @@ class SphereFace(Method):
 
 
 class CurricularFace(ArcFace):
-    """ArcFace in which hard negatives count for more as training proceeds: cos θ_j·(t + cos θ_j)
+    """ArcFace that gives hard negatives more weight as training proceeds: cos θ_j·(t + cos θ_j)
     where cos θ_j > cos(θ_y + m). CurricularFace, https://arxiv.org/abs/2004.00288, section 3.
 
     t: running mean of the target cosines, a buffer: t = 0.01·mean + 0.99·t, eq. 9.
@@ -185,13 +186,14 @@ class CurricularFace(ArcFace):
 
 
 class AdaFace(Method):
-    """Margin by image quality, of which the norm of the embedding is taken as a measure.
+    """A margin that depends on the image's quality, which is estimated by the embedding's norm.
 
     AdaFace, https://arxiv.org/abs/2204.00964, section 3: q = (norm - mean) / (deviation / h),
-    kept within -1..1, without gradient. As in the authors' code, norms are clamped to 0.001..100
-    before, mean and deviation begin with 20 and 100, and follow the batches' by 0.01 a batch.
+    clamped to -1..1, without gradient. As in the authors' code, norms are first clamped to
+    0.001..100; mean and deviation start at 20 and 100, and are running means of the batches' values
+    with momentum 0.01.
 
-    norm_mean, norm_deviation: buffers. A batch of one image has no deviation, and changes none.
+    norm_mean, norm_deviation: buffers. A batch of one image does not change the deviation.
     """
 
     H, MOMENTUM, EPSILON = 0.333, 0.01, 1e-3
@@ -307,8 +309,8 @@ class ElasticCosFacePlus(ElasticCosFace):
 
 
 def micro_batch_momentum(momentum: float, micro_batches: int) -> float:
-    """The momentum that, applied once a micro-batch, keeps as much of the old value in a batch as
-    `momentum` applied once."""
+    """The momentum for each micro-batch that changes a running mean as much in a whole batch as
+    `momentum` would, applied once."""
     return 1 - (1 - momentum) ** (1 / micro_batches)
 
 

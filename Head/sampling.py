@@ -1,9 +1,9 @@
-"""A random sample of the classes for each step, for heads with more than time or memory allow.
+"""A random sample of the classes for each step, for heads with very many classes.
 
 Partial FC, https://arxiv.org/abs/2203.15565: the softmax of a step runs over the classes that are
-in the batch and a random share of the others. Only their weights have a gradient, and only they
-change: the others keep weight and momentum as they are, without weight decay, until they are drawn
-again (as in the paper's own implementation). Bias correction of AdamW counts all steps.
+in the batch and a random share of the others. Only their weights have a gradient and
+change: the others keep their weight and momentum, without weight decay, until they are drawn
+again (as in the paper's own implementation). AdamW's bias correction counts all steps.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 
 def sample_size(num_classes: int, rate: float, images: int) -> int:
-    """k = rate·C, but no fewer than the images (or C), so that the classes of all images are sure
-    to fit, and nobody has to wait for the device to count them."""
+    """k = rate·C, but no fewer than the images (or C), so that the classes of all images
+    certainly fit, without waiting for the device to count them."""
     return min(num_classes, max(round(rate * num_classes), images))
 
 
@@ -30,8 +30,8 @@ def sample_classes(num_classes: int, rate: float, labels: Tensor, seed: tuple[in
     """
     generator = torch.Generator(labels.device)
     generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
-    # One random number a class, the highest k of which win; the labels' are above all others. The
-    # last one is for labels of other processes.
+    # One random number for each class; the k highest are taken, and the labels have the highest.
+    # The last number is for labels of other processes.
     order = torch.rand(num_classes + 1, generator=generator, device=labels.device)
     order[torch.where(labels < 0, num_classes, labels)] = 2.0
     count = sample_size(num_classes, rate, len(labels))
@@ -39,7 +39,8 @@ def sample_classes(num_classes: int, rate: float, labels: Tensor, seed: tuple[in
 
 
 class ClassSample:
-    """The classes of a step and a copy of their weights, which trains in place of the table's rows.
+    """The classes of a step and a copy of their weights, which is trained instead of the table's
+    rows.
 
     table: the C·K × D parameter. classes: int64 k, increasing indices. weight: (k·K)×D.
     """
@@ -74,7 +75,7 @@ class ClassSample:
             if not isinstance(value, Tensor) or value.shape != self.weight.shape:
                 tables[key] = value
                 continue
-            # The state of rows that were never drawn is 0: SGD and AdamW begin with that, too.
+            # Rows that were never drawn have a state of 0, with which SGD and AdamW begin, too.
             self._write(tables.setdefault(key, torch.zeros_like(self._table)), value)
         if tables:
             optimizer.state[self._table] = tables

@@ -1,7 +1,7 @@
-"""A head whose classes are split over processes, for more of them than fit on one device.
+"""A head whose classes are split over processes, for more classes than fit on one device.
 
-As model parallelism of the last layer in https://arxiv.org/abs/1801.07698, section 2.2 (parallel
-acceleration): each of W processes has some of the classes, and the embeddings of all processes.
+This is the parallel acceleration in section 2.2 of https://arxiv.org/abs/1801.07698: each of W
+processes has some of the classes, and receives the embeddings of all processes.
 Logits are never exchanged, only embeddings, labels, and a few values for each image.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def class_range(num_classes: int, rank: int, world_size: int) -> range:
-    """The classes of a process: as `torch.chunk` splits them, the last processes' fewer or none.
+    """The classes of a process, split as by `torch.chunk`: the last processes have fewer or none.
 
     `DTensor`'s `Shard(0)` splits them in the same way, so that a checkpoint can be resharded for
     any number of processes.
@@ -55,7 +55,7 @@ class ShardedHead(MarginHead):
         self._images_sampled_for = 0
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """There are no N×C logits. Raises RuntimeError."""
+        """Raises RuntimeError: no process has all N×C logits."""
         raise RuntimeError("a head whose classes are split over processes has only a loss")
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> HeadLoss:
@@ -66,8 +66,8 @@ class ShardedHead(MarginHead):
 
         The gradient of the embeddings is W times that of the loss, for W processes, because
         `DistributedDataParallel` divides the backbone's by W. The weight's is the loss's own.
-        Raises ValueError on the CPU where processes have different numbers of images. On a GPU the
-        check would wait for the device, so there the caller must see to it.
+        Raises ValueError on the CPU if processes have different numbers of images. On a GPU this
+        check would wait for the device, so the caller must make sure.
         """
         count = len(labels)
         every_label = self._gather_labels(labels)  # W·N

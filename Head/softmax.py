@@ -1,6 +1,6 @@
 """The softmax of a margin head, in blocks of classes, with a backward pass of its own.
 
-Of an image of class y with embedding x, and the class weights W_j (ArcFace,
+For an image of class y with embedding x, and class weights W_j (ArcFace,
 https://arxiv.org/abs/1801.07698, eq. 1 to 4):
 
     cos θ_j = x·W_j / (‖x‖·‖W_j‖)
@@ -8,11 +8,11 @@ https://arxiv.org/abs/1801.07698, eq. 1 to 4):
     logit_j = s·N(cos θ_j), j ≠ y       N: `Method.negatives`, the identity for most methods
     log p_y = logit_y - log Σ_j exp(logit_j)
 
-As plain tensor operations the cosines, the logits, their softmax and the gradients are each a
-matrix of N images times C classes, and so much memory traffic that the arithmetic waits for it.
-Here a block of classes is small enough for the processor's cache and is finished while it is
-there; only the cosines are kept for the backward pass. Products with W are divided by the norms of
-its rows, so there is no normalised copy of W either.
+With plain tensor operations the cosines, the logits, their softmax and the gradients would each be
+a matrix of N images times C classes, and reading and writing them would take longer than the
+arithmetic. Here each block of classes is small enough for the processor's cache, and is finished
+while it is there; only the cosines are kept for the backward pass. Products with W are divided by
+the norms of its rows, so no normalised copy of W is needed.
 
 Matrices have the classes first, C×N, so that a block of classes is contiguous. Letters of the
 shapes: N images, D features, C classes of this process, K sub-centers a class, B classes in a
@@ -42,7 +42,7 @@ _EPSILON = 1e-12  # smallest norm to divide by, as in F.normalize
 
 @dataclass(frozen=True)
 class Classes:
-    """How the rows of the class weights are to be read.
+    """Describes the rows of the class weights.
 
     total: number of classes over all processes. sub_centers: K weights a class, of which the
     nearest counts; class c has rows c·K to c·K + K - 1. normalised: whether products are divided by
@@ -63,10 +63,10 @@ class Classes:
 
 @dataclass
 class Scores:
-    """What a loss needs to know of N images, each N, from logits with margin and scale.
+    """What a loss needs: tensors of N images each, from logits with margin and scale.
 
-    log_sum: log Σ_j exp(logit_j). target: logit_y. mean: of the logits over all classes, where it
-    was asked for, else 0. correct, nearest: bool, without gradient, see `HeadLoss`.
+    log_sum: log Σ_j exp(logit_j). target: logit_y. mean: the mean logit over all classes if it
+    was asked for, otherwise 0. correct, nearest: bool, without gradient, see `HeadLoss`.
     """
 
     log_sum: Tensor
@@ -91,14 +91,14 @@ def margin_scores(
     directions: N×D, x / ‖x‖, or x itself where classes are not normalised. scales: N, the s of
     each image, not 0. norms: N, ‖x‖, for methods that use it. weight: (C·K)×D, W.
     labels: int64 N, the index of y among this process's classes; -1 where another process has it.
-    with_mean: whether `Scores.mean` is wanted.
+    with_mean: whether to compute `Scores.mean`.
     """
     with torch.no_grad():
         inverse = classes.inverse_norms(weight)  # C·K
         cosine, rows = _own_cosines(directions, weight, inverse, labels, classes)  # N, N
         if method.training:
             method.update_state(cosine, norms)
-    # Autograd's own graph, from copies of the inputs to logit_y: N values cost nothing.
+    # From copies of the inputs to logit_y, autograd does the work: N values cost nothing.
     with torch.enable_grad():
         cos, norm, s = inputs = [x.detach().requires_grad_() for x in (cosine, norms, scales)]
         logit = s * method.target(cos, norm)  # N, s·T(cos θ_y)
@@ -190,7 +190,7 @@ class _Negatives:
         """Overwrite the targets' places in B×N logits with a value; returns the same tensor."""
         index = self.labels - rows.start // self.classes.sub_centers  # N, within the block
         elsewhere = (index < 0) | (index >= len(logits))
-        # Nothing may wait for the device, so all N are written: those elsewhere as they were.
+        # Nothing may wait for the device, so all N are written; those elsewhere keep their value.
         index = index.clamp(0, len(logits) - 1)[None]  # 1×N
         values = torch.where(elsewhere, logits.gather(0, index), value)
         return logits.scatter_(0, index, values)
@@ -207,11 +207,11 @@ class _Negatives:
             return gradient
         by_center = cosines.view(len(gradient), K, -1)  # B×K×N
         result, highest = torch.empty_like(by_center), by_center.amax(1)
-        # One center after the other: on a CPU, argmax over them takes ten times as long.
+        # A loop over the centers, because argmax over them takes ten times as long on a CPU.
         for center in range(K):
             nearest = by_center[:, center] == highest
             torch.mul(gradient, nearest, out=result[:, center])
-            gradient = gradient * ~nearest  # of equally near ones, the first has it all
+            gradient = gradient * ~nearest  # of equally near centers, the first gets the gradient
         return result.view_as(cosines)
 
 
@@ -290,7 +290,7 @@ class _MarginSoftmax(torch.autograd.Function):
                 gradient *= inverse[rows, None]
                 directions_grad.addmm_(gradient.T, weight[rows])
                 torch.mm(gradient, directions, out=weight_grad[rows])
-                if normalised:  # what runs along a weight changes no cosine
+                if normalised:  # a change along a weight does not change its cosine
                     along *= inverse[rows] ** 2
                     weight_grad[rows].addcmul_(along[:, None], weight[rows], value=-1)
             if len(weight):  # the same for the targets, each with one row of W

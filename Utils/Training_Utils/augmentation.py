@@ -1,11 +1,11 @@
 """Random changes of the training images, computed on the device for all chosen images at once.
 
-Each image has draws of its own. torchvision's random transforms draw once for a whole batch, and
-from global generators that no checkpoint holds; here all draws of a batch come from one generator
-on the CPU, so that no step waits for the device to know how large a crop is. The number of
-operations on the device does not depend on the number of images. The results are those of
+Random numbers are drawn for each image. torchvision's random transforms draw them once for a whole
+batch, and from global generators that no checkpoint holds; here those of a batch come from one
+generator on the CPU, so that no step waits for the device to learn the size of a crop. The number
+of operations on the device does not depend on the number of images. The results are those of
 `torchvision.transforms.v2.functional`, to within 1 of 255 where an image is resized. Only JPEG is
-coded on the CPU, one image after the other.
+encoded on the CPU, image by image.
 
 The ranges of crop, low resolution and jitter are those of AdaFace (Kim et al., CVPR 2022, and its
 code), which applies each with probability 0.2; the range of erasing is that of Zhong et al. (AAAI
@@ -172,7 +172,7 @@ def _adjust(pixels: Tensor, change: Tensor, factor: np.ndarray) -> Tensor:
 
 
 def _jpeg(images: Tensor, draws: np.ndarray) -> Tensor:
-    """One image after the other, on the CPU: waits for the device once for all of them."""
+    """Encode and decode image by image on the CPU; waits for the device once for all of them."""
     qualities = np.rint(_between(JPEG_QUALITY, draws[:, 0])).astype(int)
     coded = np.ascontiguousarray(images.flip(3).cpu().numpy())  # BGR, as OpenCV has it
     for image, quality in zip(coded, qualities.tolist(), strict=True):
@@ -220,7 +220,7 @@ def _boxes(images: Tensor, area: Bounds, ratio: Bounds, draws: np.ndarray) -> Bo
 
 
 def _inside(images: Tensor, boxes: Boxes) -> Tensor:
-    """bool n×H×W×1: which pixels lie in an image's box."""
+    """bool n×H×W×1: which pixels are inside an image's box."""
     top, left, high, wide = boxes
     height, width = images.shape[1:3]
     rows = _is_between(_each(images, top), _each(images, top + high), height)
@@ -312,7 +312,7 @@ def _bicubic(old: Tensor, first: Tensor, last: Tensor, scale: Tensor) -> Tensor:
 
 
 def _centre(old: Tensor, first: Tensor, scale: Tensor) -> Tensor:
-    """k×S×1: where the centre of each new pixel lies among the old ones."""
+    """k×S×1: the position of each new pixel's centre among the old pixels."""
     return first + (old[:, None] + 0.5) * scale - 0.5
 
 

@@ -1,4 +1,4 @@
-"""Evaluating the network that is trained: verification sets now and then, MegaFace at the end.
+"""Evaluates the network during training: on verification sets regularly, on MegaFace at the end.
 
 Both are opened before training starts, so that a wrong path ends the run at once.
 """
@@ -29,7 +29,7 @@ from Utils.Training_Utils.reports.figures import averaged_name
 
 
 class TestSets:
-    """The verification sets that the settings name; for demo training, the demo's for the others.
+    """The verification sets that the settings name; with the demo's training set, also the demo's.
 
     processes: evaluate the sets together. descriptions: a line for the log about each benchmark.
     Raises DataError where a set can't be opened.

@@ -2,7 +2,7 @@
 
 Under torchrun each process has the whole backbone, in DistributedDataParallel, which averages its
 gradients over the processes. The head is either replicated in the same way, or its classes are
-split over the processes (partial FC).
+split over the processes.
 
 BatchNorm's running statistics are those of each process's own images, unless `sync_batchnorm`
 computes them over all processes. The statistics of rank 0 are the run's: `broadcast_statistics`
@@ -53,7 +53,7 @@ def splits_classes(config: Config, num_classes: int, processes: Processes) -> bo
 
 
 class Networks:
-    """The backbone and the head's loss, wrapped as the run's devices and processes need them.
+    """The backbone and the head's loss, wrapped for the run's devices and processes.
 
     backbone, head: on `device`, with equal weights in all processes; a head whose classes are
     split has its `group`. where: a line for the log about devices and processes.
@@ -85,7 +85,7 @@ class Networks:
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Embeddings N×D of float32 pixels N×3×H×W, not normalised."""
-        # DDP refuses a network that has no gradients, as a frozen backbone has not.
+        # DDP refuses a network without gradients, such as a frozen backbone.
         trains = any(parameter.requires_grad for parameter in self._plain.parameters())
         return (self._backbone if trains else self._plain)(pixels)
 

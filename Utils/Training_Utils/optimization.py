@@ -1,11 +1,11 @@
 """Everything that changes the weights of a run: learning rate, optimiser, loss scaling, clipping.
 
 The learning rate is a pure function of the settings and the position in the run (`Schedule`).
-Nothing is carried from one iteration to the next, so a resumed run has the rates that it would
-have had without the interruption, and changed settings take effect at once.
+It has no state, so a resumed run has the same rates as one without the interruption, and changed
+settings take effect at once.
 
-One optimiser updates all weights, unless the settings give the head an optimiser, rate or weight
-decay of its own: then `PairedOptimizer` makes two optimisers look like one.
+One optimiser updates all weights, unless the settings give the head its own optimiser, learning
+rate or weight decay: then `PairedOptimizer` combines two optimisers into one.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _optimizer(
 ) -> Optimizer:
     rate = scaled_rate(rate, config)
     group = {"params": list(parameters), "initial_lr": rate}
-    # A fused step reads on the device whether the gradient scaler skips it; others wait for it.
+    # Only a fused step can be skipped by the gradient scaler without waiting for the device.
     shared = {"lr": rate, "weight_decay": weight_decay, "fused": device.type == "cuda"}
     if kind == "adamw":
         return torch.optim.AdamW([group], **shared)
@@ -186,7 +186,8 @@ class PairedOptimizer(Optimizer):
 
 
 def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Load the momenta of a checkpoint's optimiser; rates, decay and groups stay the settings'.
+    """Load the momenta of a checkpoint's optimiser; rates, weight decay and groups remain those of
+    the settings.
 
     saved: the `state_dict` of an optimiser of the same kind, with the same weights in the same
     order; its groups may differ.

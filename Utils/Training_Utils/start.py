@@ -1,7 +1,7 @@
 """How a run begins: from its settings to everything that the training loop needs.
 
-Train.py reads the settings first; `saved_settings` and `pretrained_settings` are what it asks
-where they resume a run or start from a weights file. `begin_run` then opens the data, builds the
+Train.py reads the settings first; it calls `saved_settings` if they resume a run, and
+`pretrained_settings` if they start from a weights file. `begin_run` then opens the data, builds the
 networks or restores them from the checkpoint, and makes the run's folder.
 """
 

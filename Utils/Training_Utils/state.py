@@ -2,8 +2,8 @@
 
 `TrainingState` saves itself into a checkpoint and restores itself from one; `start.py` builds it.
 
-Random numbers: those that decide what is done to images are drawn for the whole batch, alike in
-each process. Everything else, such as dropout, draws from each process's own generators.
+The random numbers of augmentation are drawn for the whole batch, and are equal in all processes.
+Everything else, such as dropout, uses each process's own generators.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class TrainingState:
     ) -> dict[str, Any]:
         """Everything as tensors and plain values, for `torch.save`. All processes must call this.
 
-        with_tables: with the class tables, as in a file; a folder has them in files of their own.
+        with_tables: whether to include the class tables, as in a file; in a folder they have their
+        own files.
         """
         averaged = {"averaged": self.average.state_dict()} if self.average else {}
         state = {
@@ -148,8 +149,8 @@ class TrainingState:
         """The inverse of `checkpoint`, for the same network and number of classes, and for any
         number of processes, which must all call this.
 
-        saved: from `read_run`; changed in place. Where the optimiser's settings differ from those
-        of the run that saved it, today's hold.
+        saved: from `read_run`; it is changed in place. If the settings of the optimiser have
+        changed since then, the new ones are used.
         """
         fill_rows(saved, self.head, self.optimizer, processes.group)
         self.backbone.load_state_dict(saved["backbone"])
@@ -202,7 +203,7 @@ def set_random_states(
     iteration: int,
 ) -> None:
     """The inverse of `random_states`, as far as this machine has the same devices; a process that
-    did not exist when they were saved is seeded anew."""
+    did not exist when they were saved gets a new seed."""
     if state["flip"].shape == generator.get_state().shape:  # else: another kind of device
         generator.set_state(state["flip"])
     own = [state, *state.get("others", [])][processes.rank :][:1]
@@ -231,9 +232,9 @@ class WeightAverage:
     better than the last weights, above all before the learning rate has fallen.
 
     After update n, average ← d·average + (1 - d)·weights with d = min(decay, (1 + n) / (10 + n)),
-    as TensorFlow's ExponentialMovingAverage: so the start, where weights are still random, counts
-    little in a short run too. BatchNorm's running statistics are averaged in the same way, because
-    the averaged weights have other activations than the weights that train.
+    as TensorFlow's ExponentialMovingAverage: so the first weights, which are still random, have
+    little influence even in a short run. BatchNorm's running statistics are averaged in the same
+    way, because the activations of the averaged weights differ from those of the trained weights.
 
     decay: 0 < decay < 1; the average spans about 1 / (1 - decay) iterations.
     """

@@ -18,9 +18,9 @@ from Utils.Training_Utils.state import TrainingState
 class TrainingStep:
     """Called with a batch, changes the weights of a run. Nothing in it waits for the device.
 
-    networks: the state's backbone and head, as they are to be called. amp_dtype: of the backbone
-    under autocast; None leaves it in float32. Of the settings it takes the augmentation, `seed`,
-    `clip_norm`, and `accumulate_steps`: micro-batches of a batch, whose gradients are summed.
+    networks: calls the state's backbone and head. amp_dtype: the backbone's dtype under autocast;
+    None means float32. config: the step uses the settings of augmentation, `seed`, `clip_norm`, and
+    `accumulate_steps`, the number of micro-batches whose gradients are summed.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class TrainingStep:
     def __call__(self, batch: Batch) -> HeadLoss:
         """Train on N images, this process's share of a batch.
 
-        Returns their mean loss, without gradient; where the classes are split over processes, the
-        mean over the images of all of them.
+        Returns their mean loss, without gradient; if the classes are split over processes, the
+        mean over the images of all processes.
         """
         state, networks = self._state, self._networks
         images = batch.images.to(state.device, non_blocking=True)  # uint8 N×H×W×3

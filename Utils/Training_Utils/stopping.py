@@ -43,7 +43,7 @@ class StopRequest(Sigterm):
 
     All processes stop after the same iteration. They agree on it by an all-reduce of one number in
     main memory, which runs while the next iteration is computed, so that nothing waits for a
-    device. Where a process has died, the all-reduce raises an error.
+    device. If a process has died, the all-reduce raises an error.
     """
 
     def __init__(self, processes: Processes) -> None:

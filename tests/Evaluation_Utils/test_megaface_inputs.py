@@ -317,7 +317,7 @@ def test_noise_that_leaves_nothing_spares_the_figures_as_listed(
         *ready(extracted, "--output", tmp_path, "--noise", how),
         *("--probe_noise", tmp_path / "noise.txt"),
     )
-    assert "cleaned: not judged, no person has two clean probes" in " ".join(printed.split())
+    assert "cleaned: not evaluated, no person has two clean probes" in " ".join(printed.split())
     assert [r["photos"] for r in results_of(tmp_path)] == ["as listed"]
 
     sets = [tiny.root / "megaface.json_10_1", tiny.root / "megaface.json_100_1"]
@@ -328,7 +328,7 @@ def test_noise_that_leaves_nothing_spares_the_figures_as_listed(
         *("--distractor_noise", tmp_path / "noise.txt"),
         *("--megaface_file_list", f"{sets[0]},{sets[1]}"),
     )
-    assert "10 distractors, cleaned: not judged, all of its distractors" in printed
+    assert "10 distractors, cleaned: not evaluated, all of its distractors" in printed
     cleaned = [r["distractors"] for r in results_of(tmp_path) if r["photos"] == "cleaned"]
     assert cleaned == [90 if how == "drop" else 100]
 

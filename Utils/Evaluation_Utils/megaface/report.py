@@ -185,7 +185,7 @@ def _notes(config: Config, result: MegaFaceResult) -> list[str]:
     if _has_noise(result):
         notes.append(_noise_note(config, result))
     for label, why in result.trials.skipped.items():
-        notes.append(f"{label} distractors, cleaned: not judged, {why}.")
+        notes.append(f"{label} distractors, cleaned: not evaluated, {why}.")
     return notes
 
 
@@ -196,7 +196,7 @@ def _noise_note(config: Config, result: MegaFaceResult) -> str:
     how = {
         "drop": "left out",
         "insightface": "treated as insightface does: a probe is replaced by the centre of its "
-        "person's clean ones, which lifts the figures; a distractor lies far off, but counts",
+        "person's clean ones, which lifts the figures; a distractor is moved far away, but counts",
     }
     return (
         f"cleaned: {probes} noisy probes and {distractors} noisy distractors {how[config.noise]}."

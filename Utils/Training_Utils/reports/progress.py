@@ -63,7 +63,7 @@ class Progress:
             self._curves = VisdomCurves(
                 config.visdom_server, config.visdom_port, name, self.metrics, log
             )
-        # Without a terminal a bar is a thousand lines; there the log's lines go to the screen.
+        # Without a terminal, a bar would print a line for each update; the log's lines are printed.
         self._on_terminal = processes.is_main and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -151,7 +151,7 @@ class Progress:
         for reason in chain(*self._processes.gather(self._unreadable)):
             if reason not in self._reported:
                 self._reported.add(reason)
-                self._log.info(f"image left out, the next one taken in its place: {reason}")
+                self._log.info(f"image left out, replaced by the next one: {reason}")
         self._unreadable = []
 
     def _position(self) -> dict[str, int]:

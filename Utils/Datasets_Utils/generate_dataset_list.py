@@ -33,7 +33,10 @@ def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -
     """
     source, file_list = Path(source), Path(file_list)
     tree = scan_tree(source) if is_image_folder(source) else None
-    names, labels = _tree_images(tree) if tree else _images(source)
+    if tree:
+        names, labels = tree.images, np.array(tree.labels, np.int64)
+    else:
+        names, labels = _read_lst(source) if source.suffix == ".lst" else _stored_names(source)
     kept, labels, left_out = renumber(labels, min_images)
     if len(labels) == 0:
         what = "folder" if tree else "class"
@@ -54,15 +57,8 @@ def write_lines(file_list: Path, names: Iterable[str], labels: np.ndarray) -> No
         f.writelines(f"{n}  {label}\n" for n, label in zip(names, labels.tolist(), strict=True))
 
 
-def _tree_images(tree: Tree) -> tuple[PathTable, np.ndarray]:
-    labels = np.array([label for _, label in tree.images], np.int64)
-    return PathTable(path for path, _ in tree.images), labels
-
-
-def _images(source: Path) -> tuple[PathTable, np.ndarray]:
-    """(names, labels) of an .lst, or of any other format."""
-    if source.suffix == ".lst":
-        return _read_lst(source)
+def _stored_names(source: Path) -> tuple[PathTable, np.ndarray]:
+    """(names, labels) of a set that is no folder of images."""
     store, labels, rows = find_images(source)
     rows = range(len(store)) if rows is None else rows.tolist()
     return PathTable(store.name(row) for row in rows), labels

@@ -80,11 +80,9 @@ class HeadShape:
         limit = np.arctan2(width * self.cos, depth * abs(self.sin))
         angle = np.minimum(angle, limit) if self.yaw > 0 else np.maximum(angle, -limit)
         side, front = width * np.sin(angle), depth * np.cos(angle) + bulge
-        return np.stack([side * self.cos + front * self.sin, self._tilt(y, side, front)], axis=1)
-
-    def _tilt(self, y: np.ndarray, side: np.ndarray, front: np.ndarray) -> np.ndarray:
         away = front * self.cos - side * self.sin - 30.0
-        return y * self.pitch_cos - away * self.pitch_sin
+        down = y * self.pitch_cos - away * self.pitch_sin
+        return np.stack([side * self.cos + front * self.sin, down], axis=1)
 
     def _align(self, photo: Photo) -> None:
         """Least-squares similarity of the five landmarks to the template, then the photo's."""

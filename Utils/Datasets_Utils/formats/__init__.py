@@ -30,10 +30,10 @@ from Utils.Datasets_Utils.formats.archive import (
 from Utils.Datasets_Utils.formats.bin_set import is_bin, open_bin
 from Utils.Datasets_Utils.formats.blp_set import is_blp, open_blp
 from Utils.Datasets_Utils.formats.image_list import (
+    FileImages,
     parse_list,
     parse_list_file,
     read_class_folders,
-    read_image_list,
 )
 from Utils.Datasets_Utils.formats.record_set import is_records, open_records
 from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
@@ -84,7 +84,8 @@ def open_training_set(path: str | Path, file_list: str | Path | None = None) -> 
     with reading(path, "training set"):
         chosen = _training_format(path)
         if chosen is FOLDER and file_list:
-            return read_image_list(path, file_list)
+            names, labels = parse_list(file_list)
+            return TrainingSet(FileImages(path, names, file_list), labels, file_list)
         images, labels, rows = chosen.training(path)
         if not file_list:
             return TrainingSet(images, labels, path, rows)

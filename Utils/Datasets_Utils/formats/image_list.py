@@ -17,7 +17,7 @@ import numpy as np
 
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.images import is_image_name, read_encoded
-from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, Labelled, TrainingSet
+from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, Labelled
 from Utils.errors import DataError
 from Utils.files import reading
 
@@ -52,14 +52,6 @@ class FileImages(ImageStore):
         return str(self.root / self.paths[row])
 
 
-def read_image_list(root: str | Path, file_list: str | Path) -> TrainingSet:
-    """Open the images that a list names. Raises DataError as `TrainingSet` does, for missing
-    files, and for a line that is not `path  label`."""
-    root, file_list = Path(root), Path(file_list)
-    paths, labels = parse_list(file_list)
-    return TrainingSet(FileImages(root, paths, file_list), labels, file_list)
-
-
 def parse_list(file_list: str | Path) -> tuple[PathTable, np.ndarray]:
     """The names and labels (int64) of an image list.
 
@@ -76,20 +68,20 @@ def parse_list_file(file: BinaryIO, file_list: Path) -> tuple[PathTable, np.ndar
     return PathTable(_parse(lines, file_list, labels)), np.frombuffer(labels, np.int64)
 
 
-def read_class_folders(root: str | Path) -> Labelled:
+def read_class_folders(root: Path) -> Labelled:
     """The images of a tree in which each folder with images is a class, in sorted order."""
     tree = scan_tree(root)
-    labels = np.array([label for _, label in tree.images], np.int64)
-    images = FileImages(Path(root), PathTable(p for p, _ in tree.images), Path(root))
-    return Labelled(images, labels)
+    images = FileImages(root, PathTable(tree.images), root)
+    return Labelled(images, np.array(tree.labels, np.int64))
 
 
 @dataclass
 class Tree:
-    """What `scan_tree` finds. images: (path relative to root, label). classes: names by label.
-    empty_folders: folders without images. other_files: files that are not images of a class."""
+    """What `scan_tree` finds. images: paths relative to root. labels: of the images. classes: names
+    by label. empty_folders: folders without images. other_files: that are no images of a class."""
 
-    images: list[tuple[str, int]] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     empty_folders: list[str] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
@@ -114,7 +106,8 @@ def scan_tree(root: str | Path) -> Tree:
             # Images that lie directly under the root are in no class.
             tree.other_files += images
         elif images:
-            tree.images += [(os.path.join(name, f), len(tree.classes)) for f in images]
+            tree.images += [os.path.join(name, f) for f in images]
+            tree.labels += [len(tree.classes)] * len(images)
             tree.classes.append(name)
         elif not subfolders:
             tree.empty_folders.append(name)

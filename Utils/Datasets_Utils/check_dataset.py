@@ -53,10 +53,6 @@ class Findings:
     duplicate_of: np.ndarray
     bad: np.ndarray
 
-    @property
-    def clean(self) -> bool:
-        return not self.bad.any()
-
 
 def check(data: TrainingSet, num_workers: int = 2) -> Findings:
     """Read every image of a training set, with a progress bar."""
@@ -153,7 +149,7 @@ def summary(data: TrainingSet, findings: Findings) -> dict:
                 copies.tolist(), findings.duplicate_of[copies].tolist(), strict=True
             )
         ],
-        "clean": findings.clean,
+        "clean": not findings.bad.any(),
     }
 
 
@@ -200,23 +196,8 @@ def draw_histogram(per_identity: np.ndarray, path: Path) -> None:
         FigureCanvasAgg(figure).print_png(f)
 
 
-def run(source: str, file_list: str | None, output: Path, num_workers: int) -> bool:
-    """Check a set, write the files, print the report. Returns whether the set is clean."""
-    data = open_training_set(source, file_list)
-    make_folder(output)
-    findings = check(data, num_workers)
-    report, per_identity = summary(data, findings), np.bincount(data.labels)
-    with atomic_path(output / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    draw_histogram(per_identity, output / "images_per_identity.png")
-    kept = write_clean_list(data, findings, output / "clean_list.txt")
-    print(f"\n{describe(report, per_identity)}\n")
-    print(f"Clean list of {kept:,} images, histogram and report: {output}")
-    return findings.clean
-
-
 def main() -> None:
-    """Read the command line, check, and exit with a status: 0 for a clean set."""
+    """Read the command line, check the set, write the files, print the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -225,9 +206,18 @@ def main() -> None:
     parser.add_argument("--output", help="folder for report, histogram and clean list")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")
     arguments = parser.parse_args()
-    name = Path(arguments.source).absolute().name
-    output = Path(arguments.output or f"Results/check_{name}")
-    if not run(arguments.source, arguments.file_list, output, arguments.num_workers):
+    data = open_training_set(arguments.source, arguments.file_list)
+    output = Path(arguments.output or f"Results/check_{Path(arguments.source).absolute().name}")
+    make_folder(output)
+    findings = check(data, arguments.num_workers)
+    report, per_identity = summary(data, findings), np.bincount(data.labels)
+    with atomic_path(output / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    draw_histogram(per_identity, output / "images_per_identity.png")
+    kept = write_clean_list(data, findings, output / "clean_list.txt")
+    print(f"\n{describe(report, per_identity)}\n")
+    print(f"Clean list of {kept:,} images, histogram and report: {output}")
+    if findings.bad.any():
         sys.exit(UNCLEAN)
 
 

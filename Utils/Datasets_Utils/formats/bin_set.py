@@ -31,19 +31,17 @@ _TYPES = frozenset({"u1", "b1", "i1", "i4", "i8", "u4", "u8", "|u1", "|b1"})
 
 
 class BinImages(ImageStore):
-    """Encoded images in memory, in one block of bytes. source: their file, for messages."""
+    """Encoded images in memory: there are some thousands. source: their file, for messages."""
 
     def __init__(self, source: Path, encoded: Iterable[bytes]) -> None:
         self.source = source
-        encoded = list(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)])
-        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        self._encoded = list(encoded)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._encoded)
 
-    def encoded(self, row: int) -> np.ndarray:
-        return self._bytes[self._ends[row] : self._ends[row + 1]]
+    def encoded(self, row: int) -> bytes:
+        return self._encoded[row]
 
     def name(self, row: int) -> str:
         return f"image {row}"

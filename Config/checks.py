@@ -1,8 +1,8 @@
 """Checks of the settings, before any data is read: each error names the setting, its value and
 what is allowed.
 
-What a setting may be by itself stands in its field; here is what depends on other settings, on the
-machine's devices, and on the number of processes.
+A setting's own bounds are in its field; this file checks what depends on other settings, on the
+machine's devices, or on the number of processes.
 """
 
 import math

@@ -2,10 +2,10 @@
 
     python Train.py --backbone ResNet50_IR --batch_size 128 --use_amp
 
-Each setting stands here alone: its name, its type or its allowed words, its default, its help text
-(`python Train.py --help`), its bounds, the scripts that take it as a flag (by default those of its
-group), and whether it changes what a run trains. The defaults are those of the demo, which needs no
-data and takes a few minutes; for real data start from a recipe (`Config/recipes.py`,
+Each setting is defined here only: its name, its type or its allowed words, its default, its help
+text (`python Train.py --help`), its bounds, the scripts that take it as a flag (by default those of
+its group), and whether it changes what a run trains. The defaults are those of the demo, which
+needs no data and takes a few minutes; for real data start from a recipe (`Config/recipes.py`,
 `--recipe casia_webface`), which has the published values.
 """
 
@@ -47,7 +47,7 @@ class Config:
     )
     sampler: Literal["shuffled", "balanced"] = setting(
         "shuffled",
-        "order of an epoch: shuffled (each image once) or balanced (as many images, but equally "
+        "images of an epoch: shuffled (each image once) or balanced (as many images, but equally "
         "many of each identity; for sets in which a few identities have most of the images)",
     )
     batch_size: int = setting(
@@ -86,7 +86,7 @@ class Config:
     )
     sample_rate: float = setting(
         1.0,
-        "share of the classes in each softmax (Partial FC), with all of the batch's; 1: all",
+        "share of the classes in each softmax, always with the batch's (Partial FC); 1: all",
         above=0,
         at_most=1,
     )
@@ -94,7 +94,7 @@ class Config:
         0.0, "share of the target probability that is spread over all classes", at_least=0, below=1
     )
     focal_gamma: float = setting(
-        0.0, "gamma of the focal loss, as in 2; 0: cross-entropy", at_least=0
+        0.0, "gamma of focal loss, such as 2; 0: cross-entropy", at_least=0
     )
 
     setting = group("Optimisation")
@@ -115,20 +115,20 @@ class Config:
     )
     lr_reference_batch: int = setting(256, "batch_size of the rates, for lr_scaling", at_least=1)
     warmup_epochs: float = setting(
-        0.0, "epochs at the start, as in 0.5, in which the learning rate rises", at_least=0
+        0.0, "epochs at the start in which the learning rate rises, for example 0.5", at_least=0
     )
     schedule: Literal["milestones", "polynomial", "cosine"] = setting(
         "milestones", "how the learning rate falls: milestones, polynomial (power 2) or cosine"
     )
     milestones: tuple[int, ...] = setting(
-        (3,), "epochs after which the learning rate is divided by 10, as in 22,31", at_least=1
+        (3,), "epochs after which the learning rate is divided by 10, for example 22,31", at_least=1
     )
     clip_norm: float = setting(
         0.0, "largest allowed norm of the gradient of all weights; 0: no limit", at_least=0
     )
     ema_decay: float = setting(
         0.0,
-        "decay of a moving average of the weights, saved and tested too, as in 0.999; 0: none",
+        "decay of a moving average of the weights, also saved and tested, such as 0.999; 0: none",
         at_least=0,
         at_most=0.999999,
     )
@@ -184,8 +184,8 @@ class Config:
     setting = group("How weights are read", ALL_SCRIPTS)
     lineage: str = setting(
         "",
-        "project that the weights come from, as in face_evolve, where the files of two projects "
-        "look alike; empty: it is recognised",
+        "project that the weights are from, such as face_evolve, for files that fit two projects; "
+        "empty: it is recognised",
     )
     weights: Literal["averaged", "raw"] = setting(
         "averaged",
@@ -219,7 +219,7 @@ class Config:
     compile: bool = setting(False, "compile the backbone: a minute or two, then faster steps")
     use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
     gpus: tuple[int, ...] = setting(
-        (), "CUDA devices for use_multi_gpus, as in 0,1; empty: all", at_least=0
+        (), "CUDA devices for use_multi_gpus, for example 0,1; empty: all", at_least=0
     )
     head_parallel: Literal["auto", "replicated", "sharded"] = setting(
         "auto",
@@ -256,7 +256,7 @@ class Config:
     protocol: Literal["cosine", "insightface", "both"] = setting("both", "rule of the 10 folds")
     blp_channel_order: Literal["BGR", "RGB"] = setting("BGR", "order of the channels in .blp sets")
     eval_dtype: Literal["fp32", "bf16", "fp16"] = setting(
-        "fp32", "dtype of the network; for another than fp32, the change of the figures is printed"
+        "fp32", "dtype of the network; with bf16 or fp16, the change of the figures is printed too"
     )
 
     setting = group("Log and checkpoints")
@@ -306,7 +306,9 @@ class Config:
         "DIR/megaface_features_list.json_*_1; empty: all images of the folder",
     )
     distractor_sizes: tuple[int, ...] = setting(
-        (), "more set sizes, as in 10,100,1000: the first ones of the largest list", at_least=1
+        (),
+        "more set sizes, for example 10,100,1000: the first photos of the largest list",
+        at_least=1,
     )
     probe_noise: str = setting("", "list of mislabelled probes; figures with and without them")
     distractor_noise: str = setting(
@@ -319,7 +321,7 @@ class Config:
         "compare with insightface's figures",
     )
     ties: Literal["mate", "against"] = setting(
-        "mate", "who ranks first where a distractor scores as high as the mate: mate, or against it"
+        "mate", "who ranks first if a distractor scores as high as the mate: mate, or against it"
     )
     ranks: tuple[int, ...] = setting((1, 10, 100), "ranks to report", at_least=1)
     fprs: tuple[float, ...] = setting(

@@ -39,8 +39,8 @@ def _row(number: type, text: str) -> tuple:
     return tuple(number(word) for word in text.split(",") if word.strip())
 
 
-# By a setting's type: how a text becomes its value, what the text has to be, and what stands for it
-# in --help. Switches are two flags; only in a sweep a text is their value.
+# For each type of a setting: the function from text to value, what the text must be, and the word
+# for it in --help. A switch is two flags; only in a sweep its value is a text.
 _KINDS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
     int: (int, "a whole number", "N"),
     float: (float, "a number", "X"),
@@ -54,7 +54,7 @@ _KINDS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: everything that is known about it, all of it from its field.
+    """One setting, with everything that its field says about it.
 
     kind: the type of its value; `str` where it is one of a few `words`. group: the heading that it
     stands under. scripts: those that take it as a flag. changes_run: whether runs that differ in

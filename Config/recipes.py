@@ -1,4 +1,4 @@
-"""Named sets of settings. `--recipe NAME` starts from one; flags given beside it win.
+"""Named sets of settings. `--recipe NAME` starts from one; other flags override it.
 
 casia_webface and ms_celeb_1m have the values of the lineage (its README, "Training
 hyperparameters"), the others those that their authors publish with their code. Recipes name no
@@ -7,7 +7,7 @@ paths: give those of your data as flags.
 
 from typing import Any
 
-# What all runs that take days on large GPUs share.
+# The settings that all long runs on large GPUs have in common.
 LONG_RUN: dict[str, Any] = {
     "use_amp": True,
     "use_multi_gpus": True,
@@ -68,8 +68,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "milestones": (13, 21),
     },
     # insightface's arcface_torch, configs/ms1mv3_r50.py: 5,179,510 images of 93,431 people. The
-    # rate is 0.1 for batches of 512; its train_v2.py clips gradients at 5. (There, no warm-up, that
-    # batches of thousands need, and plain momentum; here Nesterov's.)
+    # rate is 0.1 for batches of 512; its train_v2.py clips gradients at 5. (It has no
+    # warm-up, which batches of thousands need, and plain momentum instead of Nesterov's.)
     "insightface_ms1mv3": {
         **LONG_RUN,
         "train_dataset": "MS_Celeb_1M",
@@ -88,8 +88,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "milestones": (),
         "total_epoch": 20,
     },
-    # AdaFace, scripts/run_ir101_ms1mv2.sh: 5,822,653 images of 85,742 people. (There, BatchNorm
-    # has no weight decay.)
+    # AdaFace, scripts/run_ir101_ms1mv2.sh: 5,822,653 images of 85,742 people. (In it,
+    # BatchNorm has no weight decay.)
     "adaface_ms1mv2": {
         **LONG_RUN,
         "train_dataset": "MS_Celeb_1M",

@@ -1,7 +1,7 @@
 """Sweeps: several values of some settings, each combination of them a run.
 
-One `--sweep "name=value,value"` a setting. Where the setting itself is several numbers, as
-milestones are, its values have semicolons between them: `--sweep "milestones=2,3;3"`. A switch's
+Each setting has one `--sweep "name=value,value"`. If a value consists of several numbers, as
+milestones do, the values are separated by semicolons: `--sweep "milestones=2,3;3"`. A switch's
 values are on and off: `--sweep "use_amp=on,off"`.
 """
 

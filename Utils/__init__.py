@@ -7,9 +7,9 @@ Training_Utils      the training loop
 
 The files that all of them use:
 
-errors.py       the user's mistakes as exceptions; `run_script`
-files.py        writing files whole or not at all, reading them with errors that name them
-tables.py       text in columns
+errors.py       exceptions for the user's mistakes; `run_script`
+files.py        writing files completely or not at all; errors of reading that name the file
+tables.py       aligns text in columns
 devices.py      device and dtype from the settings
 cpu.py          memory and threads on the CPU
 processes.py    the processes that torchrun started

@@ -1,8 +1,8 @@
-"""Memory and threads of a process on the CPU: kept memory, its peak, threads that share work.
+"""Memory and threads of a process on the CPU: freed memory, peak memory, threads that share work.
 
-glibc gives large blocks back to the system as soon as they are freed, and the system hands out new
-ones page by page, each zeroed. A network on a CPU frees and allocates the memory of every layer
-again and again: a quarter to a half of its time went into that. So scripts keep freed memory.
+glibc returns large blocks to the system as soon as they are freed, and the system gives out new
+ones page by page, filled with zeros. A network on a CPU frees and allocates the memory of every
+layer again and again, which took a quarter to a half of its time. So scripts keep freed memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory() -> int:
-    """The most memory, in bytes, that this process has held so far (its resident set)."""
+    """The most memory, in bytes, that this process has used so far (its resident set)."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would include the memory of the process that started this one
         (line,) = (text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
@@ -53,7 +53,7 @@ def peak_memory() -> int:
 
 
 def describe_memory(device: torch.device) -> str:
-    """A line for a log: the most memory that this process has held, on the device as well."""
+    """A line for a log: the most memory that this process has used, also on the device."""
     line = f"peak memory {peak_memory() / 2**20:,.0f} MiB"
     if device.type == "cuda":
         most = torch.cuda.max_memory_allocated(device)

@@ -1,4 +1,4 @@
-"""The user's mistakes as exceptions, and `run_script`, which reports them in one paragraph."""
+"""Exceptions for the user's mistakes, and `run_script`, which prints them as one paragraph."""
 
 import os
 import sys
@@ -48,12 +48,12 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str) -> None:
-    # Names from a file may hold anything, also a terminal's control codes.
+    # Names from a file may contain anything, even a terminal's control codes.
     message = "".join(c for c in message if c.isprintable() or c.isspace())
     paragraph = textwrap.fill(
         f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False
     )
-    # Under torchrun the first process's progress bar may stand in this line.
+    # Under torchrun the first process's progress bar may be in this line.
     begin = "\n" if int(os.environ.get("RANK", "0")) > 0 else ""
     print(f"{begin}{paragraph}", file=sys.stderr)
     sys.exit(1)

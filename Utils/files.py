@@ -1,4 +1,4 @@
-"""Writing files that are either whole or not there; reading tensors without running any code."""
+"""Writing files completely or not at all; reading tensors without running any code."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from Utils.errors import CheckpointError, DataError, RunError, UserError, first_
 
 _SHOWN = 3  # functions and classes that an error names
 
-# What `torch.load` raises for files that are cut short or something else altogether.
+# What `torch.load` raises for files that are truncated or are not checkpoints.
 _READ_ERRORS = (
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
     *(zipfile.BadZipFile, struct.error, AssertionError, SafetensorError),
@@ -125,7 +125,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The system's words for an OSError, without its number and temporary names."""
+    """The system's words for an OSError, without its number and without temporary names."""
     return getattr(error, "strerror", None) or first_line(error)
 
 

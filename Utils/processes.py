@@ -17,10 +17,10 @@ import torch.distributed as dist
 
 from Utils.errors import RunError, UserError
 
-# For short values, processes wait for the slowest one, whose share of a million photos may take
-# hours longer. A process that died is noticed at once all the same, by its closed connection.
+# For short values, processes wait for the slowest one, which may need hours longer for its share of
+# a million photos. A process that has died is still noticed at once, by its closed connection.
 _PATIENCE = datetime.timedelta(days=7)
-# Gradients are exchanged in step; whoever is this late does not come any more.
+# Gradients are exchanged in every step; a process that is this late has failed.
 _STEP_PATIENCE = datetime.timedelta(minutes=30)
 
 _TIME_TO_PRINT = 2.0  # seconds

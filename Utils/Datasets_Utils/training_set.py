@@ -19,8 +19,8 @@ SHOWN = 3  # examples that an error names
 class ImageStore(ABC):
     """Encoded images in files of one format, indexed by row from 0. Each format is a subclass.
 
-    A store can be pickled, opens its files in each process that reads, and holds arrays, not a
-    Python object for each image.
+    A store can be pickled; it opens its files in each process that reads them. It consists of
+    arrays, without a Python object for each image.
 
     source: the file or folder, for messages.
     """
@@ -36,7 +36,7 @@ class ImageStore(ABC):
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """What a list calls the image."""
+        """The image's name in a list."""
 
     def place(self, row: int) -> str:
         """The file of an image and the place in it, for messages."""
@@ -65,7 +65,7 @@ class ImageStore(ABC):
 
 
 class Labelled(NamedTuple):
-    """What a format finds at a path: images with the labels that are stored with them.
+    """The images that a format finds at a path, with the labels that are stored with them.
 
     labels: int64 N, not yet checked. rows: the N rows of images that have them; None: all rows.
     """

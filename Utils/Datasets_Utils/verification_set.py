@@ -7,7 +7,8 @@ matched pairs `Name<TAB>i<TAB>j` and n mismatched ones `NameA<TAB>i<TAB>NameB<TA
 person is `Name/Name_000i`, with a suffix that the file does not give.
 
 The list that circulates with AgeDB-30 and CFP-FP: `left right 1` or `left right -1`, with image
-names relative to the data set's folder. It names no folds: ten consecutive ones are made.
+names relative to the data set's folder. It does not define folds, so the pairs are divided into
+ten, in order.
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ def _is_number(field: str) -> bool:
 
 
 def _index(pairs: Sequence[_Pair], folds: np.ndarray, path: Path) -> Pairs:
-    """Number each image once: an image in several pairs is embedded once."""
+    """Give each image one index, so that an image in several pairs is embedded once."""
     rows: dict[str, int] = {}
     for pair in pairs:
         rows.setdefault(pair.left, len(rows))

@@ -1,7 +1,7 @@
 """A checkpoint's figures on a verification benchmark: from its data to table, JSON and pictures.
 
-`evaluate_checkpoint` is what LFW_, AgeDB30_ and CFPFP_Evaluation.py call, `evaluate_set` the same
-for any other verification set. Each image is embedded once; pairs are rows of that table.
+LFW_, AgeDB30_ and CFPFP_Evaluation.py call `evaluate_checkpoint`; `evaluate_set` does the same for
+any other verification set. Each image is embedded once; pairs are rows of that table.
 """
 
 import tempfile

@@ -12,7 +12,8 @@ the *mean* of all the best ones is taken. A score equal to the threshold is wron
 are summed; pairs are compared by the squared distance of the normalised features, on the thresholds
 0, 0.01, ... 3.99; the *first* best one is taken, and a distance equal to it means "not the same".
 
-All arithmetic is float64 and in the order written above, so that ties fall as they do there.
+All arithmetic is in float64 and in the order of these repositories, so that ties are decided as
+they decide them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _ROWS_AT_ONCE = 256  # a block of features that stays in the processor's cache
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
-    """How one lineage turns pairs of features into a figure.
+    """How one lineage computes a figure from pairs of features.
 
     combine: (N×D of images, N×D of their mirror images) -> N×D′ features.
     subtract_mean: whether the training folds' mean feature is subtracted before normalising.
@@ -110,7 +111,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True, eq=False)
 class VerificationResult:
-    """What `evaluate` found on P pairs in K folds. Rates and accuracies are 0..1.
+    """The result of `evaluate` on P pairs in K folds. Rates and accuracies are 0..1.
 
     accuracy, std: mean and population standard deviation of the K fold_accuracies.
     fold_thresholds (K), threshold (their mean): in the protocol's unit, a cosine after mean
@@ -174,7 +175,7 @@ class VerificationResult:
 
 
 def combine_flip(features: np.ndarray, flipped: np.ndarray, protocol: str = "cosine") -> np.ndarray:
-    """The features that `evaluate` wants, from N×D of the images and N×D of their mirror images.
+    """The features for `evaluate`, from N×D of the images and N×D of their mirror images.
 
     `cosine`: N×2D, the two side by side. `insightface`: N×D float64, their sum.
     Raises ValueError for shapes that differ or an unknown protocol.

@@ -58,9 +58,9 @@ OpenPairs = Callable[[Path, Path | None, str], VerificationSet]
 class Format:
     """One row of the table.
 
-    name: for people. recognise: whether a path is of this format.
-    training: the images at a path with their labels; None: a format of verification sets alone.
-    verification: a format with `training` that has None here takes a pairs file of its names.
+    name: for people. recognise: whether a path is of this format. training: opens the images at a
+    path with their labels; None: the format has verification sets only. verification: opens a
+    verification set; None: its pairs are in a pairs file.
     """
 
     name: str
@@ -181,8 +181,8 @@ FOLDER = Format(
     _open_folder_pairs,
 )
 
-# The first row that recognises a path opens it: a format that is recognised by its contents stands
-# before the folder of images.
+# The first row that recognises a path opens it, so formats that are recognised by the contents of a
+# folder come before the folder of images.
 FORMATS = (
     Format("a .bin file", is_bin, None, open_bin),
     Format("a folder of .blp chunks", is_blp, None, open_blp),

@@ -11,6 +11,7 @@ import hashlib
 import mmap
 import os
 import time
+import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ SECONDS_WORTH_KEEPING = 0.5  # arrays that are made faster are made again, and l
 
 _AT_ONCE = 1 << 16  # paths that are Python objects at the same time
 _STAMP = "stamp"
+_PROBE = 4096  # bytes at either end of a file that tell it from another of the same size
 
 
 class MappedFile:
@@ -167,7 +169,7 @@ def store_arrays(path: Path, sources: Sequence[Path], arrays: Arrays) -> None:
 def _load(path: Path, sources: Sequence[Path], stamp: np.ndarray) -> Arrays | None:
     """The stored arrays; None for a file that is missing, damaged or of other data."""
     try:
-        # A source that was changed may have its old size, but is newer.
+        # A source that was rewritten in the middle alone has its old stamp, but is newer.
         if max(source.stat().st_mtime_ns for source in sources) > path.stat().st_mtime_ns:
             return None
         with np.load(path, allow_pickle=False) as stored:
@@ -179,8 +181,16 @@ def _load(path: Path, sources: Sequence[Path], stamp: np.ndarray) -> Arrays | No
 
 
 def _stamp(sources: Sequence[Path]) -> np.ndarray:
-    """Names and sizes. No times: copying a data set changes them."""
-    return np.array([f"{source.name} {source.stat().st_size}" for source in sources])
+    """Names, sizes and check sums of both ends. No times: copying a data set changes them."""
+    return np.array([_fingerprint(source) for source in sources], np.int64)
+
+
+def _fingerprint(path: Path) -> tuple[int, int, int, int]:
+    with open(path, "rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        head = zlib.crc32(f.read(_PROBE))
+        f.seek(max(size - _PROBE, 0))
+        return size, head, zlib.crc32(f.read(_PROBE)), zlib.crc32(os.fsencode(path.name))
 
 
 def _in_user_cache(path: Path) -> Path:

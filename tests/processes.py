@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +35,51 @@ _FORKSERVER.set_forkserver_preload(
 )
 
 
+class Script:
+    """A script that runs, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.args = words
+        self._folder = tempfile.TemporaryDirectory()
+        self._outputs = [Path(self._folder.name, name) for name in ("out", "err")]
+        for path in self._outputs:
+            path.touch()
+        arguments = (words, *map(str, self._outputs))
+        self._process = _FORKSERVER.Process(target=_run_script, args=arguments)
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float | None = None) -> None:
+        self._process.join(timeout)
+        assert self.poll() is not None, f"{self.args} took more than {timeout} s"
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.wait(timeout)
+        with self._folder:
+            return tuple(path.read_text() for path in self._outputs)
+
+
+def start_script(*arguments: object) -> Script:
+    """Start a script of the repository, "-m" and a module, or "-c" and a program."""
+    return Script([str(argument) for argument in arguments])
+
+
 def run_script(*arguments: object, check: bool = False) -> subprocess.CompletedProcess:
-    """Run a script of the repository, "-m" and a module, or "-c" and a program, as a user would."""
-    words = [str(argument) for argument in arguments]
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        process = start_script(*arguments, out=out, err=err)
-        process.join()
-        run = subprocess.CompletedProcess(words, process.exitcode, out.read_text(), err.read_text())
-    assert not (check and run.returncode), run.stdout + run.stderr
-    return run
-
-
-def start_script(
-    *arguments: object, out: Path | str = os.devnull, err: Path | str = os.devnull
-) -> BaseProcess:
-    """As `run_script`, without waiting for its end. out, err: files for its output."""
-    words = [str(argument) for argument in arguments]
-    process = _FORKSERVER.Process(target=_run_script, args=(words, str(out), str(err)))
-    process.start()
-    return process
+    """As `start_script`; waits for its end."""
+    script = start_script(*arguments)
+    out, err = script.communicate()
+    assert not (check and script.returncode), out + err
+    return subprocess.CompletedProcess(script.args, script.returncode, out, err)
 
 
 def _run_script(words: list[str], out: str, err: str) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.processes import run_script
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.identification import (
     ScoringSettings,
@@ -530,13 +528,7 @@ main()
 def test_the_same_under_torchrun(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out.txt"
     script.write_text(SCRIPT.format(root=str(ROOT), out=str(out)))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        + ["--nproc_per_node=3", str(script)],
-        check=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-    )
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3")
+    run_script(*launcher, script, check=True)
     alone = [everything(run(3)), everything(run(4)), everything(run_crowded()), run_wide()]
     assert out.read_text() == repr(alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
 import time
 from pathlib import Path
@@ -145,8 +146,8 @@ def test_killed_in_the_middle_of_extraction_it_goes_on(tiny, first_run, tmp_path
 
     while not begun() and time.monotonic() < deadline:
         time.sleep(0.002)
-    running.kill()
-    running.join()
+    running.send_signal(signal.SIGKILL)
+    running.wait()
     done = features_of(tmp_path, "distractors") / "done.bin"
     assert 0 < sum(done.read_bytes()) < len(done.read_bytes()), "not killed in the middle"
 

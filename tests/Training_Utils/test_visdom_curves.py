@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.processes import start_script
 from Utils.Training_Utils.reports.curves import VisdomCurves
 from Utils.Training_Utils.reports.figures import Metrics
 from Utils.Training_Utils.reports.progress import open_log
@@ -126,13 +126,7 @@ def test_killing_the_server_in_mid_training_does_not_disturb_the_run(start, tiny
     flags = [*tiny_faces.flags, "--use_visdom", "--visdom_port", port, "--save_dir", tmp_path]
     # Long enough for the server to die in the middle of it.
     flags += ["--total_epoch", "40", "--milestones=", "--test_freq", "1000", "--save_freq", "1000"]
-    run = subprocess.Popen(
-        [sys.executable, "Train.py", *map(str, flags)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    run = start_script("Train.py", *flags)
     (folder,) = wait_for(lambda: list(tmp_path.glob("MobileFaceNet*")))
     environment = folder.name.replace("_", "-")
     wait_for(lambda: curve(port, "loss", environment, "loss"))

@@ -1,7 +1,6 @@
 """A user's mistake ends in one paragraph; a bug in a student's own code keeps its traceback."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,14 +48,9 @@ def train(tiny_faces, tmp_path):
     def run(change: str, processes: int = 1) -> subprocess.CompletedProcess:
         script = tmp_path / "my_train.py"
         script.write_text(SCRIPT.format(root=str(ROOT), change=change))
-        command = [sys.executable]
-        if processes > 1:
-            launch = ("--standalone", f"--nproc_per_node={processes}")
-            command += ["-m", "torch.distributed.run", *launch]
+        launch = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
         arguments = [script, *tiny_faces.flags, "--save_dir", tmp_path / "runs"]
-        return subprocess.run(
-            [*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=200
-        )
+        return run_script(*(launch if processes > 1 else ()), *arguments)
 
     return run
 

@@ -3,15 +3,13 @@
 import csv
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import ROOT, run_script
+from tests.processes import Script, run_script, start_script
 from Utils.devices import find_device
 from Utils.Pretrained_Utils import load_backbone
 from Utils.processes import ALONE
@@ -22,16 +20,10 @@ from Utils.Training_Utils.merge_checkpoint import merge_folder
 ITERATIONS = 9  # 24 images in batches of 8, 3 epochs
 
 
-def torchrun(*arguments: object, launch: tuple = ()) -> subprocess.Popen:
+def torchrun(*arguments: object, launch: tuple = ()) -> Script:
     """Train.py in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.Popen(
-        [*command, *launch, "Train.py", *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *launch]
+    return start_script(*command, "Train.py", *arguments)
 
 
 def only_run(save_dir: Path) -> Path:
@@ -39,7 +31,7 @@ def only_run(save_dir: Path) -> Path:
     return run
 
 
-def wait_for(save_dir: Path, pattern: str, process: subprocess.Popen) -> None:
+def wait_for(save_dir: Path, pattern: str, process: Script) -> None:
     deadline = time.monotonic() + 120
     while not list(save_dir.glob(f"*/checkpoints/{pattern}")):
         assert process.poll() is None, process.communicate()
@@ -47,7 +39,7 @@ def wait_for(save_dir: Path, pattern: str, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def workers(process: subprocess.Popen) -> list[int]:
+def workers(process: Script) -> list[int]:
     """The processes that torchrun started, by rank."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ranks = {}
@@ -163,9 +155,7 @@ def test_sigterm_saves_and_the_run_can_go_on_in_one_process(tiny_faces, tmp_path
 
 def test_sigterm_stops_a_single_process_too(tiny_faces, tmp_path):
     flags = [*tiny_faces.flags, "--total_epoch", "500", "--milestones=", "--save_dir", tmp_path]
-    process = subprocess.Popen(
-        [sys.executable, "Train.py", *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = start_script("Train.py", *flags)
     wait_for(tmp_path, "last.pt", process)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)

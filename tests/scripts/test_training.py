@@ -138,11 +138,11 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
     deadline = time.monotonic() + 120
     # Iteration 4 is the first of the second epoch.
     while not list(tmp_path.glob("*/checkpoints/iteration_00000004.pt")):
-        assert process.is_alive()
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.kill()
-    process.join()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     run = only_run(tmp_path)
     assert not (run / "results.json").exists(), "it was over before it was killed"
     run_script("Train.py", "--resume", "last", "--save_dir", tmp_path, check=True)

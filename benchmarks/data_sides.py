@@ -41,12 +41,12 @@ def verification_problem(count: int) -> tuple[np.ndarray, ...]:
 
 def our_verification(scale: Scale) -> Measured:
     keep_freed_memory()
-    problem = verification_problem(scale.judged)
+    problem = verification_problem(scale.evaluated)
     return repeat(partial(evaluate, *problem), 1, scale.seconds / 3)
 
 
 def plain_verification(scale: Scale) -> Measured:
-    left, right, *rest = verification_problem(scale.judged)
+    left, right, *rest = verification_problem(scale.evaluated)
     pairs = left.astype(np.float64), right.astype(np.float64), *rest
     return repeat(lambda: fold_accuracies(*pairs), 1, scale.seconds / 3)
 

@@ -40,7 +40,7 @@ QUICK = {
     "pairs": {"MobileFaceNet": 12, "ResNet50_IR": 4},
     "distractors": 2000,
     "listed": 20_000,
-    "judged": 600,
+    "evaluated": 600,
 }
 
 

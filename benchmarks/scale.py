@@ -18,4 +18,4 @@ class Scale:
     pairs: dict[str, int] = field(default_factory=lambda: {"MobileFaceNet": 480, "ResNet50_IR": 62})
     distractors: int = 1_000_000
     listed: int = 4_000_000
-    judged: int = LFW_PAIRS
+    evaluated: int = LFW_PAIRS

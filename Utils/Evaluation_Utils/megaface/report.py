@@ -97,7 +97,8 @@ def table(values: dict[str, Any], results: dict[tuple[str, str], IdentificationR
     """The figures for printing: one line for each set size, then the thresholds of the largest.
     values: of megaface.json."""
     first = next(iter(results.values()))
-    about = [(name, str(values[name])) for name in ("probes", "distractors", "judged")]
+    keys = {"probes": "probes", "distractors": "distractors", "network": "judged"}
+    about = [(title, str(values[key])) for title, key in keys.items()]
     lowest = min(point.target for point in first.verification["all"].points)
     heads = ["distractors", "photos", *(f"rank-{rank}" for rank in first.rank_rates)]
     heads += [f"TPR@{lowest:g} {name}" for name in first.verification]

@@ -4,9 +4,9 @@
     python -m Utils.Evaluation_Utils.clean_list FOLDER LIST --share 0.05
 
 FOLDER is a report of `label_noise`; its images are not read again. The new list lacks the images
-that lie further than --max_angle degrees from the centre of their identity, or the --share of all
-images that lies furthest. Images without such an angle, for example the only one of an identity,
-stay. Labels are renumbered, without the identities that have no image left.
+that are further away than --max_angle degrees from the centre of their identity, or the --share of
+all images that are furthest away. Images without such an angle, for example the only one of an
+identity, stay. Labels are renumbered, without the identities that have no image left.
 """
 
 import argparse

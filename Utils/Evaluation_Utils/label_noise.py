@@ -1,4 +1,4 @@
-"""Find images under a wrong name: those whose features lie far from the centre of their identity.
+"""Find images under a wrong name: those whose features are far from the centre of their identity.
 
     python -m Utils.Evaluation_Utils.label_noise CHECKPOINT DATA [--file_list LIST]
 

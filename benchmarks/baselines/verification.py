@@ -1,4 +1,4 @@
-"""Ten folds judged with a loop over 20,001 thresholds."""
+"""Ten folds evaluated with a loop over 20,001 thresholds."""
 
 import numpy as np
 

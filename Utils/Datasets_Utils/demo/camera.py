@@ -1,7 +1,7 @@
 """The camera of a demo face: the turned head in the picture, then background, light and grain.
 
 Outlines are in *face coordinates*: pixels of a 112×112 crop, the origin between the eyes, x to the
-viewer's right, y down. They lie on a head whose horizontal slices are half-ellipses; it is turned,
+viewer's right, y down. They are on a head whose horizontal slices are half-ellipses; it is turned,
 projected, and aligned by its five landmarks to the ArcFace template with a least-squares
 similarity, the way real photographs are cropped.
 """

@@ -1,6 +1,6 @@
 """What the formats share: files mapped into memory, tables of paths, and kept scans.
 
-A set of millions of images is held as arrays of offsets and one block of text. There is no Python
+A set of millions of images consists of arrays of offsets and one block of text. There is no Python
 object for each image: these would take twice the memory, and every worker process would copy them,
 because counting references writes to them.
 """

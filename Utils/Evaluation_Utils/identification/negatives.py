@@ -18,7 +18,7 @@ _WAITING = 20_000  # scores that are collected before they are merged with the h
 
 @dataclass(frozen=True)
 class Bins:
-    """Equal bins between two scores; the first and the last one also take what lies beyond.
+    """Equal bins between two scores; the first and the last one also count the scores beyond.
 
     low, high: where the first bin ends and the last one begins.
     """

@@ -2,7 +2,7 @@
 
 `drop`: noisy probes and distractors are left out. `insightface`, as its `remove_noises.py` has it:
 a noisy probe becomes the centre of its person's clean ones, which finds them easily and so raises
-the figures; a noisy distractor gets 100 in a dimension of its own, so that it lies far from
+the figures; a noisy distractor gets 100 in a dimension of its own, so that it is far from
 everything but still counts as a distractor. (insightface adds a little random noise to the centre;
 here there is none, so that figures can be repeated.)
 """

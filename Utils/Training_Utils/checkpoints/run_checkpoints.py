@@ -4,7 +4,7 @@
     checkpoints/iteration_00000100.dcp ... last.dcp  best.dcp   (the names are symbolic links)
 
 A checkpoint holds everything that a run needs to continue as if it had never stopped. The class
-tables of a folder lie in files of their own, see `sharded.py`; the rest is in its common.pt.
+tables of a folder are in their own files, see `sharded.py`; the rest is in its common.pt.
 
 Everything is written under a temporary name and renamed when it is whole, so that a kill in the
 middle leaves the older checkpoints as they were. Nothing in a checkpoint is run when it is read.

@@ -121,6 +121,7 @@ def test_code_in_common_pt_is_not_run(tmp_path):
         {"parameter": 0, "names": ["weight"], "shape": [-C, D]},
         {"parameter": 0, "names": ["weight"], "shape": "10×16"},
         {"parameter": 0, "names": [3], "shape": [C, D]},
+        {"parameter": [0], "names": ["weight"], "shape": [C, D]},
     ],
 )
 def test_a_description_of_tables_that_is_none_is_refused(tmp_path, about):

@@ -56,7 +56,7 @@ def check_tensors(
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for index, values in state["optimizer"]["state"].items():
         where = f"optimizer.state.{index}"
-        if index not in range(len(weights)) or not isinstance(values, dict):
+        if index not in range(len(weights)):
             raise _damaged(path, f"{where} is not that of any weight")
         shape = table if weights[index] is head.weight else tuple(weights[index].shape)
         for name, value in values.items():
@@ -73,6 +73,9 @@ def _wrong_values(state: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the values of a checkpoint's entries, in words."""
     if min(state["position"].values()) < 0:
         yield f"its position is {state['position']}"
+    for index, values in state["optimizer"]["state"].items():
+        if not isinstance(values, dict):
+            yield f"optimizer.state.{index} is not a dictionary"
     for name, best in state["best"].items():
         if not (isinstance(best, dict) and best.keys() == {"accuracy", "iteration"}):
             yield f"best.{name} is not an accuracy and an iteration"

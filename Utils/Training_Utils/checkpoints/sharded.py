@@ -84,7 +84,8 @@ def describes_tables(about: Any) -> bool:
     names, shape = about["names"], about["shape"]
     is_pair = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return is_pair and is_list and WEIGHT in names and min(shape) > 0
+    is_key = type(about["parameter"]) is int
+    return is_key and is_pair and is_list and WEIGHT in names and min(shape) > 0
 
 
 def fill_rows(

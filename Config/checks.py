@@ -99,7 +99,7 @@ def _check_epochs(config: Config) -> None:
         raise _wrong(config, "milestones", "they must be increasing epochs, as in 22,31.")
     epochs = config.freeze_backbone_epochs
     if epochs and not config.pretrained:
-        why = "it goes with pretrained; fresh weights must learn."
+        why = "it needs pretrained weights; new weights have to be trained."
         raise _wrong(config, "freeze_backbone_epochs", why)
     if epochs > config.total_epoch:
         why = f"total_epoch is only {config.total_epoch}."

@@ -78,7 +78,7 @@ class Setting:
 
     @property
     def wanted(self) -> str:
-        """What a text has to be, in words."""
+        """A description of the texts that are allowed, for errors."""
         return _KINDS[self.kind][1]
 
     def read(self, text: str) -> Any:

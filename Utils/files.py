@@ -68,7 +68,7 @@ def save_json(path: Path, values: Any, indent: int = 2) -> None:
 def reading(path: Path | str, what: str, raises: type[UserError] = DataError) -> Iterator[None]:
     """Turn an OSError of the block into an error that names the file.
 
-    what: the kind of file, in words of the user: "image list". raises: the class of the error.
+    what: the kind of file for the error, such as "image list". raises: the class of the error.
     """
     try:
         yield
@@ -189,7 +189,7 @@ def write_tensors(path: Path, state: dict[str, Any]) -> None:
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    """Why the unpickler gave up, in words of this program: torch's text is about its options."""
+    """Why the unpickler stopped; PyTorch's own text is about its options."""
     # Files from before PyTorch 1.6 are no archives; the unpickler then names what it met first.
     names = unsafe_names(path) or re.findall(r"GLOBAL (\S+)", str(error))
     if not names:

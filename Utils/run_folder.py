@@ -179,7 +179,7 @@ def run_of_launch(save_dir: str) -> RunFolder | None:
 def restarted_run(config: Config) -> RunFolder | None:
     """`run_of_launch` where this launch is to continue that run.
 
-    That is so where torchrun has restarted the processes, or somebody has started a launch of the
+    This is the case if torchrun has restarted the processes, or a user has started a launch of the
     same --rdzv_id again, with the settings of the run, and the run is not over.
     """
     run = run_of_launch(config.save_dir)

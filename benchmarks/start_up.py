@@ -13,8 +13,8 @@ PHOTOS = 100  # of each class
 
 
 def big_list(folder: Path, count: int, files: list[str]) -> tuple[Path, Path]:
-    """(faces, list) of so many images, 100 to a class: its folders are links to one of 100 photos,
-    so that they are read like any, but need not be written."""
+    """(faces, list) of `count` images, 100 in each class: its folders are links to one of 100
+    photos, so that they are read like any, but need not be written."""
     photos, faces = folder / "photos", folder / "faces"
     photos.mkdir()
     faces.mkdir()
@@ -35,7 +35,7 @@ def start_training(faces: Path, file_list: Path) -> tuple[float, int]:
         "train_dataset_path": faces,
         "train_file_list": file_list,
         "log_freq": 1,
-        "batch_size": 2,  # the step is to be reached, not to be measured
+        "batch_size": 2,  # the step itself is not measured
         "device": "cpu",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]

@@ -158,7 +158,7 @@ def _in_threads(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.T
     with lone_threads() as threads:
         for batch in batches:
             waiting.append([threads.submit(work, rows) for rows in batch.split(_CPU_ROWS // 2)])
-            # A batch may have one slice only: so many batches keep all threads busy in any case.
+            # Even if a batch has only one slice, this number of batches keeps all threads busy.
             if len(waiting) > threads.count:
                 yield _joined(waiting.popleft())
         while waiting:

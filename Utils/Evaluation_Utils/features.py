@@ -169,7 +169,7 @@ def packed_features(
         _prepare(files, photos, about, say)
     processes.barrier()
     missing = files.missing()
-    processes.barrier()  # nobody writes before all have read which are missing
+    processes.barrier()  # all must have read which are missing before one writes
     mine = missing[processes.rank :: processes.world_size]
     if mine:
         _fill(files, mine, produce(mine), progress if processes.is_main else None)

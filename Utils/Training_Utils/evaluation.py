@@ -90,7 +90,7 @@ class TestSets:
 class MegaFaceTest:
     """MegaFace as the settings name it, on which a network is evaluated at the end of training.
 
-    Raises DataError for what is missing.
+    Raises DataError if a file is missing.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: Config, batches: int) -> Schedule:
-        """The schedule of the settings, for epochs of so many batches."""
+        """The schedule of the settings, for epochs of `batches` batches."""
         return cls(
             kind=config.schedule,
             milestones=config.milestones,

@@ -221,7 +221,7 @@ def _runs_with(config: Config, sweep: str = "") -> list[RunFolder]:
 
 
 def describe(variation: Variation) -> str:
-    """A variation in words, as in `margin ArcFace, scale_size 32`."""
+    """A variation as text, such as `margin ArcFace, scale_size 32`."""
     return ", ".join(f"{name} {shown}" for name, shown in _shown(variation).items())
 
 

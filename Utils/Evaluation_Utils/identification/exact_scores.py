@@ -26,7 +26,7 @@ _SMALLEST_HALF = 2.0**-24  # fp16 numbers below 6e-5 are this far apart
 # Sums of squares that float32 and float64 represent with full precision.
 _SAFE_SQUARES = (1e-30, 1e30)
 _SAFE_DOUBLE_SQUARES = (1e-280, 1e280)
-_PAIRS_AT_ONCE = 256  # a few float64 copies of so many features stay in the processor's cache
+_PAIRS_AT_ONCE = 256  # a few float64 copies of these features fit into the processor's cache
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

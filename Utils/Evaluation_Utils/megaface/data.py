@@ -67,7 +67,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class MegaFaceData:
-    """Everything that is to be evaluated, found but not read.
+    """The photos to evaluate, which are found but not read yet.
 
     sets: int64 rows of the distractors by label. noisy_probes, noisy_distractors: bool, one for
     each; None where no noise list is given.
@@ -83,7 +83,7 @@ class MegaFaceData:
 def open_megaface(config: Config) -> MegaFaceData:
     """Find the data that the settings name; the demo's if they name none.
 
-    Raises DataError for what is missing, or does not fit.
+    Raises DataError if a file is missing or does not fit.
     """
     if not names_megaface(config):
         config = _with_demo(config)

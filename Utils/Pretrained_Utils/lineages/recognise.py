@@ -165,7 +165,7 @@ def shapes_of(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def compare(ours: State, expected: dict[str, tuple[int, ...]]) -> list[str]:
-    """How tensors differ from a network's, in words; BatchNorm's counters may be missing."""
+    """A text about how tensors differ from a network's; BatchNorm's counters may be missing."""
     missing = [k for k in expected if k not in ours and not k.endswith(COUNTER)]
     extra = [k for k in ours if k not in expected]
     shapes = [
@@ -267,7 +267,7 @@ def _attention(ours: State) -> str:
 
 
 def _shape_of(ours: State, key: str, axes: int) -> tuple[int, ...]:
-    """The shape of one of our tensors, which must have so many axes."""
+    """The shape of one of our tensors, which must have that many axes."""
     if key not in ours:
         raise _ShapeError(f"there is no {key} (by this project's names)")
     shape = tuple(ours[key].shape)

@@ -70,7 +70,7 @@ def check_tensors(
 
 
 def _wrong_values(state: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the values of a checkpoint's entries, in words."""
+    """Descriptions of the wrong values among a checkpoint's entries."""
     if min(state["position"].values()) < 0:
         yield f"its position is {state['position']}"
     for index, values in state["optimizer"]["state"].items():

@@ -210,7 +210,7 @@ def test_the_script_fine_tunes(published, tiny_faces, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"freeze_backbone_epochs": 2}, "it goes with pretrained"),
+        ({"freeze_backbone_epochs": 2}, "it needs pretrained weights"),
         ({"freeze_backbone_epochs": 99, "pretrained": "x.pt"}, "total_epoch is only"),
         ({"channel_order": "rgb"}, "did you mean 'RGB'"),
         ({"input_scale": 0.0}, "must be above 0"),

@@ -162,7 +162,7 @@ def test_mistakes_of_a_user_end_in_one_paragraph(trained, tiny_faces, tmp_path):
         (["--lfw_dataset_path", broken, *paths[2:], *out, "--checkpoint", trained], [str(copy)]),
         (
             ["--lfw_dataset_path", tmp_path, *paths[2:], *out, "--checkpoint", trained],
-            ["not there"],
+            ["12 of the 12 images", "are not in", "check the data set's path"],
         ),
         ([*paths[:2], *out, "--checkpoint", trained], ["pairs.txt does not exist"]),
         ([*paths, "--output", a_file / "out", "--checkpoint", trained], [str(a_file), "--output"]),

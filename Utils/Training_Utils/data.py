@@ -253,7 +253,7 @@ class TrainingLoader:
         for batch in self._loader:
             if len(batch.labels) == 0:
                 raise RunError(
-                    f"too many images in a row can't be read to take others in their place, the "
+                    f"too many images in a row can't be read, so they can't be replaced; the "
                     f"last: {batch.unreadable[-1]}"
                 )
             yield batch

@@ -265,13 +265,13 @@ def take_class_weights(head: MarginHead, found: ClassWeights) -> str:
     """
     weights = found.weights
     if weights is None:
-        return f"head: starts fresh; looked for class weights in {found.where}"
+        return f"head: new weights; looked for class weights in {found.where}"
     shape = "×".join(map(str, weights.shape))
     centers, dim = head.sub_centers, head.weight.shape[1]
     needed = (head.num_classes * centers, dim)
     if weights.shape != needed:
         return (
-            f"head: starts fresh; {found.where} has weights for other classes ({shape}, the "
+            f"head: new weights; {found.where} has weights for other classes ({shape}, the "
             f"training set needs {needed[0]}×{needed[1]})"
         )
     with torch.no_grad():

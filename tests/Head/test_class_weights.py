@@ -40,13 +40,13 @@ def test_the_parents_margin_beside_its_network_is_taken(mobile, tmp_path):
     assert torch.equal(found, head)
     assert line == "head: 11×128 class weights taken from Iter_300_margin.pth"
     _, line = start(tmp_path / "Iter_300_net.pth", classes=12)
-    assert line.startswith("head: starts fresh; Iter_300_margin.pth has weights for other classes")
+    assert line.startswith("head: new weights; Iter_300_margin.pth has weights for other classes")
 
 
 def test_the_log_says_where_a_head_was_looked_for(mobile, tmp_path):
     path = tmp_path / "Iter_300_net.pth"
     torch.save(mobile, path)
-    looked = "head: starts fresh; looked for class weights in Iter_300_net.pth and "
+    looked = "head: new weights; looked for class weights in Iter_300_net.pth and "
     assert start(path)[1] == f"{looked}Iter_300_margin.pth beside it, which is not there"
     margin = tmp_path / "Iter_300_margin.pth"
     torch.save({"weight": torch.zeros(11, 64)}, margin)

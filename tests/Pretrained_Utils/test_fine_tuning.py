@@ -80,7 +80,7 @@ def test_the_run_takes_the_files_network_and_preprocessing(published, tmp_path):
     assert torch.equal(state.backbone.conv2.conv.weight, theirs["conv2.conv.weight"])
     assert state.backbone.preprocessing == Preprocessing("BGR", 127.5, 127.5, (32, 32))
     assert "starting from" in state.start[0]
-    assert state.start[1] == "head: starts fresh; looked for class weights in net.ckpt"
+    assert state.start[1] == "head: new weights; looked for class weights in net.ckpt"
     with pytest.raises(CheckpointError, match=r"feature_dim 128, the settings say 64; set 128"):
         build_state(dataclasses.replace(config, feature_dim=64), 10, 1, CPU, None)
 

@@ -234,7 +234,7 @@ def test_only_corrupt_images_is_an_error(tiny_config, tmp_path):
         tiny_config, train_dataset_path=str(tmp_path), train_file_list="", lfw_dataset_path="",
         lfw_file_list="",
     )  # fmt: skip
-    with pytest.raises(RunError, match="can't be read to take others in their place"):
+    with pytest.raises(RunError, match="so they can't be replaced"):
         Trainer(config).run()
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from Config import Config
-from Utils.errors import RunError
-from Utils.files import atomic_path, save_json
+from Utils.errors import CheckpointError, RunError
+from Utils.files import atomic_path, reading, save_json
 
 FORMAT = "face-training-checkpoint-1"
 SUFFIX = ".dcp"
@@ -35,8 +35,9 @@ SWEEP = "FACE_TRAINING_SWEEP"  # environment variable: the name of the sweep tha
 
 
 def is_checkpoint_folder(path: Path) -> bool:
-    """Whether a path is a checkpoint folder."""
-    return (path / COMMON).is_file()
+    """Whether a path is a checkpoint folder. CheckpointError: it can't be looked at."""
+    with reading(path, "checkpoint", CheckpointError):
+        return (path / COMMON).is_file()
 
 
 class RunFolder:
@@ -146,7 +147,7 @@ def find_checkpoint(resume: str, save_dir: str) -> Path:
     """
     if resume != "last":
         path = Path(resume)
-        if not (path.is_file() or is_checkpoint_folder(path)):
+        if not (is_checkpoint_folder(path) or path.is_file()):
             raise RunError(f"resume names {path}, which is not a file nor a checkpoint folder.")
         return path
     last = Path(LAST).stem
@@ -224,7 +225,8 @@ def _launch_note(save_dir: str) -> Path | None:
 def check_writable(folder: str | Path) -> None:
     """Raise RunError unless a folder could be made there; makes nothing itself."""
     path = Path(folder).absolute()
-    existing = next(p for p in (path, *path.parents) if p.exists())
+    with reading(path, "folder", RunError):
+        existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
         raise RunError(f"{path} can't be a folder: {existing} is a file. Give another save_dir.")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from Utils.errors import CheckpointError, DataError, RunError
+from Utils.errors import CheckpointError, DataError, RunError, UserError
 from Utils.files import atomic_path, link_or_copy, read_json, reading, save_json
+from Utils.run_folder import check_writable, find_checkpoint, is_checkpoint_folder
 
 
 def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path):
@@ -48,3 +49,17 @@ def test_what_cannot_be_read_is_named(tmp_path):
     unreadable = pytest.raises(CheckpointError, match=r"the index .* can't be read: Is a dir.*\.$")
     with unreadable, reading(tmp_path, "index", CheckpointError):
         tmp_path.read_bytes()
+
+
+LONG = "n" * 300  # no file may have such a name, so that the system refuses to look
+
+
+def test_a_path_that_the_system_refuses_to_look_at_is_a_user_error(tmp_path):
+    path = tmp_path / LONG
+    for look in (
+        lambda: find_checkpoint(str(path), str(tmp_path)),
+        lambda: is_checkpoint_folder(path),
+        lambda: check_writable(path),
+    ):
+        with pytest.raises(UserError, match="can't be read: File name too long"):
+            look()

@@ -26,7 +26,7 @@ from Utils.Datasets_Utils.photos import PhotoList, Photos, read_photo_list, writ
 from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils.embedding import embed_batches
 from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
-from Utils.files import make_folder, not_written, read_json, save_json
+from Utils.files import make_folder, not_written, read_json, reading, save_json
 from Utils.processes import ALONE, Processes
 
 FEATURE_DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
@@ -78,7 +78,8 @@ class FeatureFolder:
 
     def is_there(self) -> bool:
         """Whether any of the files exists."""
-        return any(p.is_file() for p in (self.table, self.about, self.done))
+        with reading(self.folder, "folder of features"):
+            return any(p.is_file() for p in (self.table, self.about, self.done))
 
     def open(self) -> Features:
         """Open a complete table. Raises DataError where it is incomplete, or not such a folder."""

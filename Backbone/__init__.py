@@ -105,7 +105,7 @@ def describe_backbone(backbone: nn.Module) -> dict[str, Any]:
 
 
 def rebuild_backbone(description: dict[str, Any]) -> nn.Module:
-    """The inverse of `describe_backbone`. Raises ArchitectureError where a value can't be used."""
+    """The inverse of `describe_backbone`. Raises ArchitectureError if a value can't be used."""
     size = tuple(description["input_size"])
     backbone = build_backbone(
         description["name"], description["feature_dim"], size, **description["variant"]

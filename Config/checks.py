@@ -30,7 +30,7 @@ def validate(
     """Check the settings, each alone and those that depend on each other.
 
     cuda_devices: how many CUDA devices the machine has.
-    only: the settings in use, where nothing is trained; None: all of them, to train.
+    only: the settings in use, if nothing is trained; None: all of them, to train.
     processes: how many train together.
     Raises ConfigError for the first one that can't be used.
     """

@@ -25,7 +25,7 @@ def shortened(name: object, length: int = 80) -> str:
 
 
 def nearest_name(name: object, known: Iterable[str]) -> str | None:
-    """The known name most similar to `name`, ignoring case; None where none is similar."""
+    """The known name most similar to `name`, ignoring case; None if none is similar."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return by_lower[near[0]] if near else None

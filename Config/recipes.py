@@ -107,7 +107,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "low_res_prob": 0.2,
         "jitter_prob": 0.2,
     },
-    # From `--pretrained WEIGHTS` to people of your own: `--train_dataset_path` and, where there is
+    # From `--pretrained WEIGHTS` to people of your own: `--train_dataset_path` and, if there is
     # no folder for each person, `--train_file_list`. The head is new, and is trained alone first.
     "fine_tuning": {
         **LONG_RUN,

@@ -25,7 +25,7 @@ def sample_size(num_classes: int, rate: float, images: int) -> int:
 def sample_classes(num_classes: int, rate: float, labels: Tensor, seed: tuple[int, ...]) -> Tensor:
     """All classes of the labels and random others: increasing int64 k, see `sample_size`.
 
-    labels: N of 0..C-1, or -1 where another process has the class. seed: integers of at least 0,
+    labels: N of 0..C-1, or -1 if another process has the class. seed: integers of at least 0,
     on which the draw depends.
     """
     generator = torch.Generator(labels.device)

@@ -90,7 +90,7 @@ def margin_scores(
 
     directions: N×D, x / ‖x‖, or x itself where classes are not normalised. scales: N, the s of
     each image, not 0. norms: N, ‖x‖, for methods that use it. weight: (C·K)×D, W.
-    labels: int64 N, the index of y among this process's classes; -1 where another process has it.
+    labels: int64 N, the index of y among this process's classes; -1 if another process has it.
     with_mean: whether to compute `Scores.mean`.
     """
     with torch.no_grad():
@@ -142,7 +142,7 @@ class _Targets:
     logit: Tensor
 
     def gradients(self, logit_gradient: Tensor) -> tuple[Tensor, ...]:
-        """Of cos θ_y, ‖x‖ and s, N each, from the logits' N; 0 where another process has them."""
+        """Of cos θ_y, ‖x‖ and s, N each, from the logits' N; 0 if another process has them."""
         return torch.autograd.grad(
             self.logit,
             self.inputs,
@@ -156,7 +156,7 @@ class _Targets:
 class _Negatives:
     """The classes j ≠ y, a block at a time.
 
-    scales: N. labels: N, -1 where another process has the class. target_cosine: N.
+    scales: N. labels: N, -1 if another process has the class. target_cosine: N.
     """
 
     scales: Tensor

@@ -43,7 +43,7 @@ def find_device(name: str, first: int = 0) -> torch.device:
 
 
 def choose_amp_dtype(config: Config, device: torch.device) -> torch.dtype | None:
-    """The dtype of mixed precision; None where it is off."""
+    """The dtype of mixed precision; None if it is off."""
     if not config.use_amp:
         return None
     if config.amp_dtype != "auto":

@@ -34,7 +34,7 @@ _TEMPORARY = re.compile(r"\..*(\.[^.]+)\.[a-z0-9_]{8}\1")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; renamed to it when the block ends without an error.
 
-    Raises RunError, naming `path`, where the file can't be written. An OSError about another file,
+    Raises RunError, naming `path`, if the file can't be written. An OSError about another file,
     one that the block reads, is left as it is.
     """
     path = Path(path)
@@ -59,7 +59,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def save_json(path: Path, values: Any, indent: int = 2) -> None:
-    """Write values as JSON, whole or not at all. Raises RunError where that can't be done."""
+    """Write values as JSON, whole or not at all. Raises RunError if that can't be done."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=indent) + "\n")
 
@@ -77,7 +77,7 @@ def reading(path: Path | str, what: str, raises: type[UserError] = DataError) ->
 
 
 def read_json(path: Path | str, what: str, raises: type[UserError] = DataError) -> Any:
-    """The values in a JSON file. Raises an error that names the file where it is not there or not
+    """The values in a JSON file. Raises an error that names the file if it is not there or not
     JSON; what, raises: as in `reading`."""
     with reading(path, what, raises):
         content = Path(path).read_bytes()
@@ -96,7 +96,7 @@ def remove_temporaries(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise RunError, naming `path`, where a library can't write tensors: a disk or quota is full.
+    """Raise RunError, naming `path`, if a library can't write tensors: a disk or quota is full.
 
     For blocks that do nothing but write: PyTorch raises a RuntimeError, which may be anything.
     """
@@ -117,7 +117,7 @@ def not_written(path: Path, error: BaseException) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, unless it exists. Raises RunError where it can't be made."""
+    """Make a folder and its parents, unless it exists. Raises RunError if it can't be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,7 +132,7 @@ def _reason(error: BaseException) -> str:
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, replacing it at once; a copy where links fail.
 
-    Raises RunError where neither can be done.
+    Raises RunError if neither can be done.
     """
     temporary = target.with_name(f".{target.name}.link")
     with writing(target):
@@ -154,7 +154,7 @@ def read_tensors(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read any file of tensors and plain values on the CPU.
 
     lazily: leave tensors on the disk until they are used, for a caller who needs few of them.
-    Raises CheckpointError where the file is missing, truncated, no checkpoint, or needs code.
+    Raises CheckpointError if the file is missing, truncated, no checkpoint, or needs code.
     """
     path = Path(path)
     if not path.is_file():
@@ -182,7 +182,7 @@ def unsafe_names(path: Path) -> list[str]:
 def write_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write a file of tensors and plain values, whole or not at all.
 
-    Raises RunError where that can't be done.
+    Raises RunError if that can't be done.
     """
     with writing(path), atomic_path(path) as temporary:
         torch.save(state, temporary)

@@ -150,7 +150,7 @@ LOST = (
 
 
 def _join() -> tuple[dist.Store, Processes]:
-    """Raises RunError where the others can't be reached."""
+    """Raises RunError if the others can't be reached."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     try:

@@ -66,7 +66,7 @@ class RunFolder:
     def create(self, config: Config) -> None:
         """Make the folders and save the settings, of this start of the run and of those before it.
 
-        Raises RunError where that can't be done.
+        Raises RunError if that can't be done.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class RunFolder:
         save_json(self.settings, self._settings_with(config))
 
     def starts(self) -> list[dict[str, Any]]:
-        """The settings of each start of the run, oldest first; none where they can't be read.
+        """The settings of each start of the run, oldest first; none if they can't be read.
 
         `sweep` among them is the name of the sweep that started it.
         """
@@ -107,7 +107,7 @@ def run_name(config: Config) -> str:
 
 
 def create_run(config: Config) -> RunFolder:
-    """Make a new run's folder. Raises RunError where that can't be done."""
+    """Make a new run's folder. Raises RunError if that can't be done."""
     name = run_name(config)
     for number in itertools.count(1):
         path = Path(config.save_dir) / (name if number == 1 else f"{name}_{number}")
@@ -124,7 +124,7 @@ def create_run(config: Config) -> RunFolder:
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:
-    """The run whose folder a checkpoint is in; None where it is elsewhere."""
+    """The run whose folder a checkpoint is in; None if it is elsewhere."""
     folder = Path(checkpoint).resolve().parent
     is_run = folder.name == CHECKPOINTS and (folder.parent / "settings.json").exists()
     return RunFolder(folder.parent) if is_run else None
@@ -143,7 +143,7 @@ def run_to_continue(checkpoint: Path) -> RunFolder | None:
 def find_checkpoint(resume: str, save_dir: str) -> Path:
     """The path that the `resume` setting means; `last` is the newest run's last.
 
-    Raises RunError where there is none.
+    Raises RunError if there is none.
     """
     if resume != "last":
         path = Path(resume)
@@ -166,7 +166,7 @@ def is_restarted() -> bool:
 
 
 def run_of_launch(save_dir: str) -> RunFolder | None:
-    """The run that this launch of torchrun was training; None where it has none yet.
+    """The run that this launch of torchrun was training; None if it has none yet.
 
     Any launch of the same name counts: restarted by torchrun, or begun again with its --rdzv_id.
     """

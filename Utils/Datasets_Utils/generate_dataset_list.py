@@ -29,7 +29,7 @@ def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -
     """Write `name  label` lines for the images of source, and return a report for printing.
 
     min_images: classes of fewer images are left out, and the others labelled without gaps.
-    Raises DataError where no class is left, and for a source that can't be read.
+    Raises DataError if no class is left, and for a source that can't be read.
     """
     source, file_list = Path(source), Path(file_list)
     tree = scan_tree(source) if is_image_folder(source) else None
@@ -48,7 +48,7 @@ def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -
 
 
 def write_lines(file_list: Path, names: Iterable[str], labels: np.ndarray) -> None:
-    """Write an image list. Raises RunError where it can't be written."""
+    """Write an image list. Raises RunError if it can't be written."""
     make_folder(file_list.parent)
     with (
         atomic_path(file_list) as temporary,

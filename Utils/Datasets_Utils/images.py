@@ -34,13 +34,13 @@ def is_image_name(name: str) -> bool:
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The image in a file as uint8 H×W×3 RGB; grey and 16-bit images are converted.
 
-    Raises ImageError, naming the file, where it can't be opened or is not an image.
+    Raises ImageError, naming the file, if it can't be opened or is not an image.
     """
     return decode_image(read_encoded(path), os.fspath(path))
 
 
 def read_encoded(path: str | os.PathLike[str]) -> np.ndarray:
-    """The bytes of a file as uint8. Raises ImageError, naming it, where it can't be opened."""
+    """The bytes of a file as uint8. Raises ImageError, naming it, if it can't be opened."""
     path = os.fspath(path)
     try:
         # cv2.imread uses the system's code page and fails on some non-ASCII paths.

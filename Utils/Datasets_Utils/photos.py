@@ -31,7 +31,7 @@ _EXTENSIONS = frozenset({*IMAGE_SUFFIXES, ".gif"})  # some of the original photo
 
 @dataclass(frozen=True, eq=False)
 class PhotoList:
-    """N photos. names: relative paths. ids: N identities, or None where no person is named.
+    """N photos. names: relative paths. ids: N identities, or None if no person is named.
     source: the file or folder they were read from, for messages."""
 
     names: Sequence[str]
@@ -51,7 +51,7 @@ def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
     """Read a devkit list. with_ids: True: it must have identities; False: they are ignored; None:
     they are read if there are any.
 
-    Raises DataError, naming the file, where it can't be read, is no such list, names no photo, or
+    Raises DataError, naming the file, if it can't be read, is no such list, names no photo, or
     names one twice.
     """
     path = Path(path)
@@ -126,7 +126,7 @@ def join_lists(lists: Sequence[PhotoList], sizes: Iterable[int] = ()) -> Distrac
 
 
 def read_noise_list(path: str | Path) -> frozenset[str]:
-    """The names in a noise list; may be empty. Raises DataError where it can't be read."""
+    """The names in a noise list; may be empty. Raises DataError if it can't be read."""
     with reading(path, "noise list"):
         text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     lines = (line.rstrip("\r") for line in text.split("\n"))
@@ -179,7 +179,7 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     """All photos of a folder, sorted; with_ids: each in the folder of its person.
 
     A record file, shards or an archive will do as well; their labels are the people.
-    Raises DataError where there are no photos, or a photo is in no person's folder.
+    Raises DataError if there are no photos, or a photo is in no person's folder.
     """
     with reading(folder, "folder of photos"):
         names = list(_walk(Path(folder)))

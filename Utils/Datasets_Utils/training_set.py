@@ -126,7 +126,7 @@ class TrainingSet(Dataset):
     def without_small(self, min_images: int) -> TrainingSet:
         """The set without the identities of fewer images, labelled from 0 again.
 
-        Raises DataError where none is left.
+        Raises DataError if none is left.
         """
         counts = np.bincount(self.labels)
         if counts.min() >= min_images:

@@ -43,10 +43,10 @@ class VerificationSet:
         can read from it.
     names: a name for each image, in the same order.
     left, right: P ints, indices into images. same: P bools. folds: P ints, from 0.
-    sizes: how many images have which (height, width), None for unreadable ones; empty where the
+    sizes: how many images have which (height, width), None for unreadable ones; empty if the
         format does not tell it without reading every image.
 
-    Raises ValueError where these do not fit together.
+    Raises ValueError if these do not fit together.
     """
 
     images: Sequence[np.ndarray]
@@ -78,7 +78,7 @@ class VerificationSet:
 class ImageFiles(Sequence[np.ndarray]):
     """A sequence of images in files, each read when asked for: uint8 H×W×3 RGB.
 
-    Indexing raises ImageError, naming the file, where it can't be decoded.
+    Indexing raises ImageError, naming the file, if it can't be decoded.
     """
 
     def __init__(self, paths: Sequence[str]):

@@ -38,7 +38,7 @@ PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99)
 class Ranking:
     """Images and identities, the most suspicious first.
 
-    angles: float32 N degrees; NaN where there is none. labels: N, 0..C-1.
+    angles: float32 N degrees; NaN if there is none. labels: N, 0..C-1.
     images: N indices. identities: C labels, by their median image.
     typical, counts, medians, largest: by label, the index of the image nearest to the centre, the
         number of images, and the median and largest angle.
@@ -191,7 +191,7 @@ def leave_out_worst(
     """Write the list and return lines that say how many images it lacks.
 
     max_angle: degrees 0..180; share: 0..1; exactly one of them. Raises ConfigError for values out
-    of range, DataError for a report that can't be read or where no image would be left.
+    of range, DataError for a report that can't be read or if no image would be left.
     """
     if (max_angle is None) == (share is None):
         raise ConfigError("share", share, "give one of --max_angle and --share.")
@@ -223,7 +223,7 @@ def leave_out_worst(
 def read_images(path: Path) -> tuple[PathTable, np.ndarray, np.ndarray]:
     """(names, labels, angles) of images.csv, in the order of the training set.
 
-    Raises DataError naming file and line where it is no such table.
+    Raises DataError naming file and line if it is no such table.
     """
     indices, labels, angles = array("q"), array("q"), array("f")
 

@@ -49,7 +49,7 @@ def embed(
 
     Returns float32 N×D of the images and N×D of their mirror images, not normalised, in the main
     process and None in the others. The backbone itself is not changed. Raises ImageError, naming
-    the file, in all processes where an image can't be read.
+    the file, in all processes if an image can't be read.
     """
     starts = range(0, len(images), batch_size)
     first, last = (
@@ -124,7 +124,7 @@ def embed_batches(
 
 
 class _Images(Dataset):
-    """The images at the network's input size, each with "", or with the error where it can't be
+    """The images at the network's input size, each with "", or with the error if it can't be
     read: an exception would come out of a worker process wrapped in its traceback."""
 
     def __init__(self, images: Sequence[np.ndarray], input_size: tuple[int, int]) -> None:

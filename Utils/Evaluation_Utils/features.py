@@ -82,7 +82,7 @@ class FeatureFolder:
             return any(p.is_file() for p in (self.table, self.about, self.done))
 
     def open(self) -> Features:
-        """Open a complete table. Raises DataError where it is incomplete, or not such a folder."""
+        """Open a complete table. Raises DataError if it is incomplete, or not such a folder."""
         if not (self.table.is_file() and self.list.is_file() and self.done.is_file()):
             raise DataError(
                 f"{self.folder} is not a folder of features: it needs features.npy, list.json and "
@@ -110,7 +110,7 @@ class FeatureFolder:
         return [lot for lot, flag in zip(lots, done, strict=True) if not flag]
 
     def read_about(self) -> dict[str, Any]:
-        """What the features were made with; empty where that was never written. Raises DataError
+        """What the features were made with; empty if that was never written. Raises DataError
         for a damaged file."""
         if not self.about.exists():
             return {}
@@ -123,7 +123,7 @@ class FeatureFolder:
         return about
 
     def check(self, about: dict[str, Any], shape: tuple[int, int]) -> None:
-        """Raises DataError where the features were made with anything else, or features.npy is
+        """Raises DataError if the features were made with anything else, or features.npy is
         another table than about.json says."""
         found = self.read_about()
         other = [name for name in about if found.get(name) != about[name]]
@@ -162,8 +162,8 @@ def packed_features(
     about: what they are made with: checkpoint, dimension `dim`, `dtype`, ...; plain values.
     produce: makes the features of the given lots of rows. say: is told how many are missing.
     progress: label of a bar that the main process shows; None: no bar.
-    Raises DataError for NaN or infinity, and where the folder's features were made with something
-    else; RunError where they can't be written.
+    Raises DataError for NaN or infinity, and if the folder's features were made with something
+    else; RunError if they can't be written.
     """
     files = FeatureFolder(folder)
     if processes.is_main:

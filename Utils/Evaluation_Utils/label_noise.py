@@ -69,7 +69,7 @@ def measure(
     image can't be read). They are used again for the same network and images, and read in blocks.
     class_weights: C×D, to measure against a head's weights instead.
 
-    Returns (angles, float32 N degrees, NaN where there is none; indices, int64, of the images that
+    Returns (angles, float32 N degrees, NaN if there is none; indices, int64, of the images that
     can't be read, whose angle is NaN too).
     """
     indices = PhotoList([str(i) for i in range(len(data))], None, str(data.source))

@@ -275,7 +275,7 @@ def _draw_pair(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write the picture, and its folder if need be. Raises RunError where that can't be done."""
+    """Write the picture, and its folder if need be. Raises RunError if that can't be done."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = Path(path)

@@ -176,7 +176,7 @@ def find_benchmark(prefix: str) -> Benchmark:
 
 
 def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
-    """(images, pairs file) of the settings. Both are empty where the settings name no data set,
+    """(images, pairs file) of the settings. Both are empty if the settings name no data set,
     the second also for formats that hold their pairs."""
     if not benchmark.prefix:
         return config.data, config.pairs
@@ -218,7 +218,7 @@ def _check_pairs(data: VerificationSet, source: str) -> None:
 def load_network(config: Config, device: torch.device) -> nn.Module:
     """The network that `checkpoint` names, read as the settings say, on the device.
 
-    Raises CheckpointError where none is named or it can't be read.
+    Raises CheckpointError if none is named or it can't be read.
     """
     if not config.checkpoint:
         raise CheckpointError("there is nothing to evaluate: give --checkpoint PATH.")
@@ -235,7 +235,7 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
 
 def make_output(config: Config) -> Path:
     """Make the folder for figures and pictures. Raises RunError now, rather than after hours of
-    work, where it can't be made or no file can be written to it."""
+    work, if it can't be made or no file can be written to it."""
     if config.output:
         folder = Path(config.output)
     elif config.checkpoint:

@@ -65,7 +65,7 @@ def main() -> None:
 def rename_for(state: State, architecture: dict[str, Any], lineage: Lineage) -> State:
     """A network's tensors under a lineage's names.
 
-    architecture: `Backbone.describe_backbone`'s values. Raises CheckpointError where that lineage
+    architecture: `Backbone.describe_backbone`'s values. Raises CheckpointError if that lineage
     has no such network.
     """
     reasons = []
@@ -98,7 +98,7 @@ def rename_for(state: State, architecture: dict[str, Any], lineage: Lineage) -> 
 
 
 def layout_counts(layout: Layout, architecture: dict[str, Any]) -> Counts | None:
-    """An architecture's numbers of units by stage; None where the layout has no such network."""
+    """An architecture's numbers of units by stage; None if the layout has no such network."""
     name, variant = architecture["name"], architecture["variant"]
     resnet = re.fullmatch(r"(?:SE)?ResNet(\d+)(_IR)?", name)
     if name == "MobileFaceNet":

@@ -77,7 +77,7 @@ def export(
     """Write a backbone in evaluation mode on the CPU to `.onnx` or `.pt2`, and check the file.
 
     Returns the largest absolute difference to the backbone and its largest output. Raises RunError,
-    and leaves no file, where they differ by more than `TOLERANCE` or it can't be written.
+    and leaves no file, if they differ by more than `TOLERANCE` or it can't be written.
     """
     module = WithPreprocessing(backbone) if include_preprocessing else backbone
     convert, run = RUNTIMES[target.suffix]

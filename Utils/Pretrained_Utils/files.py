@@ -57,7 +57,7 @@ def find_weights(name: str | Path) -> Path:
     """The weights file of a path, or of a bare name in the folder Pretrained, with its suffix or
     without. Of a folder it is the file in it that has the network.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError if there is none.
     """
     path = Path(name)
     candidates = [path]
@@ -76,7 +76,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """The contents of a file: tensors and plain values; a safetensors file's description included.
 
     Tensors stay on the disk until they are used, where the format allows it: most callers need
-    names and shapes, or a few tensors. Raises CheckpointError where it can't be read, or needs code
+    names and shapes, or a few tensors. Raises CheckpointError if it can't be read, or needs code
     to be read.
     """
     if _is_safetensors(path):
@@ -118,7 +118,7 @@ def write_backbone(
     """Write tensors with the dtypes they have; with a description as this project's bare backbone
     file, without one as a plain state_dict.
 
-    path: `.safetensors`, or any other suffix for PyTorch's own format. Raises RunError where it
+    path: `.safetensors`, or any other suffix for PyTorch's own format. Raises RunError if it
     can't be written.
     """
     # Copies: of a view the whole storage would be written, and safetensors refuses a shared one.
@@ -198,7 +198,7 @@ class Contents:
     """The tensors of a file, by names without prefix.
 
     container: the key under which the network's were, "" for the top. prefix: that of their names.
-    head: the tensors of the classifier, where there are any.
+    head: the tensors of the classifier, if there are any.
     """
 
     container: str

@@ -33,7 +33,7 @@ BY_COLUMNS = "kernel"
 class ClassWeights:
     """A table of class weights.
 
-    weights: C×D; None where there are none. where: their file, or where they were looked for.
+    weights: C×D; None if there are none. where: their file, or where they were looked for.
     """
 
     weights: Tensor | None
@@ -69,7 +69,7 @@ def find_class_weights(
 
 
 def class_weights(head: State, feature_dim: int, by_columns: bool = False) -> Tensor | None:
-    """A head's class weights as C×D, from its tensors; None where none can be them.
+    """A head's class weights as C×D, from its tensors; None if none can be them.
 
     by_columns: whether this code keeps them as D×C under the name `weight` too.
     """

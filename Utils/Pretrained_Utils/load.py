@@ -118,7 +118,7 @@ def build(
 ) -> nn.Module:
     """The network of weights that were read, as `load_backbone` returns it.
 
-    Raises CheckpointError where the weights do not fit the architecture that the file describes.
+    Raises CheckpointError if the weights do not fit the architecture that the file describes.
     """
     try:
         with torch.device("meta"):  # fresh weights would take longer than reading these
@@ -174,7 +174,7 @@ def own_weights(
     """The weights in the contents of a run's checkpoint or of a bare backbone file.
 
     wanted: the lineage that the user named. which: "averaged" or "raw", where a run's checkpoint
-    has both. Raises CheckpointError where an entry is missing or of another type.
+    has both. Raises CheckpointError if an entry is missing or of another type.
     """
     check_own(path, contents)
     description = Description(contents["architecture"], contents.get("lineage", OWN))

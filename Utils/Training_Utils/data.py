@@ -35,7 +35,7 @@ TRIES = 100
 def open_training_data(config: Config) -> TrainingSet:
     """The training set of the settings; the demo's is drawn first where it is missing.
 
-    Raises DataError as `open_training_set` does and where no identity has `min_images` images,
+    Raises DataError as `open_training_set` does and if no identity has `min_images` images,
     RunError where the set is smaller than one batch.
     """
     if config.train_dataset == "Demo":
@@ -173,7 +173,7 @@ def _random_images(
     return by_identity[position < wanted[labels[by_identity]]]
 
 
-# A resized image, None where none could be read; its label; and why others could not be read.
+# A resized image, None if none could be read; its label; and why others could not be read.
 Sample = tuple[np.ndarray | None, int, list[str]]
 
 
@@ -201,7 +201,7 @@ class FittedImages(Dataset):
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack the images of a batch; an empty batch where one of them is missing."""
+    """Stack the images of a batch; an empty batch if one of them is missing."""
     images, labels, unreadable = zip(*samples, strict=True)
     if any(image is None for image in images):
         images, labels = (), ()
@@ -246,7 +246,7 @@ class TrainingLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from batch `start` on; both count from 0.
 
-        Raises RunError where `TRIES` images in a row can't be read.
+        Raises RunError if `TRIES` images in a row can't be read.
         """
         self._sampler.epoch = epoch
         self._sampler.start = start

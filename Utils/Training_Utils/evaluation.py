@@ -32,7 +32,7 @@ class TestSets:
     """The verification sets that the settings name; with the demo's training set, also the demo's.
 
     processes: evaluate the sets together. descriptions: a line for the log about each benchmark.
-    Raises DataError where a set can't be opened.
+    Raises DataError if a set can't be opened.
     """
 
     __test__ = False  # pytest takes classes whose names begin with Test for tests
@@ -63,7 +63,7 @@ class TestSets:
         """The mean 10-fold accuracy, 0..1, on each set; all processes must call this.
 
         averaged: the backbone with averaged weights, whose accuracies are added under the names of
-        `averaged_name`. Raises DataError or ImageError where an image can't be read.
+        `averaged_name`. Raises DataError or ImageError if an image can't be read.
         """
         accuracies = {name: self._accuracy(backbone, data) for name, data in self._sets.items()}
         if averaged is not None:

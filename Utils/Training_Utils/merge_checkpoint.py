@@ -61,7 +61,7 @@ def main() -> None:
 def merge_folder(folder: Path) -> tuple[dict[str, Any], str]:
     """The checkpoint of a folder as a file holds it, and a line about it.
 
-    Raises CheckpointError where it can't be read.
+    Raises CheckpointError if it can't be read.
     """
     state = read_run(folder)
     check_entries(state, folder)
@@ -73,7 +73,7 @@ def merge_folder(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The shards of a folder, by rank. Raises CheckpointError where one between them is missing."""
+    """The shards of a folder, by rank. Raises CheckpointError if one between them is missing."""
     found = {int(m[1]): p for p in Path(folder).glob("*.pt") if (m := _NAME.fullmatch(p.name))}
     missing = sorted(set(range(max(found, default=-1) + 1)) - set(found))
     if missing:
@@ -87,7 +87,7 @@ def find_shards(folder: Path) -> list[Path]:
 def merge_shards(paths: list[Path]) -> tuple[dict[str, Any], str]:
     """The checkpoint that one GPU would have saved, and a line about it.
 
-    Raises CheckpointError where a shard can't be read or is not of the same step and network.
+    Raises CheckpointError if a shard can't be read or is not of the same step and network.
     """
     shards = [_read_shard(path) for path in paths]
     first = shards[0]
@@ -131,7 +131,7 @@ def _check_same(path: Path, shard: dict[str, Any], other: Path, first: dict[str,
 
 
 def _merge_optimizers(shards: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The optimiser's state with the rows of all shards; None where its rows are not those of the
+    """The optimiser's state with the rows of all shards; None if its rows are not those of the
     class weights, because it has the state of a sample of the classes."""
     first = shards[0][OPTIMIZER]
     last = max(number for group in first["param_groups"] for number in group["params"])

@@ -154,7 +154,7 @@ class _Loss(nn.Module):
 def compiled(network: nn.Module, device: torch.device) -> nn.Module:
     """`torch.compile` of the network, which compiles at its first call; it shares the weights.
 
-    Raises RunError where the machine lacks the compiler, before anything is trained.
+    Raises RunError if the machine lacks the compiler, before anything is trained.
     """
     if device.type == "cpu":
         compiler = os.environ.get("CXX")

@@ -99,7 +99,7 @@ def saved_settings(resume: str, save_dir: str, processes: Processes = ALONE) -> 
 
     Where torchrun has restarted the processes, it is the last one of the run that this launch was
     training. The main process decides for all, which must all call this: by now `last` may be
-    another one. Raises RunError where there is none, CheckpointError where it can't be read.
+    another one. Raises RunError if there is none, CheckpointError if it can't be read.
     """
 
     def find() -> Path:
@@ -165,7 +165,7 @@ def checkpoint_to_resume(config: Config, processes: Processes) -> Path | None:
     """The checkpoint that `resume` names, or the last one of a run that torchrun has restarted;
     None for a new run. The main process decides for all, which must all call this.
 
-    Raises RunError where `resume` names none. Train.py's `resume` is a path by now, see
+    Raises RunError if `resume` names none. Train.py's `resume` is a path by now, see
     `saved_settings`.
     """
 
@@ -288,7 +288,7 @@ def _settings_of(architecture: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_not_over(epoch: int, path: Path, config: Config) -> None:
-    """Raise CheckpointError where nothing is left to do. A run that was killed between its last
+    """Raise CheckpointError if nothing is left to do. A run that was killed between its last
     checkpoint and its results has no iteration left, but its test sets to evaluate."""
     if epoch < config.total_epoch:
         return

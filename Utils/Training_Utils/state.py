@@ -68,12 +68,12 @@ class TrainingState:
 
     @property
     def result(self) -> nn.Module:
-        """The backbone to use after training: with averaged weights where there are any."""
+        """The backbone to use after training: with averaged weights if there are any."""
         return self.averaged or self.backbone
 
     @property
     def averaged(self) -> nn.Module | None:
-        """The backbone with averaged weights; None where there are none."""
+        """The backbone with averaged weights; None if there are none."""
         return self.average.backbone if self.average else None
 
     @property

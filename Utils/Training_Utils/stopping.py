@@ -58,7 +58,7 @@ class StopRequest(Sigterm):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Where a process has died, torchrun ends the others by SIGTERM; the error comes first.
+        # If a process has died, torchrun ends the others by SIGTERM; the error comes first.
         if kind is None or self._group is None:
             super().__exit__(kind, error, trace)
         if kind is None:

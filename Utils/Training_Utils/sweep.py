@@ -86,7 +86,7 @@ def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
     """Train each run that is not done yet; write and print the table, draw the curves.
 
     Raises ConfigError, before anything is trained, for settings that can't be used, and RunError,
-    after everything is, where runs failed. SIGTERM ends it early: the run in progress is saved.
+    after everything is, if runs failed. SIGTERM ends it early: the run in progress is saved.
     """
     if processes.world_size > 1:
         text = ", ".join(sweep.axes)
@@ -130,7 +130,7 @@ def sweep_name(sweep: Sweep) -> str:
 
 def find_finished(config: Config) -> RunFolder | None:
     """The newest run under save_dir that was trained to its end with these settings, on the same
-    images and labels; None where there is none, or where the data can't be read."""
+    images and labels; None if there is none, or where the data can't be read."""
     finished = [run for run in _runs_with(config) if has_results(run)]
     try:
         data = fingerprint(open_training_data(config)) if finished else {}

@@ -72,7 +72,7 @@ class Trainer:
     def run(self) -> TrainingResult:
         """Train to the last epoch, or until SIGTERM asks to stop; returns the figures.
 
-        Raises RunError for a loss that is not finite, or where another process has ended; the last
+        Raises RunError for a loss that is not finite, or if another process has ended; the last
         checkpoint is older and sound.
         """
         try:
@@ -101,7 +101,7 @@ class Trainer:
             self.progress.close()
 
     def _train(self, stop: StopRequest) -> dict[str, float] | None:
-        """The loop. Returns the accuracies at the end; None where it was asked to stop."""
+        """The loop. Returns the accuracies at the end; None if it was asked to stop."""
         config, state, batches = self.config, self.state, self.loader.batches_per_epoch
 
         def due(frequency: int) -> bool:
@@ -172,7 +172,7 @@ class Trainer:
         return result
 
     def _check_loss(self) -> None:
-        """Raise RunError where the mean loss since the last report is not finite."""
+        """Raise RunError if the mean loss since the last report is not finite."""
         loss = self.progress.mean_loss()
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")

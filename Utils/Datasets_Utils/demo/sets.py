@@ -98,7 +98,7 @@ def ensure_demo_sets(
 
     They are drawn into a folder beside `root`, which is renamed at the end; sets of another seed,
     size or generator are replaced. `workers` defaults to the cores that this process may use.
-    Raises RunError where `root` holds other files, or can't be written.
+    Raises RunError if `root` holds other files, or can't be written.
     """
     root = Path(root).absolute()
     stamp = {"generator": GENERATOR_VERSION, "seed": seed, "sizes": asdict(sizes)}

@@ -48,7 +48,7 @@ from Utils.Datasets_Utils.verification_set import (
 from Utils.errors import DataError
 from Utils.files import reading
 
-PAIRS_NAME = "pairs.txt"  # looked for in a folder or an archive where no pairs file is named
+PAIRS_NAME = "pairs.txt"  # looked for in a folder or an archive if no pairs file is named
 
 # Opens a verification set: (path, its pairs file if one is named, channel order of .blp values).
 OpenPairs = Callable[[Path, Path | None, str], VerificationSet]

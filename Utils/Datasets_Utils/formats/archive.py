@@ -85,7 +85,7 @@ class Archive(ImageStore):
     def read(self, name: Path) -> bytes:
         """The bytes of a file by its name, with or without the folder `top`.
 
-        Raises DataError where there is no such file.
+        Raises DataError if there is no such file.
         """
         rows = {file: row for row, file in enumerate(self.names)}
         row = rows.get(name.as_posix(), rows.get(self.top + name.as_posix()))

@@ -76,7 +76,7 @@ class BlpImages(ImageStore):
         raise DataError(f"{self.folder} holds pixels, no image files whose bytes could be copied.")
 
     def decode(self, row: int) -> np.ndarray:
-        """uint8 H×W×3 RGB. Raises ImageError, naming the chunk, where it is damaged."""
+        """uint8 H×W×3 RGB. Raises ImageError, naming the chunk, if it is damaged."""
         values = self.values(row)
         if not np.all(np.abs(values) <= _LARGEST):  # NaN too
             raise ImageError(

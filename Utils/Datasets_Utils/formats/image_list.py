@@ -91,7 +91,7 @@ def scan_tree(root: str | Path) -> Tree:
     """Find the images of a class-per-folder tree, sorted, with contiguous labels.
 
     A class is a folder that itself has images; there may be folders of folders above it. Links are
-    followed as by `walk_folders`. Raises DataError where root is not a folder.
+    followed as by `walk_folders`. Raises DataError if root is not a folder.
     """
     root = Path(root)
     if not root.is_dir():

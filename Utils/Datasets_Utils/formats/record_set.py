@@ -98,7 +98,7 @@ def read_payload(file: MappedFile, offset: int) -> bytes | np.ndarray:
 def scan_records(file: MappedFile) -> Iterator[int]:
     """The offset of each record, found by a scan of the file.
 
-    Raises DataError, naming file and byte, where a record is damaged or truncated.
+    Raises DataError, naming file and byte, if a record is damaged or truncated.
     """
     offset, begun = 0, None
     view = memoryview(file.bytes)
@@ -272,7 +272,7 @@ def _check_index(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> Non
 
 
 def _insightface_layout(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> Labelled | None:
-    """Images and labels by the identity records, without reading every image's header; None where
+    """Images and labels by the identity records, without reading every image's header; None if
     there are no such records, or where they contradict the images' own labels."""
     first = read_record(file, int(offsets[0]))
     if keys[0] != 0 or first.flag < 2 or len(first.content) or len(keys) >= EXACT_FLOATS:
@@ -341,7 +341,7 @@ def _check_labels(
 
 
 def _beginnings(file: MappedFile, offsets: np.ndarray) -> np.ndarray:
-    """The first 40 bytes of records, as _BEGINNING. Raises ImageError where there is no record."""
+    """The first 40 bytes of records, as _BEGINNING. Raises ImageError if there is no record."""
     within = np.arange(_BEGINNING.itemsize)
     # The last record may be shorter: other bytes stand for its missing labels, which are not used.
     at_bytes = np.minimum(offsets[:, None] + within, file.size - 1)

@@ -118,7 +118,7 @@ def is_shards(path: Path) -> bool:
 
 
 def find_tars(path: Path) -> list[Path]:
-    """The tar files of a folder of shards, or a single one; empty where there are none."""
+    """The tar files of a folder of shards, or a single one; empty if there are none."""
     if path.is_dir():
         # A name that begins with a dot is a shard that is still being written.
         shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))

@@ -40,7 +40,7 @@ class MappedFile:
     A forked worker shares its parent's map, which is safe because nobody writes; a spawned worker
     gets the path alone and maps the file again.
 
-    path: the file. size: its number of bytes. Raises DataError where the file can't be opened.
+    path: the file. size: its number of bytes. Raises DataError if the file can't be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -159,7 +159,7 @@ def cached_arrays(path: Path, sources: Sequence[Path], build: Callable[[], Array
 def store_arrays(path: Path, sources: Sequence[Path], arrays: Arrays) -> None:
     """Write arrays that `cached_arrays` will find at `path`.
 
-    Raises OSError or RunError where they can't be written.
+    Raises OSError or RunError if they can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as f:

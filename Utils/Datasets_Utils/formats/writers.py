@@ -71,7 +71,7 @@ class Writer(ABC):
 class RecordWriter(Writer):
     """`X.rec` with `X.idx`, `X.lst` and `property`, as MXNet and insightface read them.
 
-    The layout is insightface's where the images are sorted by identity; else, and where there are
+    The layout is insightface's where the images are sorted by identity; else, and if there are
     more images than float32 counts exactly, it is the plain one (see record_set.py).
     """
 

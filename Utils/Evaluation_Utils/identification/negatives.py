@@ -74,7 +74,7 @@ class Negatives:
     """What is kept of N scores.
 
     count: N. highest: float64, the highest exact scores, descending. counts: int64, how many
-    products are in each of the `bins`; None where `highest` has all scores.
+    products are in each of the `bins`; None if `highest` has all scores.
     far: how many of the N are below every threshold, and neither in `highest` nor in `counts`.
     """
 

@@ -154,7 +154,7 @@ class RankCounter:
 class BestDistractor:
     """The highest exact score of each probe and the first distractor that has it.
 
-    score: float64 P, -inf where there is none yet. distractor: int64 P, its row, or -1.
+    score: float64 P, -inf if there is none yet. distractor: int64 P, its row, or -1.
     """
 
     def __init__(self, probes: int, bound: float, exact: PairScorer) -> None:

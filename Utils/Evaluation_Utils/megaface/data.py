@@ -35,7 +35,7 @@ class Source:
     """One table of features to come. name: probes or distractors. listed: its photos.
 
     Of these at most one: ready: the table itself. devkit: the folder of the devkit's files. With
-    neither, the photos are embedded. photos: None where only features are there.
+    neither, the photos are embedded. photos: None if only features are there.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Source:
 
     def image(self, row: int) -> np.ndarray | None:
         """The photo of a row of features, found by its name: those given beside a ready table may
-        be others. None where it is not there."""
+        be others. None if it is not there."""
         index = self._photo_of.get(self.listed.names[row])
         return None if index is None else self.photos.images[index]
 
@@ -70,7 +70,7 @@ class MegaFaceData:
     """The photos to evaluate, which are found but not read yet.
 
     sets: int64 rows of the distractors by label. noisy_probes, noisy_distractors: bool, one for
-    each; None where no noise list is given.
+    each; None if no noise list is given.
     """
 
     probes: Source

@@ -57,7 +57,7 @@ def read_devkit_file(path: Path) -> np.ndarray:
 
 
 def check_export(listed: PhotoList, suffix: str) -> None:
-    """Raises DataError where a file would be written outside of the folder for the export."""
+    """Raises DataError if a file would be written outside of the folder for the export."""
     if "/" in suffix or "\0" in suffix:
         raise DataError(f"devkit_suffix is {suffix!r}; expected the end of a file's name.")
     for name in listed.names:
@@ -72,7 +72,7 @@ def export_features(
     folder: Path, names: Sequence[str], features: np.ndarray, suffix: str, progress: str | None
 ) -> None:
     """Write a file of the normalised feature for each name below the folder. The names are those
-    that `check_export` lets pass. Raises RunError where a file can't be written."""
+    that `check_export` lets pass. Raises RunError if a file can't be written."""
     made: set[Path] = set()
     for name, feature in zip(
         tqdm(names, progress, disable=progress is None), features, strict=True

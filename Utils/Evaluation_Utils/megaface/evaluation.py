@@ -73,7 +73,7 @@ def evaluate_data(
 ) -> MegaFaceResult:
     """Extract the features that are missing in `folder`, and score.
 
-    backbone: on the device; may be None where both tables of features are given. progress: whether
+    backbone: on the device; may be None if both tables of features are given. progress: whether
     bars are shown. say: is told how many features are missing.
     Raises DataError, ImageError or CheckpointError.
     """
@@ -148,7 +148,7 @@ def _device(config: Config, processes: Processes) -> torch.device:
 def _extraction(
     config: Config, source: Source, backbone: nn.Module | None, device: torch.device
 ) -> tuple[dict[str, Any], Producer | None]:
-    """(what the features are made with, what makes them; None where they are there)."""
+    """(what the features are made with, what makes them; None if they are there)."""
     dtype, listed, ready = config.feature_dtype, source.listed, source.ready
     if ready:
         return {**ready.about, "dim": ready.table.shape[1]}, None

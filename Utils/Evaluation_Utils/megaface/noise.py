@@ -40,10 +40,10 @@ def make_trials(
     noisy_distractors: np.ndarray | None,
     how: str,
 ) -> TrialSet:
-    """Trials for every set of distractors, without noise too where there are noise lists.
+    """Trials for every set of distractors, without noise too if there are noise lists.
 
     probes: P0×D. ids: P0. sets: rows of the distractor table by label. noisy_probes: bool P0,
-    noisy_distractors: bool N; None where there is no list. how: drop or insightface.
+    noisy_distractors: bool N; None if there is no list. how: drop or insightface.
     """
     count = len(probes)
     everyone, origin = np.arange(count), np.arange(count)

@@ -88,7 +88,7 @@ def _draw_confusions(result: MegaFaceResult, folder: Path) -> None:
 
 
 def _pair(result: MegaFaceResult, confusion: Confusion) -> SheetPair | None:
-    """None where one of the photos is not there."""
+    """None if one of the photos is not there."""
     data = result.data
     sides = (
         (data.probes, int(result.trials.origin[confusion.probe])),
@@ -216,7 +216,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(values: dict[str, Any]) -> None:
-    """Raises KeyError, TypeError, ValueError or AttributeError where something that is drawn is
+    """Raises KeyError, TypeError, ValueError or AttributeError if something that is drawn is
     missing, or is not a number."""
     if not values["results"]:
         raise ValueError("there are none")

@@ -147,7 +147,7 @@ LINEAGES = (
 
 
 def find_lineage(key: str) -> Lineage | None:
-    """The lineage of that key; None where there is none."""
+    """The lineage of that key; None if there is none."""
     return next((lineage for lineage in LINEAGES if lineage.key == key), None)
 
 

@@ -69,7 +69,7 @@ ENTRIES = {
 
 
 def check_own(path: Path, contents: dict[str, Any]) -> None:
-    """Raise CheckpointError, naming the entry, where one is missing or of another type.
+    """Raise CheckpointError, naming the entry, if one is missing or of another type.
 
     Whether the values fit together is checked by `Backbone.rebuild_backbone`.
     """
@@ -90,7 +90,7 @@ def check_own(path: Path, contents: dict[str, Any]) -> None:
 
 
 def check_kinds(path: Path, where: str, values: dict[str, Any], entries: dict[str, Any]) -> None:
-    """Raise CheckpointError, naming the entry, where one is missing or not what `entries` says.
+    """Raise CheckpointError, naming the entry, if one is missing or not what `entries` says.
 
     where: the names above it, each with a dot. entries: as in ENTRIES, nested like the values.
     """
@@ -124,9 +124,9 @@ UNSET = ("", "~", "null")  # YAML's words for no value; here all values are read
 
 def color_space(path: Path) -> str:
     """The channel order, "RGB" or "BGR", that a settings file names; "" where it names none, or
-    where there is no such file.
+    if there is no such file.
 
-    Raises CheckpointError where it can't be read as YAML, or names another order.
+    Raises CheckpointError if it can't be read as YAML, or names another order.
     """
     with reading(path, "settings file", CheckpointError):
         content = path.read_bytes() if path.is_file() else b""
@@ -152,7 +152,7 @@ def color_space(path: Path) -> str:
 
 
 def _find(settings: Any) -> Any:
-    """The value of the key, in the settings or in a group of them; None where it is not there."""
+    """The value of the key, in the settings or in a group of them; None if it is not there."""
     groups, seen = [settings], set()
     while groups:
         group = groups.pop(0)

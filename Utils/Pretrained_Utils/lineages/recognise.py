@@ -58,7 +58,7 @@ def matches(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> list[tupl
 
 
 def _find_match(state: State, layout: Layout) -> Match | None:
-    """The match of the smallest network of a layout that fits; None where none does."""
+    """The match of the smallest network of a layout that fits; None if none does."""
     modules = {_module_of(key) for key in state}
     for counts in layout.counts:
         if modules <= module_names(layout, counts).keys():
@@ -83,7 +83,7 @@ def most_likely(found: list[tuple[Lineage, Match]], contents: Contents) -> tuple
 
 
 def nearest(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> tuple[Lineage, Match] | None:
-    """The lineage and network with names for most of the tensors; None where none has any."""
+    """The lineage and network with names for most of the tensors; None if none has any."""
     candidates = [
         (lineage, examine(state, layout, counts))
         for lineage in lineages

@@ -30,7 +30,7 @@ _ENTRIES = {
 
 
 def check_entries(state: dict[str, Any], path: Path) -> None:
-    """Raise CheckpointError where an entry that a run resumes from is missing or of another type.
+    """Raise CheckpointError if an entry that a run resumes from is missing or of another type.
 
     Those that describe the backbone are checked where it is built.
     """
@@ -42,7 +42,7 @@ def check_entries(state: dict[str, Any], path: Path) -> None:
 def check_tensors(
     state: dict[str, Any], path: Path, head: MarginHead, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Raise CheckpointError where the tensors of a checkpoint's head or optimiser do not have the
+    """Raise CheckpointError if the tensors of a checkpoint's head or optimiser do not have the
     shapes of this run's, which has the same settings and number of classes."""
     table = (head.num_classes * head.sub_centers, head.weight.shape[1])  # of all processes
     needed = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}

@@ -71,7 +71,7 @@ def read_run(path: str | Path, lazily: bool = False) -> dict[str, Any]:
 def check_fits(
     state: dict[str, Any], path: Path, config: Config, num_classes: int, num_images: int
 ) -> None:
-    """Raise CheckpointError where a checkpoint is of another network or of other classes; in the
+    """Raise CheckpointError if a checkpoint is of another network or of other classes; in the
     middle of an epoch also where images or batches are others, so that its order can't continue;
     and where the file is damaged."""
     check_entries(state, path)
@@ -135,7 +135,7 @@ class CheckpointWriter:
     ) -> None:
         """Write a checkpoint and name it `last`; where it is the best one, also `best`.
 
-        Raises RunError where it can't be written; the older ones are whole.
+        Raises RunError if it can't be written; the older ones are whole.
         """
         contents = state.checkpoint(config, num_images, self._processes, not self._folders)
         if self._folders:

@@ -140,7 +140,7 @@ def load_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) -
     """Fill tables C×KD, DTensors or not, from a folder that any number of processes wrote.
 
     group: all processes, which must all call this. Raises CheckpointError, naming the folder;
-    where another process dies meanwhile, an error that `is_lost_connection` recognises.
+    if another process dies meanwhile, an error that `is_lost_connection` recognises.
     """
     import torch.distributed.checkpoint as dcp
 
@@ -181,7 +181,7 @@ def read_tables(folder: Path, names: list[str], num_classes: int, shape: list[in
 
 
 def _table_shapes(folder: Path) -> dict[str, TensorStorageMetadata]:
-    """What the files of a folder hold, by table. Raises CheckpointError where rows are missing."""
+    """What the files of a folder hold, by table. Raises CheckpointError if rows are missing."""
     import torch.distributed.checkpoint as dcp
 
     if any(folder.glob("*.distcp")):

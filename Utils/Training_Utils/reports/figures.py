@@ -37,7 +37,7 @@ class Metrics:
         """Begin the file. Rows of a run that is resumed at an iteration are kept up to it.
 
         A run that was killed may have written rows after its last checkpoint: it will train those
-        iterations again. Raises DataError or RunError where the file can't be read or written.
+        iterations again. Raises DataError or RunError if the file can't be read or written.
         """
         if self.path is None:
             return
@@ -49,7 +49,7 @@ class Metrics:
             writer.writerows(self.rows)
 
     def add(self, row: Row) -> None:
-        """Add a row, to the file too. Raises RunError where that can't be written."""
+        """Add a row, to the file too. Raises RunError if that can't be written."""
         self.rows.append(row)
         if self.path is None:
             return
@@ -72,7 +72,7 @@ def series(rows: list[Row], column: str) -> tuple[list[float], list[float]]:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a metrics.csv. A last line without an end is left out: a run that was killed
-    while it wrote the line may have cut its number short. Raises DataError where it can't be read.
+    while it wrote the line may have cut its number short. Raises DataError if it can't be read.
     """
     text = _read(path)
     lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
@@ -81,7 +81,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_test_names(path: Path) -> list[str]:
-    """The test sets that a metrics.csv has columns for; none where there is no such file."""
+    """The test sets that a metrics.csv has columns for; none if there is no such file."""
     if not path.exists():
         return []
     return next(csv.reader(io.StringIO(_read(path), newline="")), [])[len(TRAINING_COLUMNS) :]
@@ -111,7 +111,7 @@ def averaged_name(test_set: str) -> str:
 
 def mean_accuracy(accuracies: dict[str, float]) -> float:
     """The mean over the test sets, by which the best checkpoint is chosen: of the averaged weights
-    where there are any, otherwise of the weights themselves."""
+    if there are any, otherwise of the weights themselves."""
     averaged = [value for name, value in accuracies.items() if name.endswith(_AVERAGED)]
     values = averaged or list(accuracies.values())
     return sum(values) / len(values)
@@ -135,7 +135,7 @@ class TrainingResult:
 
 
 def write_results(result: TrainingResult, path: Path) -> None:
-    """Write the figures as JSON. Raises RunError where that can't be done."""
+    """Write the figures as JSON. Raises RunError if that can't be done."""
     values = {
         "iterations": result.iterations,
         "data": result.data,
@@ -149,7 +149,7 @@ def write_results(result: TrainingResult, path: Path) -> None:
 def read_results(run: RunFolder) -> dict[str, Any]:
     """The values that `write_results` wrote.
 
-    Raises DataError where there are none, or where they lack the accuracies of the run's test sets
+    Raises DataError if there are none, or where they lack the accuracies of the run's test sets
     because these could not be evaluated.
     """
     values = read_json(run.results, "results file")

@@ -210,7 +210,7 @@ class Means:
     def read(self) -> tuple[float, float]:
         """(loss, accuracy) over all processes, which must all call this; waits for the device.
 
-        Where nothing was added since `restart`, what they were before.
+        If nothing was added since `restart`, what they were before.
         """
         if not self._is_read:
             own = self._loss_sum.item() / self._iterations, self._nearest.item() / self._images

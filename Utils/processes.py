@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from Utils.errors import RunError, UserError
+from Utils.errors import RunError, UserError, first_line
 
 # For short values, processes wait for the slowest one, which may need hours longer for its share of
 # a million photos. A process that has died is still noticed at once, by its closed connection.
@@ -138,7 +138,7 @@ def started_by_torchrun() -> Iterator[Processes]:
             time.sleep(_TIME_TO_PRINT)
             sys.exit(1)
         if is_lost_connection(error):
-            raise RunError(LOST) from None
+            raise RunError(f"{LOST} ({first_line(error)})") from None
         raise
     dist.destroy_process_group()
 

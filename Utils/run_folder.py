@@ -151,7 +151,8 @@ def find_checkpoint(resume: str, save_dir: str) -> Path:
             raise RunError(f"resume names {path}, which is not a file nor a checkpoint folder.")
         return path
     last = Path(LAST).stem
-    found = [p for p in Path(save_dir).glob(f"*/{CHECKPOINTS}/{last}.*") if p.exists()]
+    with reading(save_dir, "folder", RunError):
+        found = [p for p in Path(save_dir).glob(f"*/{CHECKPOINTS}/{last}.*") if p.exists()]
     if not found:
         raise RunError(
             f"resume is 'last', but no run in {save_dir} has a checkpoint; "

@@ -58,6 +58,7 @@ def test_a_path_that_the_system_refuses_to_look_at_is_a_user_error(tmp_path):
     path = tmp_path / LONG
     for look in (
         lambda: find_checkpoint(str(path), str(tmp_path)),
+        lambda: find_checkpoint("last", str(path)),
         lambda: is_checkpoint_folder(path),
         lambda: check_writable(path),
     ):

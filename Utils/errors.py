@@ -29,13 +29,15 @@ def first_line(error: BaseException) -> str:
     return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
 
 
-def run_script(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], None], keep_memory: bool = True) -> None:
     """Run a script's main and exit: a `UserError` is printed as one paragraph, without a traceback.
 
     Any other exception is a bug and keeps its traceback. Exit status: 0; 1 for an error; 130 after
-    Ctrl-C. The process keeps the memory that it frees for its own next use: see `Utils.cpu`.
+    Ctrl-C. keep_memory: whether the process keeps the memory that it frees for its own next use,
+    see `Utils.cpu`.
     """
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     try:
         main()
     except UserError as error:

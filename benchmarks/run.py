@@ -145,4 +145,4 @@ def _run(name: str, side: str, flags: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, keep_memory=False)  # which the plain sides do not do

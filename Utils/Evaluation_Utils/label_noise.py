@@ -194,10 +194,12 @@ def main() -> None:
     parser.add_argument("--file_list", help="its image list")
     parser.add_argument("--output", help="folder for the report")
     parser.add_argument(
-        *("--centres",), choices=CENTRES, default=CENTRES[0],
+        "--centres",
+        choices=CENTRES,
+        default=CENTRES[0],
         help="an identity's centre: that of its other images, or its weights in the head, for a "
         "checkpoint that was trained with this very list",
-    )  # fmt: skip
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--batch_size", type=int, default=64, help="images embedded at once")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")

@@ -56,7 +56,8 @@ class Networks:
     """The backbone and the head's loss, wrapped for the run's devices and processes.
 
     backbone, head: on `device`, with equal weights in all processes; a head whose classes are
-    split has its `group`. where: a line for the log about devices and processes.
+    split has its `group`. amp_dtype: the backbone's dtype under autocast; None: float32.
+    where: a line for the log about devices and processes.
 
     loss: `head.loss`, of embeddings N×D with labels N; in DDP where the head is replicated.
     """
@@ -68,18 +69,19 @@ class Networks:
         config: Config,
         device: torch.device,
         processes: Processes,
+        amp_dtype: torch.dtype | None = None,
     ) -> None:
         head.method.micro_batches = config.accumulate_steps
-        self._plain = backbone
+        self._plain = _Autocast(backbone, device, amp_dtype)
         self._group = processes.device_group
         self._replicated: list[DistributedDataParallel] = []
-        self._backbone: nn.Module = backbone
+        self._backbone: nn.Module = self._plain
         self.loss: Callable[[Tensor, Tensor], HeadLoss] = head.loss
         if processes.world_size == 1:
-            self._backbone, self.where = spread_over_gpus(backbone, config, device)
+            self._backbone, self.where = spread_over_gpus(self._plain, config, device)
         else:
             self._distribute(head, config, device, processes)
-        if config.compile:
+        if config.compile:  # around DDP, so that its buckets are exchanged during the backward pass
             self._backbone = compiled(self._backbone, device)
             self.where += ", compiled"
 
@@ -112,10 +114,9 @@ class Networks:
         self, head: MarginHead, config: Config, device: torch.device, processes: Processes
     ) -> None:
         """Wrap the backbone, and the head unless its classes are split, in DDP."""
-        backbone = self._plain
         if config.sync_batchnorm:
-            nn.SyncBatchNorm.convert_sync_batchnorm(backbone, self._group)
-        self._backbone = self._replicate(backbone, config, device)
+            nn.SyncBatchNorm.convert_sync_batchnorm(self._plain, self._group)
+        self._backbone = self._replicate(self._plain, config, device)
         if head.group is None:
             head.method.group = self._group  # its running statistics are of all images
             self.loss = self._replicate(_Loss(head), config, device)
@@ -138,6 +139,25 @@ class Networks:
             wrapped.register_comm_hook(self._group, _COMPRESSION[config.ddp_compression])
         self._replicated.append(wrapped)
         return wrapped
+
+
+class _Autocast(nn.Module):
+    """A backbone that computes in `dtype` under autocast; None: as it is.
+
+    It enters autocast itself, because DataParallel calls replicas in threads of their own, which
+    inherit whether autocast is on but not its dtype.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, device: torch.device, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._device_type, self._dtype = device.type, dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with torch.autocast(self._device_type, self._dtype, enabled=self._dtype is not None):
+            return self.backbone(pixels)
 
 
 class _Loss(nn.Module):

@@ -18,9 +18,9 @@ from Utils.Training_Utils.state import TrainingState
 class TrainingStep:
     """Called with a batch, changes the weights of a run. Nothing in it waits for the device.
 
-    networks: calls the state's backbone and head. amp_dtype: the backbone's dtype under autocast;
-    None means float32. config: the step uses the settings of augmentation, `seed`, `clip_norm`, and
-    `accumulate_steps`, the number of micro-batches whose gradients are summed.
+    networks: calls the state's backbone and head. config: the step uses the settings of
+    augmentation, `seed`, `clip_norm`, and `accumulate_steps`, the number of micro-batches whose
+    gradients are summed.
     """
 
     def __init__(
@@ -28,13 +28,11 @@ class TrainingStep:
         config: Config,
         state: TrainingState,
         networks: Networks,
-        amp_dtype: torch.dtype | None = None,
         processes: Processes = ALONE,
     ) -> None:
         self._config = config
         self._state = state
         self._networks = networks
-        self._amp_dtype = amp_dtype
         self._processes = processes
         self._augmentation = build_augmentation(config)
 
@@ -58,8 +56,7 @@ class TrainingStep:
             # DDP averages gradients over the processes in the last backward pass only.
             with nullcontext() if number == len(micro_batches) else networks.no_sync():
                 pixels = state.backbone.preprocessing(images, flips)  # float N×3×H×W
-                with torch.autocast(state.device.type, self._amp_dtype, bool(self._amp_dtype)):
-                    embeddings = networks.embed(pixels)  # N×D
+                embeddings = networks.embed(pixels)  # N×D
                 result = networks.loss(embeddings, labels)
                 state.scaler.scale(result.loss / len(micro_batches)).backward()
             results.append(result)

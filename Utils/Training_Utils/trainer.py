@@ -46,8 +46,10 @@ class Trainer:
 
         # All batches have one size, so the search for the fastest convolution pays off.
         torch.backends.cudnn.benchmark = device.type == "cuda"
-        self.networks = Networks(state.backbone, state.head, config, device, processes)
-        self.step = TrainingStep(config, state, self.networks, self.amp_dtype, processes)
+        self.networks = Networks(
+            state.backbone, state.head, config, device, processes, self.amp_dtype
+        )
+        self.step = TrainingStep(config, state, self.networks, processes)
         self.loader = build_loader(config, self.data, device, processes)
 
         self.writer = None

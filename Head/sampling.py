@@ -33,7 +33,8 @@ def sample_classes(num_classes: int, rate: float, labels: Tensor, seed: tuple[in
     # One random number for each class; the k highest are taken, and the labels have the highest.
     # The last number is for labels of other processes.
     order = torch.rand(num_classes + 1, generator=generator, device=labels.device)
-    order[torch.where(labels < 0, num_classes, labels)] = 2.0
+    # Assigned by an index, the number would be copied to the device, which waits for it.
+    order.index_fill_(0, torch.where(labels < 0, num_classes, labels), 2.0)
     count = sample_size(num_classes, rate, len(labels))
     return order[:num_classes].topk(count, sorted=False).indices.sort().values
 
@@ -75,8 +76,10 @@ class ClassSample:
             if not isinstance(value, Tensor) or value.shape != self.weight.shape:
                 tables[key] = value
                 continue
-            # Rows that were never drawn have a state of 0, with which SGD and AdamW begin, too.
-            self._write(tables.setdefault(key, torch.zeros_like(self._table)), value)
+            if key not in tables:  # a whole table of the size of the weight's
+                # Rows that were never drawn have a state of 0, with which SGD and AdamW begin, too.
+                tables[key] = torch.zeros_like(self._table)
+            self._write(tables[key], value)
         if tables:
             optimizer.state[self._table] = tables
         self._write(self._table, self.weight)

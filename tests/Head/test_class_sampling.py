@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from Head import build_head
 from Head.sampling import sample_classes, sample_size
@@ -127,6 +129,35 @@ def test_a_row_not_drawn_keeps_its_bits():
             optimizer.step()
         assert len(rows) == 12
         assert (head.weight != before).any(1).sum() == 12
+
+
+class Made(TorchDispatchMode):
+    """The storages of all tensors with so many values that operators return."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values, self.storages = values, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() >= self.values:
+                self.storages.add(tensor.untyped_storage().data_ptr())
+        return result
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_step_makes_no_table_of_all_classes(kind):
+    head = make_head(4000, None)
+    optimizer = make_optimizer(kind, [head.weight])
+    for step, (x, labels) in enumerate(batches(4000)):
+        with Made(head.weight.numel()) as made:
+            head.sample(labels, step)
+            head.loss(x, labels).loss.backward()
+            with head.weight_to_update(optimizer):
+                optimizer.step()
+        kept = {head.weight, *optimizer.state[head.weight].values()}
+        assert made.storages <= {table.untyped_storage().data_ptr() for table in kept}
 
 
 def test_all_classes_of_the_batch_are_drawn_and_the_others_alike_often():

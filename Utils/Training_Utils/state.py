@@ -8,13 +8,13 @@ Everything else, such as dropout, uses each process's own generators.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from Backbone import describe_backbone
 from Config import Config
@@ -135,7 +135,7 @@ class TrainingState:
         index = index_in(self.optimizer, self.head)
         of_weight = state["optimizer"]["state"].get(index, {})
         of_weight = {name: value for name, value in of_weight.items() if name not in tables}
-        if index in state["optimizer"]["state"]:  # the optimiser has none before its first step
+        if index in state["optimizer"]["state"]:  # AdamW has none before its first step
             state["optimizer"]["state"][index] = of_weight
         if with_tables:
             whole = {name: whole_table(self.head, rows) for name, rows in tables.items()}
@@ -233,46 +233,46 @@ class WeightAverage:
 
     After update n, average ← d·average + (1 - d)·weights with d = min(decay, (1 + n) / (10 + n)),
     as TensorFlow's ExponentialMovingAverage: so the first weights, which are still random, have
-    little influence even in a short run. BatchNorm's running statistics are averaged in the same
-    way, because the activations of the averaged weights differ from those of the trained weights.
+    little influence even in a short run. Update 0 takes the weights as they are. BatchNorm's
+    running statistics are averaged in the same way, because the activations of the averaged weights
+    differ from those of the trained weights.
 
-    decay: 0 < decay < 1; the average spans about 1 / (1 - decay) iterations.
+    decay: 0 < decay < 1; the average spans about 1 / (1 - decay) iterations. updates: done so far.
+    backbone: the network with averaged weights, in evaluation mode.
     """
 
     def __init__(self, backbone: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._model = AveragedModel(backbone, multi_avg_fn=self._average, use_buffers=True)
-        self._model.requires_grad_(False).eval()
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The network with averaged weights, in evaluation mode."""
-        return self._model.module
+        self.updates = 0
+        self.backbone = copy.deepcopy(backbone).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, backbone: nn.Module) -> None:
         """Add the weights of an iteration; does not wait for the device."""
-        self._model.update_parameters(backbone)
+        n = self.updates
+        decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
+        floats, counters = [], []  # the counters are BatchNorm's, of batches
+        for pair in zip(_tensors(self.backbone), _tensors(backbone), strict=True):
+            (floats if pair[0].is_floating_point() else counters).append(pair)
+        torch._foreach_lerp_(*zip(*floats, strict=True), 1 - decay)
+        if counters:
+            torch._foreach_copy_(*zip(*counters, strict=True))
+        self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights and the number of updates, for a checkpoint."""
-        return {"backbone": self.backbone.state_dict(), "updates": int(self._model.n_averaged)}
+        return {"backbone": self.backbone.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.backbone.load_state_dict(state["backbone"])
-        self._model.n_averaged.fill_(state["updates"])
+        self.updates = int(state["updates"])
 
     def start_from(self, backbone: nn.Module) -> None:
         """Begin with a backbone's weights, where a run is resumed that had no average."""
         self.backbone.load_state_dict(backbone.state_dict())
-        self._model.n_averaged.fill_(0)
+        self.updates = 0
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
-        # AveragedModel keeps its counter on the CPU, so to read it does not wait for the device.
-        updates = int(self._model.n_averaged)
-        decay = min(self.decay, (1 + updates) / (10 + updates))
-        if averaged[0].is_floating_point():
-            get_ema_multi_avg_fn(decay)(averaged, current, _)
-        else:  # BatchNorm's counter of batches
-            torch._foreach_copy_(averaged, current)
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -121,18 +121,23 @@ def build_optimizer(
     """SGD with Nesterov momentum, as the lineage trains, or AdamW.
 
     With any of the settings `head_optimizer`, `head_lr`, `head_weight_decay`, the head has its own.
+    device: on CUDA the optimiser is fused.
     """
     rate, decay = config.initial_lr, config.weight_decay
     if not config.head_optimizer and (config.head_lr, config.head_weight_decay) == (None, None):
         parameters = [*backbone.parameters(), *head.parameters()]
-        return _optimizer(config.optimizer, parameters, rate, decay, config, device)
+        optimizer = _optimizer(config.optimizer, parameters, rate, decay, config, device)
+        _begin_momenta(optimizer)
+        return optimizer
     head_rate = rate if config.head_lr is None else config.head_lr
     head_decay = decay if config.head_weight_decay is None else config.head_weight_decay
     head_kind = config.head_optimizer or config.optimizer
-    return PairedOptimizer(
+    optimizer = PairedOptimizer(
         _optimizer(config.optimizer, backbone.parameters(), rate, decay, config, device),
         _optimizer(head_kind, head.parameters(), head_rate, head_decay, config, device),
     )
+    _begin_momenta(optimizer)
+    return optimizer
 
 
 def _optimizer(
@@ -152,22 +157,41 @@ def _optimizer(
     return torch.optim.SGD([group], momentum=config.momentum, nesterov=True, **shared)
 
 
+def _begin_momenta(optimizer: Optimizer) -> None:
+    """Give SGD a momentum of 0 for each weight without one, which changes no step.
+
+    A fused SGD would allocate them in its first step, leave them uninitialised if the gradient
+    scaler skips that step, and refuse weights that get their first gradient later than others.
+    """
+    for group in optimizer.param_groups:
+        if group.get("momentum"):  # AdamW's groups have none; it begins with zeros by itself
+            for weight in group["params"]:
+                state = optimizer.state[weight]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+
+
 class PairedOptimizer(Optimizer):
     """An optimiser of the backbone and one of the head as one: a step is a step of each.
 
-    It has the parameter groups and the state of both, saved and loaded together. With fp16's
-    gradient scaler each step waits for the device, to know whether it is skipped.
+    It has the parameter groups and the state of both, saved and loaded together.
     """
 
     def __init__(self, backbone: Optimizer, head: Optimizer) -> None:
         self._pair = backbone, head
         super().__init__([*backbone.param_groups, *head.param_groups], {})
+        # Then the gradient scaler gives `found_inf` to the step instead of waiting for it.
+        self._step_supports_amp_scaling = all(
+            getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in self._pair
+        )
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update all weights; closure: as in `torch.optim.Optimizer.step`."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for optimizer in self._pair:
+            for name in ("grad_scale", "found_inf"):  # from the gradient scaler
+                setattr(optimizer, name, getattr(self, name, None))
             optimizer.step()
         return loss
 
@@ -187,13 +211,14 @@ class PairedOptimizer(Optimizer):
 
 def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Load the momenta of a checkpoint's optimiser; rates, weight decay and groups remain those of
-    the settings.
+    the settings, and weights for which it has no momentum begin with 0.
 
     saved: the `state_dict` of an optimiser of the same kind, with the same weights in the same
     order; its groups may differ.
     """
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    _begin_momenta(optimizer)
 
 
 def build_scaler(
@@ -207,10 +232,24 @@ def build_scaler(
     enabled = amp_dtype == torch.float16
     if group is None:
         return torch.amp.GradScaler(device.type, enabled=enabled)
-    # Imported here: it takes a second, and few runs need it.
-    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+    return _CommonScaler(device.type, enabled=enabled, group=group)
 
-    return ShardedGradScaler(device.type, enabled=enabled, process_group=group)
+
+class _CommonScaler(torch.amp.GradScaler):
+    """A gradient scaler with which the processes of a group skip the same steps."""
+
+    def __init__(self, device: str, enabled: bool, group: dist.ProcessGroup) -> None:
+        super().__init__(device, enabled=enabled)
+        self._group = group
+
+    def unscale_(self, optimizer: Optimizer) -> None:
+        """Divide the gradients by the scale; a gradient of any process may be infinite."""
+        super().unscale_(optimizer)
+        if self.is_enabled():
+            for found_inf in self._found_inf_per_device(optimizer).values():
+                # Not their sum, as in PyTorch's ShardedGradScaler: fused optimisers skip a step
+                # only if it is exactly 1.
+                dist.all_reduce(found_inf, dist.ReduceOp.MAX, group=self._group)
 
 
 def clip_gradients(
@@ -231,6 +270,7 @@ def clip_gradients(
         replicated = nn.utils.get_total_norm([p.grad for p in with_gradient if p is not shard])
         squares = shard.grad.square().sum()
         dist.all_reduce(squares, group=group)
-        norm = (replicated.to(squares.device) ** 2 + squares).sqrt()
+        # A norm of no gradients is a 0 on the CPU, and is not moved: that waits for the device.
+        norm = (replicated**2 + squares).sqrt()
     nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm)
     return norm

@@ -1,5 +1,6 @@
 """Learning rates by hand-worked numbers, the head's own optimiser, clipping, the shared scale."""
 
+import copy
 import dataclasses
 import math
 
@@ -21,6 +22,7 @@ from Utils.Training_Utils.optimization import (
     restore_optimizer,
     scaled_rate,
 )
+from Utils.Training_Utils.state import set_frozen
 from Utils.Training_Utils.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -149,6 +151,85 @@ def test_momenta_of_one_group_go_to_the_groups_of_today():
         assert torch.equal(new.state[ours]["momentum_buffer"], old.state[theirs]["momentum_buffer"])
 
 
+@pytest.fixture
+def nan_in_new_memory():
+    """Where a tensor is only allocated, it is filled with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def scaled_steps(frozen, device, **settings):
+    """Weights after six steps of fp16's scaler, of which the first and the fifth overflow; the
+    backbone is frozen in as many as `frozen` says. device: "cuda" is for the fused optimisers,
+    which exist on the CPU, too."""
+    torch.manual_seed(0)
+    backbone, head = nn.Linear(4, 3), nn.Linear(3, 5)
+    config = Config(weight_decay=0.01, **settings)
+    optimizer = build_optimizer(backbone, head, config, torch.device(device))
+    scaler = build_scaler(CPU, torch.float16)
+    for step in range(6):
+        set_frozen(backbone, step < frozen)
+        optimizer.zero_grad()
+        loss = head(backbone(torch.randn(2, 4))).square().mean()
+        scaler.scale(loss * (math.inf if step in (0, 4) else 1)).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    return [*backbone.parameters(), *head.parameters()]
+
+
+@pytest.mark.parametrize("frozen", [0, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "head_lr": 0.2},
+        {"optimizer": "adamw"},
+        {"optimizer": "sgd", "head_optimizer": "adamw"},
+    ],
+)
+def test_fused_optimisers_skip_steps_and_thaw_like_the_others(settings, frozen, nan_in_new_memory):
+    fused = scaled_steps(frozen, "cuda", **settings)
+    for ours, theirs in zip(fused, scaled_steps(frozen, "cpu", **settings), strict=True):
+        assert theirs.isfinite().all()
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_run_saved_with_a_frozen_backbone_and_no_momenta_of_it_thaws(device):
+    """As PyTorch's own SGD does, which has saved no momentum for weights without a gradient."""
+
+    def networks():
+        torch.manual_seed(3)
+        return nn.Linear(4, 3), nn.Linear(3, 5)
+
+    def steps(backbone, head, optimizer, count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            head(backbone(torch.ones(2, 4))).square().sum().backward()
+            optimizer.step()
+        return [*backbone.parameters(), *head.parameters()]
+
+    config = Config(initial_lr=0.01, weight_decay=0.01)
+    plain = networks()
+    weights = [weight for network in plain for weight in network.parameters()]
+    old = torch.optim.SGD(weights, lr=0.01, momentum=0.9, weight_decay=0.01, nesterov=True)
+    plain[0].requires_grad_(False)
+    steps(*plain, old, 2)
+    saved = copy.deepcopy(old.state_dict())
+    assert len(saved["state"]) == 2
+    resumed = networks()
+    for ours, theirs in zip(resumed, plain, strict=True):
+        ours.load_state_dict(theirs.state_dict())
+    new = build_optimizer(*resumed, config, torch.device(device))
+    restore_optimizer(new, saved)
+    plain[0].requires_grad_(True)
+    rtol = 0 if device == "cpu" else 1e-6  # bit for bit; fused multiply-adds round once
+    for ours, theirs in zip(steps(*resumed, new, 3), steps(*plain, old, 3), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
+
+
 def clipped(group):
     """Gradients (3, 4) everywhere and 12 in the second shard alone: a norm of 13."""
     common, shard = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
@@ -164,15 +245,15 @@ def test_the_norm_that_is_clipped_is_that_of_all_shards(tmp_path):
         torch.testing.assert_close(shard, torch.tensor([6.0 * rank]), rtol=1e-6, atol=0)
 
 
-def overflown(group):
-    """The second process's gradient overflows once, in the first of two steps."""
+def overflown(group, fused):
+    """Of three steps, the second process's gradient overflows in the first, both in the second."""
     scaler = build_scaler(CPU, torch.float16, group)
     weight = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
+    optimizer = torch.optim.SGD([weight], lr=1.0, fused=fused)
     seen = []
-    for step in range(2):
+    for step in range(3):
         weight.grad = scaler.scale(torch.ones(1))
-        if step == 0 and group.rank() == 1:
+        if step + group.rank() in (1, 2) and step < 2:
             weight.grad.fill_(math.inf)
         scaler.unscale_(optimizer)
         scaler.step(optimizer)
@@ -181,6 +262,7 @@ def overflown(group):
     return seen
 
 
-def test_a_shard_that_overflows_holds_all_back(tmp_path):
-    for seen in in_processes(2, tmp_path, overflown):
-        assert seen == [(0.0, 32768.0), (-1.0, 32768.0)]
+@pytest.mark.parametrize("fused", [False, True])
+def test_shards_that_overflow_hold_all_back(tmp_path, fused):
+    for seen in in_processes(2, tmp_path, overflown, fused):
+        assert seen == [(0.0, 32768.0), (0.0, 16384.0), (-1.0, 16384.0)]

@@ -42,6 +42,11 @@ class Config:
     webface_file_list: str = setting("", "list of CASIA-WebFace; empty: the data's own labels")
     ms1m_dataset_path: str = setting("", "MS-Celeb-1M: folder, .rec, tar shards, .zip")
     ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: the data's own labels")
+    identity_folder: Literal["top", "deepest"] = setting(
+        "top",
+        "which folder of a tree is the person: top (directly under the root, with all images below "
+        "it) or deepest (each folder that has images)",
+    )
     min_images: int = setting(
         1, "leave out identities with fewer images than this, and renumber the labels", at_least=1
     )

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
 from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_image
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
@@ -203,10 +204,11 @@ def main() -> None:
     )
     parser.add_argument("source", help="the training set")
     parser.add_argument("--file_list", help="its image list")
+    parser.add_argument("--identity_folder", choices=IDENTITY_FOLDERS, default="top")
     parser.add_argument("--output", help="folder for report, histogram and clean list")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")
     arguments = parser.parse_args()
-    data = open_training_set(arguments.source, arguments.file_list)
+    data = open_training_set(arguments.source, arguments.file_list, arguments.identity_folder)
     output = Path(arguments.output or f"Results/check_{Path(arguments.source).absolute().name}")
     make_folder(output)
     findings = check(data, arguments.num_workers)
@@ -215,7 +217,7 @@ def main() -> None:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     draw_histogram(per_identity, output / "images_per_identity.png")
     kept = write_clean_list(data, findings, output / "clean_list.txt")
-    print(f"\n{describe(report, per_identity)}\n")
+    print("\n".join(("", *data.notes, describe(report, per_identity), "")))
     print(f"Clean list of {kept:,} images, histogram and report: {output}")
     if findings.bad.any():
         sys.exit(UNCLEAN)

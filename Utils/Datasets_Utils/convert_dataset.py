@@ -29,6 +29,7 @@ from tqdm import tqdm
 from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.formats import PAIRS_NAME
 from Utils.Datasets_Utils.formats.bin_set import is_bin, write_bin
+from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
 from Utils.Datasets_Utils.formats.writers import (
     SHARD_SIZE,
     Writer,
@@ -49,11 +50,12 @@ def convert(
     file_list: str | Path | None = None,
     shuffle: int | None = None,
     shard_size: int = SHARD_SIZE,
+    identity_folder: str = "top",
 ) -> str:
     """Convert a data set, and return a line that describes the target.
 
     source, target, file_list: as above. shuffle: seed of a random order; None keeps the order.
-    shard_size: images in a shard.
+    shard_size: images in a shard. identity_folder: which folder of a tree is the person.
 
     Raises RunError for a target that exists or can't be written, DataError for data that does not
     fit the target's format, and the errors of opening the source.
@@ -63,7 +65,11 @@ def convert(
     if target.suffix == ".bin":
         return _convert_to_bin(source, target, file_list)
     pairs = open_verification_set(source, file_list) if is_bin(source) else None
-    images = _classes_of_pairs(pairs, source) if pairs else open_training_set(source, file_list)
+    images = (
+        _classes_of_pairs(pairs, source)
+        if pairs
+        else open_training_set(source, file_list, identity_folder)
+    )
     if shuffle is not None and pairs:
         raise RunError("a verification set can't be shuffled: its pairs are in an order.")
     if shuffle is not None:
@@ -83,14 +89,15 @@ def convert(
         marker.unlink()
     except OSError as error:  # the source's errors are of other kinds
         raise RunError(not_written(target, error)) from None
-    return f"{target}: {len(images):,} images, {images.num_classes:,} classes"
+    line = f"{target}: {len(images):,} images, {images.num_classes:,} classes"
+    return "\n  ".join((line, *images.notes))
 
 
 def _shuffled(data: TrainingSet, seed: int) -> TrainingSet:
     """The same images in a random order."""
     order = np.random.default_rng(seed).permutation(len(data))
     rows = order if data.rows is None else data.rows[order]
-    return TrainingSet(data.images, data.labels[order], data.source, rows)
+    return TrainingSet(data.images, data.labels[order], data.source, rows, data.notes)
 
 
 def _classes_of_pairs(data: VerificationSet, source: Path) -> TrainingSet:
@@ -185,6 +192,7 @@ def main() -> None:
     parser.add_argument("source", help="the data set to convert")
     parser.add_argument("target", help="what to write; its name gives the format")
     parser.add_argument("--file_list", help="image list or pairs file of the source")
+    parser.add_argument("--identity_folder", choices=IDENTITY_FOLDERS, default="top")
     parser.add_argument(
         "--shuffle", type=int, metavar="SEED", help="write in a random order, best for shards"
     )

@@ -6,7 +6,7 @@ SOURCE is a class-per-folder tree, or anything else that training opens: a recor
 an archive; or an .lst file, MXNet's `index<TAB>label<TAB>path` or insightface's
 `1<TAB>path<TAB>label`. The new labels are 0..C-1, in the order of the old ones; images and classes
 of a tree are sorted, so that the same tree gives the same list on every machine. Folders without
-images and files of other kinds are left out and reported.
+images, files of other kinds, and what systems leave behind are left out and reported.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.formats import find_images, is_image_folder
-from Utils.Datasets_Utils.formats.image_list import SHOWN, Tree, scan_tree
+from Utils.Datasets_Utils.formats import find_images
+from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.training_set import renumber
 from Utils.errors import DataError, run_script
@@ -25,26 +25,30 @@ from Utils.files import atomic_path, make_folder, reading
 _EXACT_FLOATS = 1 << 53  # whole numbers below it are exact as float64, and fit into an int64
 
 
-def write_list(source: str | Path, file_list: str | Path, min_images: int = 1) -> str:
+def write_list(
+    source: str | Path, file_list: str | Path, min_images: int = 1, identity_folder: str = "top"
+) -> str:
     """Write `name  label` lines for the images of source, and return a report for printing.
 
     min_images: classes of fewer images are left out, and the others labelled without gaps.
+    identity_folder: which folder of a tree is the person, "top" or "deepest", see `class_tree`.
     Raises DataError if no class is left, and for a source that can't be read.
     """
     source, file_list = Path(source), Path(file_list)
-    tree = scan_tree(source) if is_image_folder(source) else None
-    if tree:
-        names, labels = tree.images, np.array(tree.labels, np.int64)
+    if source.suffix == ".lst":
+        names, labels, notes = *_read_lst(source), ()
     else:
-        names, labels = _read_lst(source) if source.suffix == ".lst" else _stored_names(source)
+        names, labels, notes = _stored_names(source, identity_folder)
     kept, labels, left_out = renumber(labels, min_images)
     if len(labels) == 0:
-        what = "folder" if tree else "class"
-        raise DataError(
-            f"{source} has no {what} with {min_images} or more images, so there is nothing to list."
-        )
+        why = f"{source} has no identity with {min_images} or more images: nothing to list"
+        raise DataError("; ".join((why, *notes)) + ".")
     write_lines(file_list, (names[row] for row in kept.tolist()), labels)
-    return _report(file_list, labels, left_out, min_images, tree)
+    if left_out:
+        notes = (f"left out: {left_out} identities with fewer than {min_images} images", *notes)
+    return "\n  ".join(
+        (f"{file_list}: {len(labels)} images, {labels.max() + 1} identities", *notes)
+    )
 
 
 def write_lines(file_list: Path, names: Iterable[str], labels: np.ndarray) -> None:
@@ -57,11 +61,11 @@ def write_lines(file_list: Path, names: Iterable[str], labels: np.ndarray) -> No
         f.writelines(f"{n}  {label}\n" for n, label in zip(names, labels.tolist(), strict=True))
 
 
-def _stored_names(source: Path) -> tuple[PathTable, np.ndarray]:
-    """(names, labels) of a set that is no folder of images."""
-    store, labels, rows = find_images(source)
+def _stored_names(source: Path, identity_folder: str) -> tuple[PathTable, np.ndarray, tuple]:
+    """(names, labels, notes) of anything that training opens without a list."""
+    store, labels, rows, notes = find_images(source, identity_folder)
     rows = range(len(store)) if rows is None else rows.tolist()
-    return PathTable(store.name(row) for row in rows), labels
+    return PathTable(store.name(row) for row in rows), labels, notes
 
 
 def _read_lst(path: Path) -> tuple[PathTable, np.ndarray]:
@@ -103,30 +107,20 @@ def _label(text: str) -> int | None:
     return int(value) if 0 <= value < _EXACT_FLOATS and value.is_integer() else None
 
 
-def _report(
-    file_list: Path, labels: np.ndarray, left_out: int, min_images: int, tree: Tree | None
-) -> str:
-    lines = [f"{file_list}: {len(labels)} images, {labels.max() + 1} identities"]
-    if left_out:
-        lines.append(f"  left out: {left_out} identities with fewer than {min_images} images")
-    for what, names in (
-        ("folders without images", tree.empty_folders if tree else []),
-        ("files that are no images of a class", tree.other_files if tree else []),
-    ):
-        if names:
-            more = ", ..." if len(names) > SHOWN else ""
-            lines.append(f"  left out: {len(names)} {what}: {', '.join(names[:SHOWN])}{more}")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Read the command line, write the list, print the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="a folder for each identity, .rec, .lst, shards, .zip, .tar")
     parser.add_argument("list", help="the list file to write")
     parser.add_argument("--min_images", type=int, default=1, help="leave smaller identities out")
-    arguments = parser.parse_args()
-    print(write_list(arguments.source, arguments.list, arguments.min_images))
+    parser.add_argument(
+        "--identity_folder",
+        choices=IDENTITY_FOLDERS,
+        default="top",
+        help="which folder is the person: directly under the root, or each that has images",
+    )
+    given = parser.parse_args()
+    print(write_list(given.source, given.list, given.min_images, given.identity_folder))
 
 
 if __name__ == "__main__":

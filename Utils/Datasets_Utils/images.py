@@ -16,7 +16,10 @@ from PIL import Image
 from Utils.errors import UserError
 
 # The suffixes of image files, in lower case, in the order in which they are tried.
-IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".png", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".jpe"),
+    *(".pgm", ".ppm", ".pnm", ".pbm", ".pam", ".gif", ".jp2", ".avif"),
+)
 
 # Markers of a JPEG (ITU-T T.81, B.1.1.3): start of image, start of scan, end of image.
 _SOI, _SOS, _EOI = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"

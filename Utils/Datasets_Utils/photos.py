@@ -12,21 +12,20 @@ between.
 
 import json
 import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from Utils.Datasets_Utils.formats import find_images, is_image_folder
-from Utils.Datasets_Utils.formats.image_list import walk_folders
+from Utils.Datasets_Utils.formats.class_tree import Folder, group_images, list_folder
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, is_image_name
 from Utils.Datasets_Utils.verification_set import ImageFiles, StoredImages, locate_images
 from Utils.errors import DataError
 from Utils.files import atomic_path, read_json, reading
-
-_EXTENSIONS = frozenset({*IMAGE_SUFFIXES, ".gif"})  # some of the original photos are GIF files
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +159,7 @@ def noisy_distractors(photos: PhotoList, noise: frozenset[str]) -> np.ndarray:
 def _stem(name: str) -> str:
     """A file name without folder and image extension; `J.K._Simmons_24753` has none."""
     stem, extension = os.path.splitext(os.path.basename(name))
-    return stem if extension.lower() in _EXTENSIONS else stem + extension
+    return stem if extension.lower() in IMAGE_SUFFIXES else stem + extension
 
 
 def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
@@ -182,26 +181,22 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     Raises DataError if there are no photos, or a photo is in no person's folder.
     """
     with reading(folder, "folder of photos"):
-        names = list(_walk(Path(folder)))
+        is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
+    found = list_folder(folder) if is_folder else Folder([], [], [])
+    names = [name for name in found.files if is_image_name(name)]
     if not names:
-        store, labels, rows = find_images(folder)
+        store, labels, rows, _ = find_images(folder)
         people = [str(label) for label in labels.tolist()]  # which may be any whole numbers
         if not people:
             raise DataError(f"{folder} has no images.")
         names = [f"{label}/{number:08d}" for number, label in enumerate(people)]
         return Photos(PhotoList(names, people, str(folder)), StoredImages(store, rows))
-    people = [os.path.dirname(name) for name in names]
-    if with_ids and "" in people:
+    tree = group_images(names, found.litter)
+    if with_ids and len(tree.rows) < len(names):
+        stray = next(name for name in names if "/" not in name)
         raise DataError(
-            f"{folder}/{names[people.index('')]} is in no person's folder; give a list, or a "
-            f"folder for each person."
+            f"{folder}/{stray} is in no person's folder; give a list, or a folder for each person."
         )
+    people = [tree.classes[label] for label in tree.labels] if with_ids else None
     listed = PhotoList(names, people, str(folder))
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))
-
-
-def _walk(root: Path) -> Iterator[str]:
-    for folder, _, files in walk_folders(root):
-        for name in sorted(files):
-            if is_image_name(name):
-                yield os.path.normpath(os.path.join(os.path.relpath(folder, root), name))

@@ -68,32 +68,40 @@ class Labelled(NamedTuple):
     """The images that a format finds at a path, with the labels that are stored with them.
 
     labels: int64 N, not yet checked. rows: the N rows of images that have them; None: all rows.
+    notes: lines for the log about how the data were read and what was left out.
     """
 
     images: ImageStore
     labels: np.ndarray
     rows: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 class TrainingSet(Dataset):
     """Images with their labels.
 
     images: their store. labels: ints N, 0..C-1, each at least once. source: the file or folder of
-    the labels, for messages. rows: N rows of images; None: all rows in order. left_out:
-    (identities, images) that `without_small` left out.
+    the labels, for messages. rows: N rows of images; None: all rows in order. notes: lines for the
+    log. left_out: (identities, images) that `without_small` left out.
 
     The constructor raises DataError for no images at all, and for labels that are not 0..C-1.
     """
 
     def __init__(
-        self, images: ImageStore, labels: np.ndarray, source: Path, rows: np.ndarray | None = None
+        self,
+        images: ImageStore,
+        labels: np.ndarray,
+        source: Path,
+        rows: np.ndarray | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         if len(labels) == 0:
-            raise DataError(f"{source} names no images.")
+            raise DataError("; ".join((f"{source} names no images", *notes)) + ".")
         self.images = images
         self.labels = labels
         self.rows = rows
         self.source = source
+        self.notes = notes
         self.left_out = (0, 0)
         self.num_classes = _count_classes(labels, source)
 
@@ -138,7 +146,7 @@ class TrainingSet(Dataset):
             )
         kept, labels, identities = renumber(self.labels, min_images)
         rows = kept if self.rows is None else self.rows[kept]
-        rest = TrainingSet(self.images, labels, self.source, rows)
+        rest = TrainingSet(self.images, labels, self.source, rows, self.notes)
         rest.left_out = (identities, len(self) - len(kept))
         return rest
 

@@ -25,7 +25,7 @@ from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.images import ImageError, fit_image
 from Utils.Datasets_Utils.training_set import TrainingSet
-from Utils.errors import RunError
+from Utils.errors import DataError, RunError
 from Utils.processes import Processes
 
 # This many unreadable images in a row are no accident: the disk or the list is wrong.
@@ -35,15 +35,28 @@ TRIES = 100
 def open_training_data(config: Config) -> TrainingSet:
     """The training set of the settings; the demo's is drawn first where it is missing.
 
-    Raises DataError as `open_training_set` does and if no identity has `min_images` images,
-    RunError where the set is smaller than one batch.
+    Raises DataError as `open_training_set` does and if fewer than two identities have `min_images`
+    images, RunError where the set is smaller than one batch.
     """
     if config.train_dataset == "Demo":
         demo = ensure_demo_sets(Path(config.demo_dataset_path))
         path, file_list = demo.train_images, demo.train_list
     else:
         path, file_list = training_paths(config)
-    data = open_training_set(path, file_list or None).without_small(config.min_images)
+    data = open_training_set(path, file_list or None, config.identity_folder)
+    data = data.without_small(config.min_images)
+    if data.num_classes == 1:
+        raise DataError(
+            "; ".join(
+                (
+                    f"{data.source} has images of one identity, and training needs two or more: "
+                    f"expected a folder of images for each person, <person>/<image>, or an image "
+                    f"list with a label for each",
+                    *data.notes,
+                )
+            )
+            + "."
+        )
     if len(data) < config.batch_size:
         raise RunError(
             f"batch_size is {config.batch_size}, but the training set has only {len(data)} images; "
@@ -62,8 +75,8 @@ def fingerprint(data: TrainingSet) -> dict[str, Any]:
     }
 
 
-def describe_training_data(config: Config, data: TrainingSet) -> str:
-    """A line for the log about the training set and the identities that are left out."""
+def describe_training_data(config: Config, data: TrainingSet) -> list[str]:
+    """Lines for the log about the training set, how it was read, and what is left out."""
     text = f"{config.train_dataset}: {len(data):,} images, {data.num_classes:,} identities"
     identities, images = data.left_out
     if identities:
@@ -71,7 +84,7 @@ def describe_training_data(config: Config, data: TrainingSet) -> str:
             f"; left out: {identities:,} identities with fewer than {config.min_images} images, "
             f"{images:,} images together"
         )
-    return text
+    return [text, *(f"{config.train_dataset}: {note}" for note in data.notes)]
 
 
 @dataclass

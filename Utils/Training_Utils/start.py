@@ -82,7 +82,7 @@ class RunStart:
         if self.amp_dtype:
             precision = f", {str(self.amp_dtype).removeprefix('torch.')} in the backbone"
         lines = [
-            describe_training_data(config, self.data),
+            *describe_training_data(config, self.data),
             *self.test_sets.descriptions,
             *self.state.start,
             f"{config.backbone} with {config.margin}, {where}{precision}",

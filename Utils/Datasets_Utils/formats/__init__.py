@@ -3,6 +3,7 @@
 The files of this package:
 
 storage.py      files mapped into memory, tables of paths, kept scans: what the formats share
+class_tree.py   whose the images in a tree of folders are, on disk or in an archive
 image_list.py   single image files: an image list, or a folder for each class
 archive.py      a .zip or .tar of a folder tree
 shards.py       tar shards, as webdataset writes them
@@ -60,21 +61,26 @@ class Format:
 
     name: for people. recognise: whether a path is of this format. training: opens the images at a
     path with their labels; None: the format has verification sets only. verification: opens a
-    verification set; None: its pairs are in a pairs file.
+    verification set; None: its pairs are in a pairs file. is_tree: whether folders are the labels;
+    `training` then takes identity_folder too.
     """
 
     name: str
     recognise: Callable[[Path], bool]
-    training: Callable[[Path], Labelled] | None = None
+    training: Callable[..., Labelled] | None = None
     verification: OpenPairs | None = None
+    is_tree: bool = False
 
 
-def open_training_set(path: str | Path, file_list: str | Path | None = None) -> TrainingSet:
+def open_training_set(
+    path: str | Path, file_list: str | Path | None = None, identity_folder: str = "top"
+) -> TrainingSet:
     """Open training images with labels 0..C-1.
 
     path: a folder of images; a record file or its folder; a folder of tar shards; a .zip or .tar.
     file_list: an image list, lines `name  label`, to use those images with those labels. A name is
-    a path in the folder or archive, a record's key, or `<shard>/<member>`.
+    a path in the folder or archive, a record's key, or `<shard>/<member>`. identity_folder: which
+    folder of a tree is the person, "top" or "deepest", see `class_tree`.
 
     The set has `num_classes` and `len()`, and yields (uint8 H×W×3 RGB, label). Raises DataError,
     before any image is read, for missing files, an empty set, labels that are not 0..C-1, and
@@ -86,9 +92,9 @@ def open_training_set(path: str | Path, file_list: str | Path | None = None) -> 
         if chosen is FOLDER and file_list:
             names, labels = parse_list(file_list)
             return TrainingSet(FileImages(path, names, file_list), labels, file_list)
-        images, labels, rows = chosen.training(path)
+        images, labels, rows, notes = _find(chosen, path, identity_folder)
         if not file_list:
-            return TrainingSet(images, labels, path, rows)
+            return TrainingSet(images, labels, path, rows, notes)
         # A list on disk, or one inside the archive itself.
         if isinstance(images, Archive) and not file_list.exists():
             names, labels = parse_list_file(io.BytesIO(images.read(file_list)), file_list)
@@ -117,11 +123,15 @@ def open_verification_set(
         return open_pairs(path, file_list, blp_channel_order)
 
 
-def find_images(path: str | Path) -> Labelled:
+def find_images(path: str | Path, identity_folder: str = "top") -> Labelled:
     """The images at a path with their labels, which are not checked."""
     path = Path(path).absolute()
     with reading(path, "training set"):
-        return _training_format(path).training(path)
+        return _find(_training_format(path), path, identity_folder)
+
+
+def _find(chosen: Format, path: Path, identity_folder: str) -> Labelled:
+    return chosen.training(path, identity_folder) if chosen.is_tree else chosen.training(path)
 
 
 def is_image_folder(path: str | Path) -> bool:
@@ -179,6 +189,7 @@ FOLDER = Format(
     Path.is_dir,
     read_class_folders,
     _open_folder_pairs,
+    is_tree=True,
 )
 
 # The first row that recognises a path opens it, so formats that are recognised by the contents of a
@@ -193,6 +204,7 @@ FORMATS = (
         is_archive,
         open_archive_tree,
         _open_archive_pairs,
+        is_tree=True,
     ),
     FOLDER,
 )

@@ -10,13 +10,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from Utils.Datasets_Utils.formats.class_tree import group_images, litter_in
 from Utils.Datasets_Utils.formats.storage import MappedFile, PathTable
-from Utils.Datasets_Utils.images import ImageError, is_image_name
+from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
 
@@ -35,18 +36,22 @@ _MEMBER = np.dtype(
 class Archive(ImageStore):
     """The files in an archive, sorted in the order of a folder tree.
 
-    names: N paths in the archive. members: N of _MEMBER. is_zip: whether it is a zip. top: the
-    folder, with its slash, in which all files lie; empty if there is none.
+    names: N paths in the archive. members: N of _MEMBER. is_zip: whether it is a zip. litter:
+    hidden and system files and folders, which are left out. top: the folder, with its slash, in
+    which all files lie; empty if there is none.
     """
 
     def __init__(self, path: Path, names: Sequence[str], members: np.ndarray, is_zip: bool) -> None:
-        order = sorted(range(len(names)), key=lambda i: _tree_order(names[i]))
+        parts = [litter_in(name) for name in names]
+        self.litter = sorted(set(filter(None, parts)))
+        order = [i for i, litter in enumerate(parts) if not litter]
+        order.sort(key=lambda i: _tree_order(names[i]))
         self.source = path
         self.file = MappedFile(path)
         self.names = PathTable(names[i] for i in order)
         self.members = members[order]
         self.is_zip = is_zip
-        self.top = _common_folder(names)
+        self.top = _common_folder(self.names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -115,28 +120,12 @@ def open_archive(path: Path) -> Archive:
         raise DataError(f"{path} can't be read as an archive: {error}.") from None
 
 
-def open_archive_tree(path: Path) -> Labelled:
-    """The images of a class-per-folder tree, with the labels that `image_list.scan_tree` gives.
-
-    A folder that holds images is a class, images under the root are in none. The root is the folder
-    that holds everything, if there is one with folders of images in it.
-    """
+def open_archive_tree(path: Path, identity_folder: str = "top") -> Labelled:
+    """The images of a tree with a folder for each person; see `class_tree`."""
     archive = open_archive(path)
-    rows, labels = _images_below(archive, archive.top)
-    if not rows:
-        rows, labels = _images_below(archive, "")
-    return Labelled(archive, np.array(labels, np.int64), np.array(rows, np.int64))
-
-
-def _images_below(archive: Archive, root: str) -> tuple[list[int], list[int]]:
-    """(rows, labels) of the images that lie in a folder below root."""
-    rows, labels, classes = [], [], {}
-    for row, name in enumerate(archive.names):
-        folder, _, file = name.removeprefix(root).rpartition("/")
-        if folder and is_image_name(file):
-            rows.append(row)
-            labels.append(classes.setdefault(folder, len(classes)))
-    return rows, labels
+    tree = group_images(list(archive.names), archive.litter, identity_folder)
+    labels, rows = np.array(tree.labels, np.int64), np.array(tree.rows, np.int64)
+    return Labelled(archive, labels, rows, tuple(tree.notes))
 
 
 def check_inside(archive: Path, offset: int, name: str) -> None:
@@ -154,7 +143,7 @@ def check_inside(archive: Path, offset: int, name: str) -> None:
 
 def _open_zip(path: Path) -> Archive:
     with zipfile.ZipFile(path) as archive:
-        members = [m for m in archive.infolist() if not m.is_dir() and not _is_litter(m.filename)]
+        members = [m for m in archive.infolist() if not m.is_dir()]
     for member in members:
         check_inside(path, member.header_offset, member.filename)
         if member.flag_bits & _ENCRYPTED or member.compress_type not in _METHODS:
@@ -177,7 +166,7 @@ def _open_zip(path: Path) -> Archive:
 
 
 def _open_tar(path: Path) -> Archive:
-    members = [m for m in tar_members(path) if not _is_litter(m.name)]
+    members = list(tar_members(path))
     table = np.array([(m.offset_data, m.size, m.size, False, 0) for m in members], _MEMBER)
     return Archive(path, [m.name for m in members], table, is_zip=False)
 
@@ -234,17 +223,12 @@ def _head(path: Path) -> bytes:
         return f.read(512)
 
 
-def _is_litter(name: str) -> bool:
-    """Whether macOS added it to the archive: one for each file, with its suffix, but no image."""
-    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith("._")
-
-
 def _tree_order(name: str) -> tuple[list[str], str]:
     folder, _, file = name.rpartition("/")
     return folder.split("/") if folder else [], file
 
 
-def _common_folder(names: Sequence[str]) -> str:
+def _common_folder(names: Iterable[str]) -> str:
     """The folder, with its slash, in which all files lie; empty if there is none."""
     tops = {name.partition("/")[0] if "/" in name else "" for name in names}
     top = tops.pop() if len(tops) == 1 else ""

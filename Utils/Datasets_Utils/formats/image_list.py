@@ -9,14 +9,14 @@ import io
 import os
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from Utils.Datasets_Utils.formats.class_tree import first_few, group_images, list_folder
 from Utils.Datasets_Utils.formats.storage import PathTable
-from Utils.Datasets_Utils.images import is_image_name, read_encoded
+from Utils.Datasets_Utils.images import read_encoded
 from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, Labelled
 from Utils.errors import DataError
 from Utils.files import reading
@@ -68,71 +68,15 @@ def parse_list_file(file: BinaryIO, file_list: Path) -> tuple[PathTable, np.ndar
     return PathTable(_parse(lines, file_list, labels)), np.frombuffer(labels, np.int64)
 
 
-def read_class_folders(root: Path) -> Labelled:
-    """The images of a tree in which each folder with images is a class, in sorted order."""
-    tree = scan_tree(root)
-    images = FileImages(root, PathTable(tree.images), root)
-    return Labelled(images, np.array(tree.labels, np.int64))
-
-
-@dataclass
-class Tree:
-    """What `scan_tree` finds. images: paths relative to root. labels: of the images. classes: names
-    by label. empty_folders: folders without images. other_files: that are no images of a class."""
-
-    images: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    empty_folders: list[str] = field(default_factory=list)
-    other_files: list[str] = field(default_factory=list)
-
-
-def scan_tree(root: str | Path) -> Tree:
-    """Find the images of a class-per-folder tree, sorted, with contiguous labels.
-
-    A class is a folder that itself has images; there may be folders of folders above it. Links are
-    followed as by `walk_folders`. Raises DataError if root is not a folder.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"the data set's folder {root} does not exist or is no folder.")
-    tree = Tree()
-    for folder, subfolders, files in walk_folders(root):
-        name = os.path.relpath(folder, root)
-        images = sorted(f for f in files if is_image_name(f))
-        others = sorted(set(files) - set(images))
-        tree.other_files += [os.path.normpath(os.path.join(name, f)) for f in others]
-        if name == ".":
-            # Images that lie directly under the root are in no class.
-            tree.other_files += images
-        elif images:
-            tree.images += [os.path.join(name, f) for f in images]
-            tree.labels += [len(tree.classes)] * len(images)
-            tree.classes.append(name)
-        elif not subfolders:
-            tree.empty_folders.append(name)
-    return tree
-
-
-def walk_folders(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """(folder, names of its folders, names of its files) of a tree from root down, folders sorted.
-
-    Links to folders are followed, except to a folder that the link itself is in: it would give
-    every image again and again.
-    """
-    root = os.fspath(root)
-    above = {root: frozenset({_identity(root)})}  # of each folder still to come: all above it
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        seen = above.pop(folder)
-        found = {name: _identity(os.path.join(folder, name)) for name in sorted(subfolders)}
-        subfolders[:] = [name for name, identity in found.items() if identity not in seen]
-        above.update((os.path.join(folder, name), seen | {found[name]}) for name in subfolders)
-        yield folder, subfolders, files
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
+def read_class_folders(root: Path, identity_folder: str = "top") -> Labelled:
+    """The images of a tree with a folder for each person, sorted; see `class_tree`."""
+    found = list_folder(root)
+    tree = group_images(found.files, found.litter, identity_folder)
+    if found.empty:
+        what = f"{len(found.empty):,} folders without images"
+        tree.notes.append(f"left out: {what}: {first_few(found.empty)}")
+    images = FileImages(root, PathTable(found.files[row] for row in tree.rows), root)
+    return Labelled(images, np.array(tree.labels, np.int64), notes=tuple(tree.notes))
 
 
 def _parse(lines: Iterable[str], file_list: Path, labels: array) -> Iterator[str]:

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from Utils.Datasets_Utils.formats.class_tree import litter_in
 from Utils.Datasets_Utils.formats.storage import MappedFile, cached_arrays, progress_bar
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
@@ -188,7 +189,7 @@ class RecordImages(ImageStore):
 def find_record_file(path: Path) -> Path | None:
     """The .rec file at a path: the path itself, or the file in that folder; None without one."""
     if path.is_dir():
-        records = sorted(path.glob("*.rec"))
+        records = sorted(p for p in path.glob("*.rec") if not litter_in(p.name))
         named = path / "train.rec"
         return named if named in records else records[0] if len(records) == 1 else None
     return path if path.suffix == ".rec" and path.is_file() else None

@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from Utils.Datasets_Utils.formats.archive import tar_members
+from Utils.Datasets_Utils.formats.class_tree import litter_in
 from Utils.Datasets_Utils.formats.storage import (
     Arrays,
     MappedFile,
@@ -123,7 +124,9 @@ def find_tars(path: Path) -> list[Path]:
         # A name that begins with a dot is a shard that is still being written.
         shards = sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
         # Beside folders or images may be the archive from which they were unpacked.
-        others = any(p.is_dir() or is_image_name(p.name) for p in path.iterdir())
+        others = any(
+            p.is_dir() or is_image_name(p.name) for p in path.iterdir() if not litter_in(p.name)
+        )
         tree = shards and others and not _has_labels(shards[0])
         return [] if tree else shards
     return [path] if path.suffix == ".tar" and path.is_file() and _has_labels(path) else []
@@ -170,6 +173,8 @@ def _samples(shard: Path) -> list[tuple[tarfile.TarInfo, int]]:
     """(member, label) of each image in a shard, in its order."""
     file, images, labels = MappedFile(shard), {}, {}
     for member in tar_members(shard):
+        if litter_in(member.name):
+            continue
         key, suffix = _split_key(member.name)
         if suffix == LABEL_SUFFIX:
             text = file.read(member.offset_data, member.size).tobytes().strip()

@@ -30,7 +30,10 @@ _LITTER = frozenset(
 
 
 def litter_in(path: str) -> str:
-    """The first hidden or system file or folder in a relative path; empty if there is none."""
+    """The first hidden or system file or folder in a relative path; empty if there is none.
+
+    Hidden: the name begins with a dot, as `._0001.jpg`, `.DS_Store` and `.ipynb_checkpoints` do.
+    """
     parts = path.split("/")
     for number, part in enumerate(parts, 1):
         if part.startswith(".") or part.lower() in _LITTER:

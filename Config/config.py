@@ -34,7 +34,9 @@ class Config:
     train_dataset: str = setting(
         "Demo", "Demo, CASIA_WebFace, MS_Celeb_1M, or a name of your own with train_dataset_path"
     )
-    train_dataset_path: str = setting("", "your own images: folder, .rec, tar shards, .zip, .tar")
+    train_dataset_path: str = setting(
+        "", "your own images: folder, .rec, tar shards, .zip, .tar, .tgz"
+    )
     train_file_list: str = setting(
         "", "list of your own images, 'path  label' on each line; empty: the data's own labels"
     )

@@ -6,6 +6,7 @@ storage.py      files mapped into memory, tables of paths, kept scans: what the 
 class_tree.py   whose the images in a tree of folders are, on disk or in an archive
 image_list.py   single image files: an image list, or a folder for each class
 archive.py      a .zip or .tar of a folder tree
+compressed.py   .tgz, .tar.gz, .tar.xz: the tar in it, unpacked once
 shards.py       tar shards, as webdataset writes them
 record_set.py   training sets in a record file of MXNet, as insightface distributes them
 bin_set.py      verification sets in a .bin file, as insightface distributes them
@@ -200,7 +201,7 @@ FORMATS = (
     Format("a record file (train.rec, or the folder with it)", is_records, open_records),
     Format("tar shards (a folder of .tar files with .jpg and .cls)", is_shards, open_shards),
     Format(
-        "a .zip or uncompressed .tar of a folder tree",
+        "a .zip, .tar, .tgz, .tar.gz or .tar.xz of a folder tree",
         is_archive,
         open_archive_tree,
         _open_archive_pairs,

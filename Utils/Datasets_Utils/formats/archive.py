@@ -1,4 +1,4 @@
-"""Archives of a folder tree, read without unpacking: a .zip, or a .tar that is not compressed.
+"""Archives of a folder tree, read without unpacking: a .zip or a .tar; see `compressed` for others.
 
 zip: PKWARE's APPNOTE, members stored or deflated. tar: POSIX ustar and pax, and GNU's.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from Utils.Datasets_Utils.formats.class_tree import group_images, litter_in
+from Utils.Datasets_Utils.formats.compressed import is_compressed_tar, unpacked
 from Utils.Datasets_Utils.formats.storage import MappedFile, PathTable
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
@@ -100,20 +101,23 @@ class Archive(ImageStore):
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or an uncompressed tar, by its contents."""
+    """Whether a file is a zip or a tar, compressed or not, by its contents."""
     return path.is_file() and (
         _is_tar(path)
+        or is_compressed_tar(path)
         or zipfile.is_zipfile(path)
         or _head(path).startswith(_ZIP_MAGIC)  # truncated: its directory was at the end
     )
 
 
 def open_archive(path: Path) -> Archive:
-    """List the files of an archive. Nothing is unpacked.
+    """List the files of an archive. Nothing is unpacked but the tar in a compressed one.
 
     Raises DataError, naming archive, byte and member, for a path outside the archive's own folder,
     a member that is encrypted or compressed by another method, and a truncated archive.
     """
+    if is_compressed_tar(path):
+        path = unpacked(path)
     try:
         return _open_tar(path) if _is_tar(path) else _open_zip(path)
     except (tarfile.TarError, zipfile.BadZipFile) as error:
@@ -151,18 +155,15 @@ def _open_zip(path: Path) -> Archive:
                 f"{path}, byte {member.header_offset}: member {member.filename!r} is encrypted or "
                 f"packed by method {member.compress_type}; expected stored or deflated ones."
             )
+    # Some Windows programs write a backslash between folders, for which the format has a slash.
+    names = [m.filename.replace("\\", "/").removeprefix("./") for m in members]
+    files = [i for i, name in enumerate(names) if not name.endswith("/")]
+    deflated = zipfile.ZIP_DEFLATED
     table = [
-        (
-            m.header_offset,
-            m.compress_size,
-            m.file_size,
-            m.compress_type == zipfile.ZIP_DEFLATED,
-            m.CRC,
-        )
+        (m.header_offset, m.compress_size, m.file_size, m.compress_type == deflated, m.CRC)
         for m in members
     ]
-    names = [m.filename.removeprefix("./") for m in members]
-    return Archive(path, names, np.array(table, _MEMBER), is_zip=True)
+    return Archive(path, [names[i] for i in files], np.array(table, _MEMBER)[files], is_zip=True)
 
 
 def _open_tar(path: Path) -> Archive:

@@ -137,23 +137,29 @@ def cached_arrays(path: Path, sources: Sequence[Path], build: Callable[[], Array
     less than half a second to build are not stored at all.
     """
     stamp = _stamp(sources)
-    stores = [path]
-    with suppress(RuntimeError):  # the user has no home
-        stores.append(_in_user_cache(path))
-    for stored in stores:
+    stores = cache_places(path)
+    for stored in dict.fromkeys((path, *stores)):
         if (arrays := _load(stored, sources, stamp)) is not None:
             return arrays
     start = time.perf_counter()
     arrays = build()
     if time.perf_counter() - start < SECONDS_WORTH_KEEPING:
         return arrays
-    if not path.parent.stat().st_mode & 0o222:  # read-only: root could write there, but must not
-        stores.remove(path)
     for stored in stores:
         with suppress(OSError, RunError):
             store_arrays(stored, sources, arrays)
             break
     return arrays
+
+
+def cache_places(path: Path) -> list[Path]:
+    """Where a file that belongs at `path` may be written: there, and in the user's cache folder."""
+    places = []
+    if path.parent.stat().st_mode & 0o222:  # else read-only: root could write there, but must not
+        places.append(path)
+    with suppress(RuntimeError):  # the user has no home
+        places.append(_in_user_cache(path))
+    return places
 
 
 def store_arrays(path: Path, sources: Sequence[Path], arrays: Arrays) -> None:
@@ -182,10 +188,11 @@ def _load(path: Path, sources: Sequence[Path], stamp: np.ndarray) -> Arrays | No
 
 def _stamp(sources: Sequence[Path]) -> np.ndarray:
     """Names, sizes and check sums of both ends. No times: copying a data set changes them."""
-    return np.array([_fingerprint(source) for source in sources], np.int64)
+    return np.array([fingerprint(source) for source in sources], np.int64)
 
 
-def _fingerprint(path: Path) -> tuple[int, int, int, int]:
+def fingerprint(path: Path) -> tuple[int, int, int, int]:
+    """Size, check sums of both ends and of the name: what tells a file from another."""
     with open(path, "rb") as f:
         size = os.fstat(f.fileno()).st_size
         head = zlib.crc32(f.read(_PROBE))
@@ -196,4 +203,4 @@ def _fingerprint(path: Path) -> tuple[int, int, int, int]:
 def _in_user_cache(path: Path) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-    return folder / "face_recognition" / f"{path.stem}_{digest}.npz"
+    return folder / "face_recognition" / f"{path.stem}_{digest}{path.suffix}"

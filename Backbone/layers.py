@@ -11,6 +11,7 @@ and 8 (PReLU), here with a gradient that is faster on CPUs.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -43,7 +44,6 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.mean = nn.AdaptiveAvgPool2d(1)
-        self.max = nn.AdaptiveMaxPool2d(1)
         self.mlp = nn.Sequential(
             nn.Conv2d(channels, channels // REDUCTION, 1, bias=False),
             nn.ReLU(inplace=True),
@@ -51,7 +51,8 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.mlp(self.mean(x)) + self.mlp(self.max(x))  # N×C×1×1
+        # As AdaptiveMaxPool2d(1), whose gradient has no deterministic form on CUDA.
+        gate = self.mlp(self.mean(x)) + self.mlp(F.max_pool2d(x, x.shape[2:]))  # N×C×1×1
         return x * gate.sigmoid()
 
 

@@ -223,6 +223,16 @@ class Config:
     amp_dtype: Literal["auto", "fp16", "bf16"] = setting(
         "auto", "dtype for use_amp; auto: bf16 where the device supports it, else fp16"
     )
+    tf32: bool = setting(
+        True,
+        "let CUDA devices multiply float32 as TF32 in training: faster, with fp16's precision; "
+        "evaluation never does",
+    )
+    deterministic: bool = setting(
+        False,
+        "the same weights, bit for bit, in every run with the same settings and after every "
+        "--resume, also on CUDA; slower there",
+    )
     compile: bool = setting(False, "compile the backbone: a minute or two, then faster steps")
     use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
     gpus: tuple[int, ...] = setting(

@@ -1,4 +1,8 @@
-"""Devices and the dtype of mixed precision, chosen from the settings."""
+"""Devices and the precision of their arithmetic, chosen from the settings."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -70,3 +74,73 @@ def spread_over_gpus(
     gpus.sort(key=lambda gpu: gpu != device.index)  # DataParallel gathers on the first
     parallel = nn.DataParallel(backbone, device_ids=gpus, output_device=device)
     return parallel, f"training on CUDA devices {', '.join(map(str, gpus))}"
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Results on CUDA as exact as their dtype, for evaluation; what was set before is restored.
+
+    Without TF32, which cuDNN takes by default and which has fp16's precision in place of
+    float32's; without partial sums in half precision; and without cuDNN's choice of algorithms by
+    their measured times, with which the last digits would differ from run to run.
+    """
+    matmul = {
+        "allow_tf32": False,
+        "allow_fp16_reduced_precision_reduction": False,
+        "allow_bf16_reduced_precision_reduction": False,
+    }
+    with _backends(cudnn={"allow_tf32": False, "benchmark": False}, matmul=matmul):
+        yield
+
+
+@contextmanager
+def training_precision(config: Config, device: torch.device) -> Iterator[None]:
+    """Arithmetic on CUDA as `tf32` and `deterministic` say; what was set before is restored.
+
+    With `deterministic`, a computation that has no deterministic form is a RuntimeError.
+    """
+    cudnn = {
+        "allow_tf32": config.tf32,
+        # All batches have one size, so the search for the fastest convolution pays off.
+        "benchmark": device.type == "cuda" and not config.deterministic,
+        "deterministic": config.deterministic,
+    }
+    with _backends(cudnn=cudnn, matmul={"allow_tf32": config.tf32}) as before:
+        if config.deterministic:
+            # cuBLAS reads it once, before this process's first product on CUDA.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            before.callback(
+                torch.use_deterministic_algorithms,
+                torch.are_deterministic_algorithms_enabled(),
+                warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+            )
+            torch.use_deterministic_algorithms(True)
+        yield
+
+
+@contextmanager
+def _backends(cudnn: dict[str, bool], matmul: dict[str, bool]) -> Iterator[ExitStack]:
+    """Set flags of PyTorch's CUDA back ends, and restore them at the end.
+
+    `allow_tf32` sets `fp32_precision` as well; PyTorch refuses to read it where that was set alone.
+    """
+    with ExitStack() as before:
+        for module, flags in (
+            (torch.backends.cudnn, cudnn),
+            (torch.backends.cuda.matmul, matmul),
+        ):
+            for name, value in flags.items():
+                before.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, value)
+        yield before
+
+
+def describe_precision(config: Config, device: torch.device, amp_dtype: torch.dtype | None) -> str:
+    """For the log: how a run computes, such as "bfloat16 in the backbone, TF32 allowed"."""
+    name = str(amp_dtype or torch.float32).removeprefix("torch.")
+    parts = [f"{name} in the backbone" if amp_dtype else name]
+    if config.tf32 and device.type == "cuda":
+        parts.append("TF32 allowed")
+    if config.deterministic:
+        parts.append("deterministic")
+    return ", ".join(parts)

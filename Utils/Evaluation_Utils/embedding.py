@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from Utils.cpu import lone_threads
 from Utils.Datasets_Utils.images import ImageError, fit_image
+from Utils.devices import full_precision
 from Utils.processes import ALONE, Processes
 
 Work = Callable[[torch.Tensor], torch.Tensor]
@@ -58,7 +59,10 @@ def embed(
     batches = [range(start, min(start + batch_size, len(images))) for start in starts[first:last]]
     features = np.empty((2, sum(map(len, batches)), backbone.feature_dim), np.float32)
     done, unreadable = 0, None
-    with tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar:
+    with (
+        full_precision(),
+        tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar,
+    ):
         try:
             for both in embed_batches(backbone, images, device, batches, num_workers, dtype):
                 features[:, done : done + both.shape[1]] = both
@@ -86,6 +90,8 @@ def embed_batches(
     skip_unreadable: bool = False,
 ) -> Iterator[np.ndarray]:
     """As `embed`, for batches of chosen images (their indices): yields float32 2×n×D for each.
+
+    A caller who wants all of float32's precision on CUDA iterates in `full_precision`.
 
     skip_unreadable: give an image that can't be read an embedding of zeros; no ImageError.
     """

@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from Utils.Datasets_Utils.photos import PhotoList, Photos, read_photo_list, write_photo_list
+from Utils.devices import full_precision
 from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils.embedding import embed_batches
 from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
@@ -173,7 +174,8 @@ def packed_features(
     processes.barrier()  # all must have read which are missing before one writes
     mine = missing[processes.rank :: processes.world_size]
     if mine:
-        _fill(files, mine, produce(mine), progress if processes.is_main else None)
+        with full_precision():
+            _fill(files, mine, produce(mine), progress if processes.is_main else None)
     processes.barrier()
     return files.open()
 

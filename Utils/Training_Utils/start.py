@@ -19,7 +19,7 @@ from Config import Config, validate
 from Head import build_head
 from Head.classifier import MarginHead
 from Utils.Datasets_Utils.training_set import TrainingSet
-from Utils.devices import choose_amp_dtype, choose_device
+from Utils.devices import choose_amp_dtype, choose_device, describe_precision
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.heads import ClassWeights, find_class_weights
 from Utils.Pretrained_Utils.load import (
@@ -78,14 +78,12 @@ class RunStart:
     def describe(self, where: str) -> list[str]:
         """Lines for the log. where: on which devices, as `Networks` says."""
         config = self.config
-        precision = ""
-        if self.amp_dtype:
-            precision = f", {str(self.amp_dtype).removeprefix('torch.')} in the backbone"
+        precision = describe_precision(config, self.device, self.amp_dtype)
         lines = [
             *describe_training_data(config, self.data),
             *self.test_sets.descriptions,
             *self.state.start,
-            f"{config.backbone} with {config.margin}, {where}{precision}",
+            f"{config.backbone} with {config.margin}, {where}, {precision}",
             describe_rates(config),
             f"saving to {self.folder.path if self.folder else 'nowhere: para_adj_mode is on'}",
         ]

@@ -3,10 +3,9 @@
 import json
 import math
 
-import torch
-
 from Config import Config
 from Utils.cpu import describe_memory
+from Utils.devices import training_precision
 from Utils.errors import RunError, UserError, first_line
 from Utils.processes import ALONE, LOST, Processes, is_lost_connection
 from Utils.run_folder import forget_launch
@@ -44,8 +43,6 @@ class Trainer:
         self.state = state
         self.run_folder = run
 
-        # All batches have one size, so the search for the fastest convolution pays off.
-        torch.backends.cudnn.benchmark = device.type == "cuda"
         self.networks = Networks(
             state.backbone, state.head, config, device, processes, self.amp_dtype
         )
@@ -78,7 +75,8 @@ class Trainer:
         checkpoint is older and sound.
         """
         try:
-            with StopRequest(self.processes) as stop:
+            precision = training_precision(self.config, self.device)
+            with precision, StopRequest(self.processes) as stop:
                 last = self._train(stop)
             result = self._finish(last)  # before MegaFace, which takes long and may fail
             if result.stopped:

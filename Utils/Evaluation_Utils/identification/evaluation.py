@@ -24,10 +24,10 @@ import numpy as np
 from tqdm import tqdm
 
 from Utils.cpu import lone_threads
+from Utils.devices import full_precision
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.identification.exact_scores import (
     SCORE_DTYPES,
-    full_precision,
     unit_rows,
 )
 from Utils.Evaluation_Utils.identification.figures import (

@@ -8,9 +8,6 @@ whose exact score can matter, and only those are computed exactly. Figures are t
 block size, device, number of processes and dtype of the product.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -134,26 +131,6 @@ class Products:
         """float64 R×B products of R probes with the same distractors."""
         left = torch.from_numpy(self._exact[probe]).to(self._probes.device)
         return left @ torch.from_numpy(unit_rows(self._rows)).to(left.device).T
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Switch off what makes CUDA's products less exact than their dtype: TF32 in float32, and
-    partial sums in half precision. The settings of before are restored at the end."""
-    matmul = torch.backends.cuda.matmul
-    names = (
-        "allow_tf32",
-        "allow_fp16_reduced_precision_reduction",
-        "allow_bf16_reduced_precision_reduction",
-    )
-    before = {name: getattr(matmul, name) for name in names}
-    try:
-        for name in names:
-            setattr(matmul, name, False)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(matmul, name, value)
 
 
 def _unit_float32(given: np.ndarray) -> np.ndarray:

@@ -3,7 +3,10 @@
 The files of this package:
 
 training_set.py             images with labels, and the store that a format is a subclass of
-verification_set.py         unique images, pairs of them in folds, and pairs files
+verification_set.py         unique images, and pairs of them in folds
+pairs.py                    pairs files
+folds.py                    the folds of pairs
+text.py                     lists in text files: encodings, lines, fields
 images.py                   reading, decoding and checking one encoded image
 photos.py                   MegaFace's photos: its lists, and images by their names
 formats/                    the table of formats, a file for each, and the writers

@@ -27,6 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from Utils.Datasets_Utils import open_training_set, open_verification_set
+from Utils.Datasets_Utils.folds import consecutive_folds, folds_of_both_kinds
 from Utils.Datasets_Utils.formats import PAIRS_NAME
 from Utils.Datasets_Utils.formats.bin_set import is_bin, write_bin
 from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
@@ -39,7 +40,7 @@ from Utils.Datasets_Utils.formats.writers import (
     unfinished,
 )
 from Utils.Datasets_Utils.training_set import TrainingSet
-from Utils.Datasets_Utils.verification_set import VerificationSet, consecutive_folds
+from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError, RunError, run_script
 from Utils.files import atomic_path, make_folder, not_written, read_json, save_json
 
@@ -117,7 +118,8 @@ def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None) ->
     files = [bytes(data.images.encoded(i)) for i in tqdm(range(len(data.images)), unit="image")]
     rows = np.stack((data.left, data.right), 1).ravel()
     write_bin(target, [files[row] for row in rows], data.same)
-    kept = np.array_equal(data.folds, consecutive_folds(len(data.same)))
+    read, _ = folds_of_both_kinds(data.same, consecutive_folds(len(data.same)))
+    kept = np.array_equal(data.folds, read)
     note = "" if kept else "; a .bin has no folds, readers make ten equal ones"
     return f"{target}: {len(files):,} images, {len(data.same):,} pairs{note}"
 

@@ -2,6 +2,7 @@
 
 embedding.py          from images to a table of features; BatchNorm folded away
 verification.py       10-fold accuracy of pairs of features, on arrays alone
+one_kind.py           TAR or FAR alone, of pairs of one kind
 centered_cosines.py   fast scores for choosing its thresholds
 roc.py                ROC curve, AUC, TAR at a FAR, equal error rate, on arrays alone
 report.py             a checkpoint on LFW, AgeDB-30, CFP-FP or any verification set

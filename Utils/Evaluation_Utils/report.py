@@ -23,6 +23,13 @@ from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
+from Utils.Evaluation_Utils.one_kind import (
+    OneKind,
+    evaluate_one_kind,
+    has_both_kinds,
+    rates_table,
+    usable_pairs,
+)
 from Utils.Evaluation_Utils.plots import draw_verification
 from Utils.Evaluation_Utils.verification import (
     PROTOCOLS,
@@ -109,11 +116,15 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
         "folds": len(np.unique(data.folds)),
         "sizes": describe_sizes(data.sizes),
         "network": describe(backbone),
+        "notes": list(data.notes),
     }
-    if config.eval_dtype != "fp32":
+    if has_both_kinds(data) and config.eval_dtype != "fp32":
         about["precision"] = compare_precision(backbone, data, config, device)
     figures = {protocol: result.to_dict() for protocol, result in results.items()}
     save_json(folder / f"{benchmark.file_name}.json", {**about, "results": figures})
+    if not has_both_kinds(data):
+        kind = "all matched" if data.same[0] else "all mismatched"
+        return Report(f"{_heading(about, kind)}\n{rates_table(results)}", folder)
     draw_verification(data, results, folder / benchmark.file_name, benchmark.title)
     return Report(_table(about, results), folder)
 
@@ -125,7 +136,7 @@ def _evaluate_backbone(
     device: torch.device,
     dtype: str,
     progress: str | None = None,
-) -> dict[str, VerificationResult]:
+) -> dict[str, VerificationResult] | dict[str, OneKind]:
     """Embed each image once and evaluate the pairs under the protocols of the settings.
 
     dtype: a name in EVAL_DTYPES. progress: label of a progress bar; None shows none.
@@ -145,8 +156,10 @@ def _evaluate_backbone(
 
 def evaluate_pairs(
     data: VerificationSet, embeddings: tuple[np.ndarray, np.ndarray], protocols: Sequence[str]
-) -> dict[str, VerificationResult]:
+) -> dict[str, VerificationResult] | dict[str, OneKind]:
     """Evaluate the pairs under each protocol, from what `embed` makes of the set's images.
+
+    Of pairs of one kind the results are `OneKind`.
 
     Raises DataError, naming the image, for embeddings that are not finite.
     """
@@ -161,9 +174,11 @@ def evaluate_pairs(
     results = {}
     for protocol in protocols:
         rows = combine_flip(*embeddings, protocol)
-        results[protocol] = evaluate(
-            rows[data.left], rows[data.right], data.same, data.folds, protocol
-        )
+        left, right = rows[data.left], rows[data.right]
+        if has_both_kinds(data):
+            results[protocol] = evaluate(left, right, data.same, data.folds, protocol)
+        else:
+            results[protocol] = evaluate_one_kind(left, right, bool(data.same[0]), protocol)
     return results
 
 
@@ -186,9 +201,13 @@ def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
     )
 
 
-def open_benchmark(config: Config, benchmark: Benchmark) -> tuple[VerificationSet, str]:
+def open_benchmark(
+    config: Config, benchmark: Benchmark, both_kinds: bool = False
+) -> tuple[VerificationSet, str]:
     """(the benchmark's data, a text that says where they are): the data set of the settings, or
-    otherwise the demo's, drawn if it isn't there yet. Raises DataError for no or unusable data."""
+    otherwise the demo's, drawn if it isn't there yet. Raises DataError for no or unusable data.
+
+    both_kinds: whether pairs of one kind are unusable, as an accuracy is needed."""
     path, file_list = benchmark_paths(config, benchmark)
     if not path and not benchmark.in_demo:
         raise DataError(f"there is no data to evaluate on: give --{benchmark.prefix}_dataset_path.")
@@ -198,21 +217,18 @@ def open_benchmark(config: Config, benchmark: Benchmark) -> tuple[VerificationSe
         file_list = str(getattr(demo, f"{benchmark.prefix}_pairs"))
     data = open_verification_set(path, file_list, config.blp_channel_order)
     source = f"{path}, {file_list}" if file_list else path
-    _check_pairs(data, source)
-    return data, source
-
-
-def _check_pairs(data: VerificationSet, source: str) -> None:
-    """Raise DataError now for what would otherwise end an evaluation after all its work."""
-    if data.same.all() or not data.same.any():
-        kind = "matched" if data.same.all() else "mismatched"
-        raise DataError(f"{source}: all {len(data.same)} pairs are {kind}; both kinds are needed.")
+    data = usable_pairs(data)
+    if both_kinds and not has_both_kinds(data):
+        raise DataError(
+            f"{source}: {data.notes[-1]}. There is nothing to follow while training: leave the set "
+            f"out with `--{benchmark.prefix}_dataset_path ''`, and evaluate the checkpoint on it "
+            f"afterwards."
+        )
     folds = np.unique(data.folds)
-    if len(folds) < 2:
-        raise DataError(f"{source}: all pairs are in one fold; at least two are needed.")
     gaps = np.flatnonzero(np.diff(folds) > 1)
-    if gaps.size:
+    if gaps.size and has_both_kinds(data):
         raise DataError(f"{source}: fold {folds[gaps[0]] + 2} holds no pair, though later ones do.")
+    return data, source
 
 
 def load_network(config: Config, device: torch.device) -> nn.Module:
@@ -264,13 +280,19 @@ def default_output(checkpoint: Path) -> Path:
 # --- table -------------------------------------------------------------------------------------
 
 
-def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str:
-    lines = [
-        f"{about['benchmark']}: {about['images']:,} images, {about['pairs']:,} pairs, "
-        f"{about['folds']} folds"
-    ]
+def _heading(about: dict[str, Any], kind: str) -> str:
+    """The lines above the figures; kind: of the pairs, or their folds."""
     names = ["data", "checkpoint", "network", *(["sizes"] if about["sizes"] else [])]
-    lines += [format_table([[name, about[name]] for name in names], "<<", indent=2), ""]
+    rows = [[name, about[name]] for name in names] + [["note", note] for note in about["notes"]]
+    return (
+        f"{about['benchmark']}: {about['images']:,} images, {about['pairs']:,} pairs, {kind}\n"
+        + format_table(rows, "<<", indent=2)
+        + "\n"
+    )
+
+
+def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str:
+    lines = [_heading(about, f"{about['folds']} folds")]
     rows = [["fold", *(cell for protocol in results for cell in (protocol, "threshold"))]]
     for fold in range(about["folds"]):
         rows.append([str(fold + 1)])

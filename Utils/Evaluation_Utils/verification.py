@@ -259,6 +259,12 @@ def evaluate(
     )
 
 
+def pair_scores(left: np.ndarray, right: np.ndarray, protocol: str) -> np.ndarray:
+    """P scores (higher = more alike) of P×D′ features, as from `combine_flip`."""
+    features = (np.ascontiguousarray(side, dtype=np.float64) for side in (left, right))
+    return _pair_scores(*features, _find_protocol(protocol))
+
+
 def _find_protocol(name: str) -> Protocol:
     if name in PROTOCOLS:
         return PROTOCOLS[name]

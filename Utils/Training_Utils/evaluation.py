@@ -47,9 +47,10 @@ class TestSets:
         for benchmark in BENCHMARKS:
             path, _ = benchmark_paths(config, benchmark)
             if path or (benchmark.in_demo and config.train_dataset == "Demo"):
-                data, source = open_benchmark(config, benchmark)
+                data, source = open_benchmark(config, benchmark, both_kinds=True)
                 self._sets[benchmark.title] = data
                 text = f"{len(data.images):,} images, {len(data.same):,} pairs, {source}"
+                text = "; ".join((text, *data.notes))
             else:
                 text = f"no {benchmark.prefix}_dataset_path, not evaluated"
             self.descriptions.append(f"{benchmark.title}: {text}")

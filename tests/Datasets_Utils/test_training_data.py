@@ -14,9 +14,9 @@ from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.generate_dataset_list import write_list
 from Utils.Datasets_Utils.images import fit_image
+from Utils.Datasets_Utils.pairs import PairsError, read_pairs
 from Utils.Datasets_Utils.photos import open_folder
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
-from Utils.Datasets_Utils.verification_set import PairsError, read_pairs
 from Utils.errors import DataError, RunError
 from Utils.Training_Utils.data import EpochSampler, TrainingLoader
 

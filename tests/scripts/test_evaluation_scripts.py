@@ -17,8 +17,9 @@ from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.errors import RunError
 from Utils.Evaluation_Utils.embedding import embed
-from Utils.Evaluation_Utils.report import default_output, evaluate_checkpoint
+from Utils.Evaluation_Utils.report import default_output, evaluate_checkpoint, evaluate_set
 from Utils.Evaluation_Utils.verification import REPORTED_FARS, combine_flip, evaluate
+from Utils.Pretrained_Utils import load_backbone
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,54 @@ def test_settings_of_training_do_not_matter_in_an_evaluation(trained, tiny_faces
     assert "12 images, 12 pairs" in table
     for far in REPORTED_FARS:
         assert f"TAR@FAR={far:g}" in table
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate", "said"),
+    [
+        ("1111", "tar", "there are no mismatched pairs"),
+        ("0000", "far", "there are no matched pairs"),
+        ("1110", "tar", "there is only one mismatched pair"),
+        ("1000", "far", "there is only one matched pair"),
+    ],
+)
+def test_pairs_of_one_kind_have_one_rate_and_no_accuracy(
+    trained, tiny_faces, tmp_path, flags, rate, said
+):
+    photo = "Person_0_{}/Person_0_{}_000{}.jpg"
+    (tmp_path / "pairs.txt").write_text(
+        "".join(
+            f"{photo.format(0, 0, 1)} {photo.format(i % 3, i % 3, 2)} {flag}\n"
+            for i, flag in enumerate(flags)
+        )
+    )
+    config = Config(
+        checkpoint=str(trained),
+        data=str(tiny_faces.lfw),
+        pairs=str(tmp_path / "pairs.txt"),
+        output=str(tmp_path),
+        device="cpu",
+        num_workers=0,
+    )
+    table = evaluate_set(config).table
+    assert said in table
+    assert rate.upper() in table
+    assert "accuracy " not in table
+    found = json.loads((tmp_path / "lfw.json").read_text())
+    assert said in found["notes"][0]
+    # The two protocols' thresholds are those of the same cosines; their rates by hand.
+    data = open_verification_set(tiny_faces.lfw, tmp_path / "pairs.txt")
+    features = embed(load_backbone(trained), data.images, torch.device("cpu"), num_workers=0)
+    kept = [i for i, flag in enumerate(flags) if flag == ("1" if rate == "tar" else "0")]
+    both = np.concatenate(features, axis=1).astype(np.float64)
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    cosines = (both[data.left] * both[data.right]).sum(1)[kept]
+    assert found["results"]["cosine"][rate] == [
+        np.mean(cosines >= threshold) for threshold in (0.2, 0.3, 0.4, 0.5)
+    ]
+    assert found["results"]["cosine"]["pairs"] == len(kept)
+    assert found["results"]["insightface"]["thresholds"] == [1.6, 1.4, 1.2, 1.0]
+    assert not list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder that takes no files")

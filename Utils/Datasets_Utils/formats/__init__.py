@@ -39,13 +39,12 @@ from Utils.Datasets_Utils.formats.image_list import (
 )
 from Utils.Datasets_Utils.formats.record_set import is_records, open_records
 from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
+from Utils.Datasets_Utils.pairs import parse_pairs, read_pairs
 from Utils.Datasets_Utils.training_set import Labelled, TrainingSet
 from Utils.Datasets_Utils.verification_set import (
     VerificationSet,
     load_pairs_set,
     load_stored_pairs,
-    parse_pairs,
-    read_pairs,
 )
 from Utils.errors import DataError
 from Utils.files import reading
@@ -121,7 +120,7 @@ def open_verification_set(
     with reading(path, "verification set"):
         chosen = _recognise(path, FORMATS, "verification set")
         open_pairs = chosen.verification or _open_stored_pairs
-        return open_pairs(path, file_list, blp_channel_order)
+        return open_pairs(path, file_list, blp_channel_order).with_usable_folds()
 
 
 def find_images(path: str | Path, identity_folder: str = "top") -> Labelled:

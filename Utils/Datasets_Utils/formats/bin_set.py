@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from Utils.Datasets_Utils.folds import consecutive_folds
 from Utils.Datasets_Utils.images import image_size
 from Utils.Datasets_Utils.training_set import ImageStore
-from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet, consecutive_folds
+from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
 from Utils.errors import DataError
 from Utils.files import atomic_path, reading
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from Utils.Datasets_Utils.folds import consecutive_folds
 from Utils.Datasets_Utils.formats.storage import cached_arrays
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.training_set import ImageStore
-from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet, consecutive_folds
+from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
 from Utils.errors import DataError
 from Utils.files import read_json, reading
 

@@ -1,0 +1,345 @@
+"""Pairs files: which images are compared, and in which folds. Recognised by their contents.
+
+LFW's (http://vis-www.cs.umass.edu/lfw/README.txt): a header `folds<TAB>n`, then for each fold n
+matched pairs `Name<TAB>i<TAB>j` and n mismatched ones `NameA<TAB>i<TAB>NameB<TAB>j`. Image i of a
+person is `Name/Name_000i`, with a suffix that the file does not give. The header of its development
+sets is `n` alone, for one fold; copies in CSV have `name,imagenum1,imagenum2` in its place.
+
+A list: `left right 1` for a matched pair, `left right -1` (as it circulates with AgeDB-30 and
+CFP-FP) or `left right 0` for a mismatched one, with image names relative to the data set's folder;
+or the flag first. CSV may have a header, which names the columns.
+
+Only LFW's header defines folds; other pairs are divided into ten, in order. Another published form
+is one more row in READINGS.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from Utils.Datasets_Utils.folds import consecutive_folds
+from Utils.Datasets_Utils.text import (
+    DIFFERENT_WORDS,
+    FLAG_WORDS,
+    LEFT_WORDS,
+    RIGHT_WORDS,
+    SAME_WORDS,
+    column,
+    fields_of,
+    is_comment,
+    mended,
+    numbered_lines,
+    quoted,
+    splits,
+)
+from Utils.errors import UserError
+from Utils.files import reading
+
+_LONGEST_QUOTE = 80
+_DELETED = 20  # lines that a message offers to delete
+_LIST_FORM = (
+    "`left right 1` or `left right -1` or `left right 0` (tabs between them if names hold blanks)"
+)
+_FLAGS = {"1": True, "0": False, "-1": False, "1.0": True, "0.0": False, "-1.0": False}
+_FLAGS |= {"true": True, "false": False}
+
+
+class PairsError(UserError, ValueError):
+    """A pairs file that can't be read or understood; the text names the line and what was
+    expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """P pairs of images.
+
+    names: the unique image names, in the order in which the file first mentions them.
+    left, right: P ints, indices into names. same: P bools. folds: P ints, from 0.
+    source: the pairs file. numbers: P ints, the line of each pair.
+    notes: sentences about how the file was read, where that is not plain.
+    """
+
+    names: list[str]
+    left: np.ndarray
+    right: np.ndarray
+    same: np.ndarray
+    folds: np.ndarray
+    source: Path
+    numbers: np.ndarray
+
+
+class _Line(NamedTuple):
+    number: int
+    text: str
+
+
+class _Pair(NamedTuple):
+    left: str
+    right: str
+    same: bool
+    flag: str = ""  # as the file has it
+
+
+_Reader = Callable[[str], _Pair | None]  # of a line's text; None for another kind of line
+
+
+def read_pairs(path: str | os.PathLike[str], encoding: str = "") -> Pairs:
+    """The pairs in a file of any form (see above). Blank lines and comments are left out.
+
+    LFW's names become `Name/Name_0001`, without a suffix. encoding: of the file; "" finds it out.
+
+    Raises PairsError for a file that can't be read, for a malformed line, with its number and text,
+    for another number of lines than LFW's header gives, with both numbers, and for a file that can
+    be read in two ways.
+    """
+    path = Path(path)
+    with reading(path, "pairs file", PairsError):
+        content = path.read_bytes()
+    return parse_pairs(path, content, encoding)
+
+
+def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
+    """As `read_pairs`, for the bytes of a pairs file; path: its name, for messages."""
+    found = list(numbered_lines(io.BytesIO(content), path, encoding, PairsError))
+    lines = [_Line(number, text) for number, text in found if not is_comment(text)]
+    if not lines:
+        raise PairsError(
+            f"{path}: is empty, expected LFW's pairs format or lines {_LIST_FORM}; name another "
+            f"pairs file, or none for a set that holds its pairs"
+        )
+    header = fields_of(lines[0].text)
+    if len(header) <= 2 and all(map(_is_number, header)):
+        per_class = int(header[-1])
+        fold_count = int(header[0]) if len(header) == 2 else 1
+        pairs, folds = _read_lfw(path, lines, fold_count, per_class)
+        lines = lines[1:]
+    else:
+        read = _by_header(header)
+        readings = {"the header's columns": read} if read else READINGS
+        body = lines[1:] if read else lines
+        name, pairs = _read_all(path, body, readings)
+        words = {word.lower() for word in header} if read else set()
+        if DIFFERENT_WORDS & words:
+            pairs = [pair._replace(same=not pair.same) for pair in pairs]
+        elif not SAME_WORDS & words:
+            _check_flags(path, pairs, " ".join(header) if read else _HEADERS[name], bool(read))
+        lines = body
+        folds = consecutive_folds(len(pairs))
+    return _index(pairs, folds, path, [line.number for line in lines])
+
+
+def _read_lfw(
+    path: Path, lines: Sequence[_Line], fold_count: int, per_class: int
+) -> tuple[list[_Pair], np.ndarray]:
+    """The pairs and folds of LFW's file: a header, `fold_count` folds of `per_class` pairs each."""
+    first, lines, block = lines[0], lines[1:], 2 * per_class
+    without = f"; without its header it is read in ten folds: {_deleting(path, [first.number])}"
+    if not lines or len(lines) != fold_count * block:
+        folds = f" ({len(lines) // block} folds)" if block and len(lines) % block == 0 else ""
+        remedy = without if all(_lfw_pair(line.text) for line in lines) and lines else ""
+        raise PairsError(
+            f"{path}: the header says {fold_count} folds of {per_class} matched and {per_class} "
+            f"mismatched pairs, so {fold_count * block} lines, but {len(lines)} follow{folds}; "
+            f"correct the header or restore the missing lines{remedy}"
+        )
+    pairs = [_lfw_pair(line.text) for line in lines]
+    out_of_place = [
+        (line, index % block < per_class)
+        for index, (line, pair) in enumerate(zip(lines, pairs, strict=True))
+        if pair is None or pair.same != (index % block < per_class)
+    ]
+    if out_of_place:
+        line, matched = out_of_place[0]
+        form = "`Name<TAB>i<TAB>j`" if matched else "`NameA<TAB>i<TAB>NameB<TAB>j`"
+        kind = "matched" if matched else "mismatched"
+        bad = [line.number for line, pair in zip(lines, pairs, strict=True) if pair is None]
+        raise _malformed(
+            path,
+            line,
+            f"a {kind} pair {form}, as the header's number of pairs puts one here",
+            [first.number, *bad],
+            "without the header, and such lines, it is read in ten folds",
+        )
+    return pairs, np.arange(len(lines)) // block
+
+
+def _by_header(header: list[str]) -> _Reader | None:
+    """The reader of the lines below a header that names columns; None for another line."""
+    names = [name.lower().lstrip("# ") for name in header]
+    if names[0] in ("name", "name1", "person", "person1") and "imagenum1" in names:
+        return _lfw_pair
+    places = [column(header, words) for words in (LEFT_WORDS, RIGHT_WORDS, FLAG_WORDS)]
+    if None in places:
+        return None
+
+    def read(text: str) -> _Pair | None:
+        rows = (fields for fields in splits(text) if len(fields) == len(header))
+        return _first(_flagged([fields[place] for place in places]) for fields in rows)
+
+    return read
+
+
+def _first(pairs: Iterable[_Pair | None]) -> _Pair | None:
+    return next((pair for pair in pairs if pair), None)
+
+
+def _list_pair(text: str) -> _Pair | None:
+    return _first(_flagged(fields) for fields in (*splits(text), _split_flag(text)))
+
+
+def _split_flag(text: str) -> list[str]:
+    # Some files have a tab between the names, and a blank before the flag.
+    *rest, flag = text.rsplit(maxsplit=1)
+    return [*fields_of(rest[0]), flag] if rest else []
+
+
+def _flag_first(text: str) -> _Pair | None:
+    return _first(_flagged([*fields[1:], fields[0]]) for fields in splits(text))
+
+
+def _flagged(fields: list[str]) -> _Pair | None:
+    """The pair of three fields: left, right, flag; None for other fields."""
+    if len(fields) != 3 or fields[2].lower() not in _FLAGS:
+        return None
+    return _Pair(fields[0], fields[1], _FLAGS[fields[2].lower()], fields[2])
+
+
+def _lfw_pair(text: str) -> _Pair | None:
+    return _first(map(_names_and_numbers, splits(text)))
+
+
+def _names_and_numbers(fields: list[str]) -> _Pair | None:
+    matched = len(fields) == 3
+    names, numbers = (fields[:1] * 2, fields[1:]) if matched else (fields[::2], fields[1::2])
+    if len(fields) not in (3, 4) or not all(map(_is_number, numbers)):
+        return None
+    left, right = (
+        f"{name}/{name}_{int(number):04d}" for name, number in zip(names, numbers, strict=True)
+    )
+    return _Pair(left, right, matched)
+
+
+# The forms of a line in a file without a header. A file is read in the one that fits all its lines;
+# the first, in which images may have any names, before the others.
+_PLAIN = "left right flag"
+READINGS: dict[str, _Reader] = {
+    _PLAIN: _list_pair,
+    "flag left right": _flag_first,
+    "LFW's name and numbers": _lfw_pair,
+}
+# The header lines that choose between them.
+_HEADERS = {
+    _PLAIN: "left right same",
+    "flag left right": "same left right",
+    "LFW's name and numbers": "name imagenum1 imagenum2",
+}
+
+
+def _read_all(
+    path: Path, lines: Sequence[_Line], readings: dict[str, _Reader]
+) -> tuple[str, list[_Pair]]:
+    """(the one reading that fits all lines, their pairs)."""
+    found = {}
+    for name, read in readings.items():
+        found[name] = [read(line.text) for line in lines]
+        if name == _PLAIN and None not in found[name]:
+            break
+    fits = [name for name, pairs in found.items() if pairs and None not in pairs]
+    if len(fits) > 1:
+        raise PairsError(
+            f"{path}: every line can be read as {' and as '.join(fits)}. A first line that names "
+            f"the columns says which it is: "
+            + ", ".join(f"{_with_header(path, _HEADERS[name])} for {name}" for name in fits)
+        )
+    # Of readings that all fail, the message is about the one that fits the most lines.
+    name = fits[0] if fits else min(found, key=lambda name: found[name].count(None))
+    pairs = found[name]
+    bad = [line for line, pair in zip(lines, pairs, strict=True) if pair is None]
+    if bad or not pairs:
+        line = bad[0] if bad else _Line(1, "")
+        expected = _LIST_FORM if len(bad) < len(pairs) else f"LFW's header, or {_LIST_FORM}"
+        numbers = [line.number for line in bad] if len(bad) < len(pairs) else []
+        raise _malformed(path, line, expected, numbers, "without such lines it can be read")
+    return name, pairs
+
+
+def _check_flags(path: Path, pairs: Sequence[_Pair], header: str, has_header: bool) -> None:
+    """Raise PairsError for flags that may mean something else than they are read as.
+
+    header: the words of a header line for the file; has_header: whether it has that line.
+    """
+    words = [word for word in header.split() if word.lower() in FLAG_WORDS]
+    copy = "sed 1d" if has_header else "cat"
+    say = {
+        word: _with_header(path, header.replace(words[0], word), copy)
+        for word in ("same", "different")
+        if words
+    }
+    zeros = sorted({pair.flag for pair in pairs if pair.flag and not pair.same})
+    if len({zero.removesuffix(".0") for zero in zeros} & {"0", "-1"}) > 1:
+        raise PairsError(
+            f"{path}: some pairs have the flag 0 and others -1, of which one may mean something "
+            f"else than a mismatched pair. If both mean that, a first line says so: {say['same']}"
+        )
+    folders = [(os.path.dirname(pair.left), os.path.dirname(pair.right)) for pair in pairs]
+    shared = [left == right != "" for left, right in folders]
+    if (
+        say
+        and len(set(shared)) == 2
+        and all(inside != pair.same for inside, pair in zip(shared, pairs, strict=True))
+    ):
+        raise PairsError(
+            f"{path}: all pairs within one folder are flagged as mismatched, and all others as "
+            f"matched; does 1 mean 'different' here? A first line says what it means: "
+            f"{say['different']} for different people, {say['same']} for one person."
+        )
+
+
+def _is_number(field: str) -> bool:
+    return field.isascii() and field.isdigit()
+
+
+def _index(pairs: Sequence[_Pair], folds: np.ndarray, path: Path, numbers: list[int]) -> Pairs:
+    """Give each image one index, so that an image in several pairs is embedded once."""
+    rows: dict[str, int] = {}
+    for pair in pairs:
+        rows.setdefault(pair.left, len(rows))
+        rows.setdefault(pair.right, len(rows))
+    return Pairs(
+        names=list(rows),
+        left=np.array([rows[pair.left] for pair in pairs]),
+        right=np.array([rows[pair.right] for pair in pairs]),
+        same=np.array([pair.same for pair in pairs]),
+        folds=folds,
+        source=path,
+        numbers=np.array(numbers),
+    )
+
+
+def _malformed(path: Path, line: _Line, expected: str, bad: list[int], remedy: str) -> PairsError:
+    """bad: numbers of all lines that are in the way; remedy: what helps where they are deleted."""
+    text = line.text if len(line.text) <= _LONGEST_QUOTE else line.text[:_LONGEST_QUOTE] + "..."
+    advice = "give the file of pairs that belongs to the images"
+    if 0 < len(bad) <= _DELETED:
+        advice = f"correct it; {remedy}: {_deleting(path, bad)}"
+    return PairsError(
+        f"{path}, line {line.number}: {text!r} is not a pair; expected {expected}; {advice}"
+    )
+
+
+def _with_header(path: Path, header: str, copy: str = "cat") -> str:
+    """A command that writes a header line and what `copy` writes of a file."""
+    return f"`(echo {header}; {copy} {quoted(path)}) > {mended(path)}`"
+
+
+def _deleting(path: Path, numbers: Iterable[int]) -> str:
+    """A command that copies a file without some lines."""
+    script = ";".join(f"{number}d" for number in numbers)
+    return f"`sed '{script}' {quoted(path)} > {mended(path)}`"

@@ -1,15 +1,16 @@
-# make train   set up, train with the settings of Config/config.py, which are the demo's until
-#              you edit them, show the results
-# make test    set up, run the tests
-# make lint    check style and formatting
-# make clean   remove what these made: .venv, demo faces, caches (not your runs)
+# make train      set up, train with the settings of Config/config.py, which are the demo's until
+#                 you edit them, show the results
+# make test       set up, run the tests
+# make lint       check style and formatting
+# make gpu-check  set up, check on a GPU that training and evaluation are right there
+# make clean      remove what these made: .venv, demo faces, caches (not your runs)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: train test lint clean
+.PHONY: train test lint gpu-check clean
 
 train: $(INSTALLED)
 	$(BIN)/python Train.py $(ARGS)
@@ -20,6 +21,9 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+gpu-check: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 $(INSTALLED): requirements.txt build-constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'

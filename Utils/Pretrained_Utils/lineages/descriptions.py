@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from Backbone.preprocessing import CHANNEL_ORDERS
 from Config.errors import shortened
 from Utils.errors import CheckpointError
@@ -130,6 +128,10 @@ def color_space(path: Path) -> str:
     """
     with reading(path, "settings file", CheckpointError):
         content = path.read_bytes() if path.is_file() else b""
+    if not content:
+        return ""
+    import yaml  # here, because few weights have such a file and nothing else needs the package
+
     try:
         # Text only: a value that does not fit its own tag could raise an error of any kind.
         settings = yaml.load(content.decode(), Loader=yaml.BaseLoader)

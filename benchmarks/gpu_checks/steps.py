@@ -67,8 +67,8 @@ class Training:
         if amp == torch.float16 and not place.on_gpu:  # too slow to wait for the scale to fall
             self.state.scaler.scale(torch.zeros(()))
             self.state.scaler.update(2.0**8)
-        self.networks = Networks(self.state.backbone, self.state.head, config, device, ALONE)
-        self._step = TrainingStep(config, self.state, self.networks, amp, ALONE)
+        networks = Networks(self.state.backbone, self.state.head, config, device, ALONE, amp)
+        self._step = TrainingStep(config, self.state, networks)
         images = torch.randint(256, (count, *config.input_size, 3), dtype=torch.uint8)
         batch = Batch(images, torch.randint(classes, (count,)), [])
         self._batch = batch.pin_memory() if place.on_gpu else batch
@@ -105,7 +105,7 @@ def _step(place: Place, name: str, amp: torch.dtype | None, settings: dict[str, 
     # Without a limit the first steps of a network of 50 layers may diverge.
     training = Training(place, amp, **({"clip_norm": 0.0} if name.endswith("plain") else settings))
     before = [p.detach().clone() for p in training.state.head.parameters()]
-    for _ in range(place.size(12, 3)):  # warm; with fp16, the scale has fallen far enough
+    for _ in range(place.size(12, 1)):  # warm; with fp16, the scale has fallen far enough
         training.step()
     with no_waits(place):
         loss = training.step()

@@ -16,15 +16,15 @@ CPU = torch.device("cpu")
 
 def test_a_rehearsal_of_some_checks_finds_nothing_wrong(tmp_path):
     output = tmp_path / "found.json"
-    names = ("environment", "heads", "optimizers", "memory", "megaface", "steps_bf16")
+    names = ("environment", "heads", "optimizers", "memory", "megaface", "steps_fp32")
     command = ("--device", "cpu", "--quick", "--output", output, "--only", *names)
     run = run_script("-m", "benchmarks.gpu_check", *command, check=True)
     found = json.loads(output.read_text())
     verdicts = {row["name"]: row["verdict"] for row in found["rows"]}
     assert set(verdicts.values()) == {OK, SKIPPED}
-    assert verdicts["head ElasticArcFacePlus"] == verdicts["step bf16, all of these"] == OK
+    assert verdicts["head ElasticArcFacePlus"] == verdicts["step fp32, all of these"] == OK
     assert {row["check"] for row in found["rows"]} == set(names)
-    assert "step bf16, sample_rate" in run.stdout.split("\n\n")[-1]  # the table at the end
+    assert "step fp32, sample_rate" in run.stdout.split("\n\n")[-1]  # the table at the end
 
 
 def right(place):

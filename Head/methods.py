@@ -276,6 +276,8 @@ class ElasticFace(Method):
         # All processes draw the same margins, those of the whole batch, and each takes its own.
         drawn = generator.normal(self.m, self.DEVIATION, world_size * count)
         margins = torch.from_numpy(drawn).to(target_cosine.dtype)
+        if target_cosine.is_cuda:  # a copy from other memory waits for all that the GPU has to do
+            margins = margins.pin_memory()
         margins = margins.to(target_cosine.device, non_blocking=True)
         if self.PLUS:
             nearest_first = gather_rows(target_cosine, self.group).argsort(descending=True)

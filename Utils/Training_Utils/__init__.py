@@ -4,7 +4,7 @@ trainer.py           the loop, in which the order of things is the explanation
 start.py             how a run begins or resumes
 step.py              one iteration: images in, changed weights out
 data.py              the training set and its batches
-augmentation.py      random changes of the images
+augmentation/        random changes of the images
 networks.py          how a step calls backbone and head: alone, over GPUs, with DDP, compiled
 optimization.py      learning rate, optimiser, loss scaling, clipping
 state.py             everything that changes while a run trains, and is saved

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from Config import Config, ConfigError, validate
 from Utils.Training_Utils.augmentation import Augmentation, generator_of
+from Utils.Training_Utils.augmentation.jpeg import jpeg
 
 CHANGES = ("crop", "low_res", "jitter", "jpeg", "erasing")
 
@@ -163,10 +165,27 @@ def test_jpeg_is_that_of_another_program_at_some_quality(noise):
     nearest = [
         np.abs(np.stack(coded) - one.numpy()).mean((1, 2, 3)) for one in changed(noise, jpeg=1.0)
     ]
-    assert max(distances.min() for distances in nearest) < 0.5
+    assert max(distances.min() for distances in nearest) < 0.6
     qualities = [20 + int(distances.argmin()) for distances in nearest]
     assert min(qualities) < 35
     assert max(qualities) > 80
+
+
+@pytest.mark.parametrize("size", [(112, 112), (51, 37), (8, 8)])
+def test_jpeg_is_that_of_opencv_at_the_same_quality(size):
+    random = np.random.default_rng(1)
+    coarse = random.integers(0, 256, (64, 14, 12, 3), np.uint8)
+    images = np.stack([cv2.resize(i, size[::-1], interpolation=cv2.INTER_CUBIC) for i in coarse])
+    qualities = random.integers(20, 96, 64)
+    coded = []
+    for image, quality in zip(images, qualities.tolist(), strict=True):
+        _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        coded.append(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    coded = np.stack(coded).astype(float)
+    found = jpeg(torch.from_numpy(images), qualities).numpy()
+    assert np.abs(images - coded).mean() > 4
+    assert np.abs(found - coded).mean() < 0.3
+    assert np.median(np.abs(found - coded).mean((1, 2, 3))) < 0.2
 
 
 def torchvision_box(height, width, area, ratio, draws):
@@ -249,7 +268,7 @@ def test_the_number_of_operations_does_not_grow_with_the_batch(noise):
     counts = []
     for images in (noise, noise.repeat(4, 1, 1, 1)):
         with Operations() as operations:
-            changed(images, crop=0.5, low_res=0.5, jitter=0.5, erasing=0.5)
+            changed(images, crop=0.5, low_res=0.5, jitter=0.5, jpeg=0.5, erasing=0.5)
         counts.append(operations.count)
     assert counts[0] == counts[1] < 350
 

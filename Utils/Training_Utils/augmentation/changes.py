@@ -4,8 +4,7 @@ Random numbers are drawn for each image. torchvision's random transforms draw th
 batch, and from global generators that no checkpoint holds; here those of a batch come from one
 generator on the CPU, so that no step waits for the device to learn the size of a crop. The number
 of operations on the device does not depend on the number of images. The results are those of
-`torchvision.transforms.v2.functional`, to within 1 of 255 where an image is resized. Only JPEG is
-encoded on the CPU, image by image.
+`torchvision.transforms.v2.functional`, to within 1 of 255 where an image is resized.
 
 The ranges of crop, low resolution and jitter are those of AdaFace (Kim et al., CVPR 2022, and its
 code), which applies each with probability 0.2; the range of erasing is that of Zhong et al. (AAAI
@@ -15,14 +14,20 @@ code), which applies each with probability 0.2; the range of erasing is that of 
 import itertools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from Config import Config
+from Utils.devices import on_device
+from Utils.Training_Utils.augmentation.jpeg import jpeg
+from Utils.Training_Utils.augmentation.resizing import (
+    AREA,
+    Lines,
+    interpolation_weights,
+    resize,
+)
 
 Bounds = tuple[float, float]
 
@@ -33,9 +38,6 @@ JPEG_QUALITY = (20, 95)
 ERASED_AREA = (0.02, 0.4)  # of the image's area
 ERASED_RATIO = (0.3, 1 / 0.3)
 
-# Interpolations that AdaFace draws from; its fifth, Lanczos, does not exist for tensors. AREA is
-# bilinear with antialiasing: it averages where the image is made smaller.
-NEAREST, BILINEAR, AREA, BICUBIC = range(4)
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 _ORDERS = np.array(list(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION))))
@@ -92,7 +94,7 @@ class Augmentation:
         for step, (probability, change) in enumerate(steps):
             chosen = np.flatnonzero(draws[:, step, 0] < probability)
             if len(chosen):
-                rows = _on(images.device, chosen)
+                rows = on_device(chosen, images.device)
                 changed = change(result.index_select(0, rows), draws[chosen, step, 1:])
                 result.index_copy_(0, rows, changed)
         return result
@@ -104,8 +106,8 @@ class Augmentation:
         height, width = images.shape[1:3]
         top, left, high, wide = boxes
         lines = [Lines(top, high, height, AREA), Lines(left, wide, width, AREA)]
-        rows, columns = _weights(images, lines)
-        return _resize(images, rows, columns)
+        rows, columns = interpolation_weights(images, lines)
+        return resize(images, rows, columns)
 
 
 def build_augmentation(config: Config) -> Augmentation:
@@ -143,9 +145,9 @@ def _low_resolution(images: Tensor, draws: np.ndarray) -> Tensor:
         Lines(0, high, height, up),
         Lines(0, wide, width, up),
     ]
-    down_rows, down_columns, up_rows, up_columns = _weights(images, lines)
-    small = _resize(images, down_rows, down_columns)
-    return _resize(small, up_rows, up_columns)
+    down_rows, down_columns, up_rows, up_columns = interpolation_weights(images, lines)
+    small = resize(images, down_rows, down_columns)
+    return resize(small, up_rows, up_columns)
 
 
 def _jitter(images: Tensor, draws: np.ndarray) -> Tensor:
@@ -172,14 +174,7 @@ def _adjust(pixels: Tensor, change: Tensor, factor: np.ndarray) -> Tensor:
 
 
 def _jpeg(images: Tensor, draws: np.ndarray) -> Tensor:
-    """Encode and decode image by image on the CPU; waits for the device once for all of them."""
-    qualities = np.rint(_between(JPEG_QUALITY, draws[:, 0])).astype(int)
-    coded = np.ascontiguousarray(images.flip(3).cpu().numpy())  # BGR, as OpenCV has it
-    for image, quality in zip(coded, qualities.tolist(), strict=True):
-        # OpenCV's coder: torchvision has deprecated its own, which works on the CPU as well.
-        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        image[:] = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    return torch.from_numpy(coded).to(images.device, non_blocking=True).flip(3)
+    return jpeg(images, np.rint(_between(JPEG_QUALITY, draws[:, 0])).astype(int))
 
 
 def _erase(images: Tensor, draws: np.ndarray) -> Tensor:
@@ -234,98 +229,10 @@ def _is_between(start: Tensor, end: Tensor, length: int) -> Tensor:
     return (index >= start) & (index < end)
 
 
-class Lines(NamedTuple):
-    """How the rows, or the columns, of n images are to be interpolated.
-
-    Each value is one for all images, or n of them. start, length: the part of the image's line that
-    is used. out: the new length, at most the image's. kind: one of the interpolations above.
-    """
-
-    start: np.ndarray | int
-    length: np.ndarray | int
-    out: np.ndarray | int
-    kind: np.ndarray | int
-
-
-def _resize(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Resize uint8 n×H×W×3 by weights of its rows and columns, from `_weights`."""
-    height, width = images.shape[1:3]
-    rows, columns = rows[:, :height, :height], columns[:, :width, :width]
-    pixels = torch.bmm(rows, images.flatten(2).float()).unflatten(2, (width, 3))  # n×H×W×3
-    pixels = torch.bmm(columns, pixels.transpose(1, 2).flatten(2)).unflatten(2, (height, 3))
-    return pixels.transpose(1, 2).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _weights(images: Tensor, lines: list[Lines]) -> tuple[Tensor, ...]:
-    """Interpolation weights for each of the lines, float32 n×S×S with S the images' longer side:
-    how much of each old pixel (last dimension) goes into each new one.
-
-    They are those of `torch.nn.functional.interpolate`. A new line begins at 0; the weights of
-    pixels after its end are undefined, but finite.
-    """
-    device, side = images.device, max(images.shape[1:3])
-    *sizes, kinds = np.concatenate([np.stack(np.broadcast_arrays(*line)) for line in lines], 1)
-    sizes = np.stack(sizes).astype(float)  # 3×m: start, length, out
-    old = torch.arange(side, device=device, dtype=torch.float32)
-    weights = torch.empty((len(kinds), side, side), device=device)
-    for kind, interpolate in enumerate((_nearest, _bilinear, _area, _bicubic)):
-        chosen = np.flatnonzero(kinds == kind)
-        if len(chosen):
-            start, length, out = _on(device, sizes[:, chosen])[..., None, None]  # k×1×1
-            found = interpolate(old, start, start + length - 1, length / out)
-            weights.index_copy_(0, _on(device, chosen), found)
-    return weights.chunk(len(lines))
-
-
-# Each interpolation takes old: S, the indices of a line's pixels; first, last: k×1×1, the first and
-# last pixel used; scale: k×1×1, the old length divided by the new. It returns the weights k×S×S.
-
-
-def _nearest(old: Tensor, first: Tensor, last: Tensor, scale: Tensor) -> Tensor:
-    return (old == torch.minimum(first + (old[:, None] * scale).floor_(), last)).float()
-
-
-def _bilinear(
-    old: Tensor, first: Tensor, last: Tensor, scale: Tensor, radius: Tensor | float = 1.0
-) -> Tensor:
-    """radius: pixels at which the weight has fallen to 0."""
-    weights = (1 - (old - _centre(old, first, scale)).abs_() / radius).clamp_(min=0)
-    weights *= (old >= first) & (old <= last)
-    return weights.div_(weights.sum(2, keepdim=True).clamp_(min=1e-6))
-
-
-def _area(old: Tensor, first: Tensor, last: Tensor, scale: Tensor) -> Tensor:
-    return _bilinear(old, first, last, scale, radius=scale.clamp(min=1))
-
-
-def _bicubic(old: Tensor, first: Tensor, last: Tensor, scale: Tensor) -> Tensor:
-    """Keys' convolution kernel of four pixels, with a = -0.75 as in PyTorch."""
-    centre = _centre(old, first, scale)
-    pixels = centre.floor() + torch.arange(-1, 3, device=old.device)  # k×S×4
-    x = (centre - pixels).abs_()
-    near = (1.25 * x - 2.25) * x**2 + 1  # x <= 1
-    far = -0.75 * (((x - 5) * x + 8) * x - 4)  # 1 <= x <= 2
-    shares = torch.where(x <= 1, near, far)
-    pixels = torch.clamp(pixels, first, last)  # the pixel at the border is repeated
-    taps = zip(pixels.split(1, 2), shares.split(1, 2), strict=True)
-    return sum((old == pixel) * share for pixel, share in taps)
-
-
-def _centre(old: Tensor, first: Tensor, scale: Tensor) -> Tensor:
-    """k×S×1: the position of each new pixel's centre among the old pixels."""
-    return first + (old[:, None] + 0.5) * scale - 0.5
-
-
 def _between(bounds: Bounds, draws: np.ndarray) -> np.ndarray:
     return bounds[0] + (bounds[1] - bounds[0]) * draws
 
 
 def _each(images: Tensor, values: np.ndarray) -> Tensor:
     """A value for each image, as n×1×1×1 on the images' device."""
-    return _on(images.device, values)[:, None, None, None]
-
-
-def _on(device: torch.device, values: np.ndarray) -> Tensor:
-    """Floats as float32, integers as int64, on a device."""
-    values = np.asarray(values, np.float32 if values.dtype.kind == "f" else np.int64)
-    return torch.from_numpy(values).to(device, non_blocking=True)
+    return on_device(values, images.device)[:, None, None, None]

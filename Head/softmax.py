@@ -10,9 +10,12 @@ https://arxiv.org/abs/1801.07698, eq. 1 to 4):
 
 With plain tensor operations the cosines, the logits, their softmax and the gradients would each be
 a matrix of N images times C classes, and reading and writing them would take longer than the
-arithmetic. Here each block of classes is small enough for the processor's cache, and is finished
-while it is there; only the cosines are kept for the backward pass. Products with W are divided by
-the norms of its rows, so no normalised copy of W is needed.
+arithmetic. Here only the cosines are such a matrix, because the backward pass needs them; all else
+is computed for a block of classes at a time, in one buffer. On a CPU a block fits into the
+processor's cache, and is finished while it is there; on a GPU, where each operation must be
+launched, blocks are as large as memory allows. Products with W are divided by the norms of its
+rows, so no normalised copy of W is needed. On a GPU they are computed in TF32 where PyTorch's
+`torch.backends.cuda.matmul` allows it; everything else is float32.
 
 Matrices have the classes first, C×N, so that a block of classes is contiguous. Letters of the
 shapes: N images, D features, C classes of this process, K sub-centers a class, B classes in a
@@ -33,9 +36,10 @@ from torch.autograd.function import once_differentiable
 
 from Head.methods import Method
 
-# Values in a block: what a CPU's second-level cache holds, or enough to keep a GPU busy.
+# Values in a block: what a CPU's second-level cache holds; on a GPU 128 MiB, so that few launches
+# are needed.
 BLOCK_ON_CPU = 2**18
-BLOCK_ON_GPU = 2**24
+BLOCK_ON_GPU = 2**25
 
 _EPSILON = 1e-12  # smallest norm to divide by, as in F.normalize
 
@@ -116,7 +120,8 @@ def _own_cosines(
     if len(weight):
         centers = weight.view(-1, classes.sub_centers, weight.shape[1])  # C×K×D
         own = labels.clamp_min(0)
-        cosines = torch.einsum("nkd,nd->nk", centers[own], directions)
+        # Not a matrix product, which TF32 would round: the margin is applied to these.
+        cosines = (centers[own] * directions[:, None]).sum(2)
         cosines *= inverse.view(-1, classes.sub_centers)[own]  # N×K
         nearest = cosines.max(1)
         rows = own * classes.sub_centers + nearest.indices
@@ -153,6 +158,26 @@ class _Targets:
 
 
 @dataclass
+class _Block:
+    """Logits of B classes, between a first and a last row for the targets of other blocks.
+
+    buffer: (B + 2)×N. index: int64 1×N, the buffer's row of each image's target.
+    """
+
+    buffer: Tensor
+    index: Tensor
+
+    def scaled(self, cosines: Tensor, scales: Tensor) -> Tensor:
+        """B×N cosines times N scales, in the buffer."""
+        return torch.mul(cosines, scales, out=self.buffer[1:-1])
+
+    def fill_targets(self, value: float) -> None:
+        """Overwrite the targets' logits. Those of other blocks are written, too, into the first or
+        the last row: to choose those of this block, the device would have to be waited for."""
+        self.buffer.scatter_(0, self.index, value)
+
+
+@dataclass
 class _Negatives:
     """The classes j ≠ y, a block at a time.
 
@@ -165,13 +190,17 @@ class _Negatives:
     method: Method
     classes: Classes
 
-    def blocks(self, weight: Tensor) -> Iterator[slice]:
-        """Rows of W, (B·K) at a time, with a class's sub-centers in one block."""
+    def blocks(self, weight: Tensor) -> Iterator[tuple[slice, _Block]]:
+        """A number of classes at a time: their rows of W, (B·K), and the block for their logits."""
+        K, images = self.classes.sub_centers, len(self.labels)
+        classes = len(weight) // K
         values = BLOCK_ON_CPU if weight.device.type == "cpu" else BLOCK_ON_GPU
-        K = self.classes.sub_centers
-        step = max(1, values // (len(self.labels) * K)) * K
-        for start in range(0, len(weight), step):
-            yield slice(start, min(start + step, len(weight)))
+        step = max(1, min(values // (images * K), classes))
+        buffer = weight.new_empty(step + 2, images)
+        for first in range(0, classes, step):
+            B = min(step, classes - first)
+            index = (self.labels + (1 - first)).clamp_(0, B + 1)[None]
+            yield slice(first * K, (first + B) * K), _Block(buffer[: B + 2], index)
 
     def nearest(self, cosines: Tensor) -> Tensor:
         """B×N cosines of the nearest sub-centers, from (B·K)×N."""
@@ -182,22 +211,9 @@ class _Negatives:
         """N(cos θ_j), B×N, from B×N."""
         return self.method.negatives(nearest, self.target_cosine)
 
-    def logits(self, cosines: Tensor) -> Tensor:
-        """B×N logits s·N(cos θ_j), also at the targets, from (B·K)×N cosines; a new tensor."""
-        return self.changed(self.nearest(cosines)) * self.scales
-
-    def fill_targets(self, logits: Tensor, rows: slice, value: float) -> Tensor:
-        """Overwrite the targets' places in B×N logits with a value; returns the same tensor."""
-        index = self.labels - rows.start // self.classes.sub_centers  # N, within the block
-        elsewhere = (index < 0) | (index >= len(logits))
-        # Nothing may wait for the device, so all N are written; those elsewhere keep their value.
-        index = index.clamp(0, len(logits) - 1)[None]  # 1×N
-        values = torch.where(elsewhere, logits.gather(0, index), value)
-        return logits.scatter_(0, index, values)
-
     def gradient(self, cosines: Tensor, gradient: Tensor) -> Tensor:
-        """(B·K)×N gradient of the cosines, from the B×N logits', which it may overwrite."""
-        gradient = gradient.mul_(self.scales)
+        """(B·K)×N gradient of the cosines, from the B×N gradient of N(cos θ_j), which it may
+        overwrite."""
         if self.method.changes_negatives:
             with torch.enable_grad():
                 nearest = self.nearest(cosines).detach().requires_grad_()
@@ -237,27 +253,29 @@ class _MarginSoftmax(torch.autograd.Function):
         total = torch.zeros_like(log_sum)  # Σ_j≠y logit_j
         top = torch.full_like(log_sum, -torch.inf)  # max_j≠y logit_j
         plain_top = top.clone() if method.changes_negatives else top  # max_j≠y s·cos θ_j
-        for rows in negatives.blocks(weight):
+        for rows, block in negatives.blocks(weight):
             torch.mm(weight[rows], directions.T, out=cosines[rows])
             cosines[rows] *= inverse[rows, None]
-            logits = negatives.logits(cosines[rows])  # B×N
+            nearest = negatives.nearest(cosines[rows])  # B×N
+            logits = block.scaled(negatives.changed(nearest), scales)
             if with_mean:
-                total += negatives.fill_targets(logits, rows, 0.0).sum(0)
-            negatives.fill_targets(logits, rows, -torch.inf)
+                block.fill_targets(0.0)
+                total += logits.sum(0)
+            block.fill_targets(-torch.inf)
             highest = logits.amax(0)  # N
             torch.maximum(top, highest, out=top)
-            if method.changes_negatives:
-                plain = negatives.nearest(cosines[rows]) * scales  # B×N, a new tensor
-                negatives.fill_targets(plain, rows, -torch.inf)
-                torch.maximum(plain_top, plain.amax(0), out=plain_top)
             log_sum = torch.logaddexp(log_sum, _log_sum_exp(logits, highest))
+            if method.changes_negatives:
+                plain = block.scaled(nearest, scales)
+                block.fill_targets(-torch.inf)
+                torch.maximum(plain_top, plain.amax(0), out=plain_top)
         if group is not None:
             log_sum = _over_processes(log_sum, total, group)
             for highest in (top, plain_top) if method.changes_negatives else (top,):
                 dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
 
         ctx.save_for_backward(directions, scales, weight, inverse, cosines, log_sum)
-        ctx.targets, ctx.negatives = targets, negatives
+        ctx.targets, ctx.negatives, ctx.with_mean = targets, negatives, with_mean
         mean = (total + target) / negatives.classes.total if with_mean else total
         correct, nearest = target >= top, targets.cosine * scales >= plain_top
         ctx.mark_non_differentiable(correct, nearest)
@@ -279,12 +297,16 @@ class _MarginSoftmax(torch.autograd.Function):
             )
             directions_grad = torch.zeros_like(directions)  # N×D
             weight_grad = torch.empty_like(weight)  # (C·K)×D
-            for rows in negatives.blocks(weight):
-                logits = negatives.logits(cosines[rows])  # B×N
-                gradient = (logits - log_sum).exp_().mul_(log_sum_grad).add_(each)  # from p_j
-                negatives.fill_targets(gradient, rows, 0.0)
+            for rows, block in negatives.blocks(weight):
+                changed = negatives.changed(negatives.nearest(cosines[rows]))  # B×N
+                gradient = block.scaled(changed, scales).sub_(log_sum).exp_()  # p_j
+                # Of N(cos θ_j): the logits' gradient times s.
+                gradient *= log_sum_grad * scales
+                if ctx.with_mean:
+                    gradient += each * scales
+                block.fill_targets(0.0)
                 if ctx.needs_input_grad[1]:
-                    scales_grad += (gradient * logits).sum(0) / scales
+                    scales_grad += (gradient * changed).sum(0) / scales
                 gradient = negatives.gradient(cosines[rows], gradient)  # (B·K)×N
                 along = (gradient * cosines[rows]).sum(1)  # B·K
                 gradient *= inverse[rows, None]

@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from Config import Config, ConfigError
 from Utils.processes import ALONE, Processes
@@ -144,3 +145,12 @@ def describe_precision(config: Config, device: torch.device, amp_dtype: torch.dt
     if config.deterministic:
         parts.append("deterministic")
     return ", ".join(parts)
+
+
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Floats as float32, integers as int64, on a device; does not wait for it."""
+    kind = np.float32 if values.dtype.kind == "f" else np.int64
+    tensor = torch.from_numpy(np.asarray(values, kind))
+    if device.type == "cuda":  # a copy from other memory waits for all that the device has to do
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

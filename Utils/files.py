@@ -1,5 +1,6 @@
 """Writing files completely or not at all; reading tensors without running any code."""
 
+import copy
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from Utils.errors import CheckpointError, DataError, RunError, UserError, first_line
 
@@ -25,6 +27,13 @@ _READ_ERRORS = (
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError),
     *(zipfile.BadZipFile, struct.error, AssertionError, SafetensorError),
 )
+
+_SAFETENSORS_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
 
 # What `atomic_path` calls its files: .NAME.SUFFIX.XXXXXXXX.SUFFIX, the X's by mkstemp.
 _TEMPORARY = re.compile(r"\..*(\.[^.]+)\.[a-z0-9_]{8}\1")
@@ -182,10 +191,57 @@ def unsafe_names(path: Path) -> list[str]:
 def write_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write a file of tensors and plain values, whole or not at all.
 
+    Tensors of a GPU are written as the CPU's, so that machines without one can read them.
     Raises RunError if that can't be done.
     """
     with writing(path), atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        torch.save(_on_cpu(state), temporary)
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # a module's state_dict keeps its versions
+        copied.update((key, _on_cpu(entry)) for key, entry in value.items())
+        return copied
+    return [_on_cpu(entry) for entry in value] if isinstance(value, list) else value
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    """Write a file of https://github.com/huggingface/safetensors, a part of a tensor at a time.
+
+    about: its `__metadata__`. Raises OSError; the file is then incomplete.
+    """
+    header, end = {"__metadata__": about}, 0
+    for name, tensor in tensors.items():
+        header[name] = {
+            "dtype": _SAFETENSORS_DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end := end + tensor.nbytes],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors.values():
+            for part in parts_on_cpu(tensor):
+                file.write(part.view(torch.uint8).numpy())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def parts_on_cpu(tensor: Tensor, size: int = 2**24) -> Iterator[Tensor]:
+    """The values of a tensor in order, in flat parts of at most `size` values on the CPU.
+
+    Values on a GPU come through one pinned buffer, which the next part overwrites: copies into
+    other memory are several times slower.
+    """
+    flat, buffer = tensor.detach().reshape(-1), None
+    if not tensor.is_cpu:
+        buffer = torch.empty(min(size, len(flat)), dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    for part in flat.split(size):
+        yield part if buffer is None else buffer[: len(part)].copy_(part)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:

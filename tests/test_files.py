@@ -3,9 +3,19 @@
 import json
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from Utils.errors import CheckpointError, DataError, RunError, UserError
-from Utils.files import atomic_path, link_or_copy, read_json, reading, save_json
+from Utils.files import (
+    atomic_path,
+    link_or_copy,
+    parts_on_cpu,
+    read_json,
+    reading,
+    save_json,
+    write_tensors,
+)
 from Utils.run_folder import check_writable, find_checkpoint, is_checkpoint_folder
 
 
@@ -64,3 +74,24 @@ def test_a_path_that_the_system_refuses_to_look_at_is_a_user_error(tmp_path):
     ):
         with pytest.raises(UserError, match="can't be read: File name too long"):
             look()
+
+
+def test_tensors_of_a_gpu_are_written_as_the_cpus(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(torch, "save", lambda state, path: written.append(state))
+    with FakeTensorMode():
+        module = torch.nn.BatchNorm2d(3, device="cuda")
+        state = {"net": module.state_dict(), "groups": [{"rate": 0.1, "t": torch.ones(2).cuda()}]}
+        write_tensors(tmp_path / "x.pt", state)
+    (found,) = written
+    assert {tensor.device.type for tensor in found["net"].values()} == {"cpu"}
+    assert found["net"]._metadata == state["net"]._metadata
+    assert found["groups"][0]["t"].device.type == "cpu"
+    assert found["groups"][0]["rate"] == 0.1
+    assert state["net"]["weight"].is_cuda, "the state itself was changed"
+
+
+def test_a_table_comes_from_a_gpu_in_parts():
+    with FakeTensorMode():
+        parts = list(parts_on_cpu(torch.empty(5, 3, device="cuda"), size=4))
+    assert [(part.device.type, len(part)) for part in parts] == [("cpu", n) for n in (4, 4, 4, 3)]

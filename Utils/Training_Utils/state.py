@@ -99,10 +99,13 @@ class TrainingState:
         return set(better)
 
     def is_finite(self) -> bool:
-        """Whether every weight and statistic is finite; waits for the device."""
+        """Whether every weight and statistic is finite; waits for the device, once."""
         networks = (self.backbone, self.head)
-        tensors = [t for n in networks for t in (*n.parameters(), *n.buffers())]
-        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+        tensors = (t for n in networks for t in (*n.parameters(), *n.buffers()))
+        tensors = (t.detach() for t in tensors if t.is_floating_point() and t.numel())
+        # NaN becomes both extremes. A table of bools, one a weight, may not fit beside the weights.
+        extremes = [extreme.double() for tensor in tensors for extreme in tensor.aminmax()]
+        return bool(torch.stack(extremes).isfinite().all())
 
     def checkpoint(
         self, config: Config, num_images: int, processes: Processes, with_tables: bool = True

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import struct
+import tracemalloc
 
 import pytest
 import torch
@@ -66,6 +67,26 @@ def test_tables_come_back_as_they_were(folder):
     found = read(path)
     assert found.keys() == tables.keys()
     assert all(torch.equal(found[name], tables[name]) for name in tables)
+
+
+def test_the_files_are_what_other_programs_read(folder):
+    path, tables = folder
+    shards = [load_file(file) for file in sorted(path.glob("*.safetensors"))]
+    for name, table in tables.items():
+        assert torch.equal(torch.cat([shard[name] for shard in shards]), table)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_tables_are_written_without_copies_of_them(tmp_path, dtype):
+    table = torch.randn(2**12, 2**9).to(dtype)
+    write_tables(tmp_path, {"weight": table[:1]}, None)  # what is imported at the first time
+    tracemalloc.start()
+    write_tables(tmp_path, {"weight": table}, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < table.nbytes / 4
+    (file,) = tmp_path.iterdir()
+    assert torch.equal(load_file(file)["weight"], table)
 
 
 def rewrite(file, change):

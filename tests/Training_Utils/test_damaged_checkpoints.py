@@ -1,11 +1,13 @@
 """A checkpoint that loads, but that holds something else than a run needs, is refused in words."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from Config import Config
 from Utils.errors import CheckpointError
@@ -80,3 +82,37 @@ def test_an_entry_of_another_kind_or_shape_is_a_checkpoint_error(run, tmp_path, 
     config = dataclasses.replace(config, resume=str(path), total_epoch=2)
     with pytest.raises(CheckpointError, match="damaged"):
         begin_run(config, ALONE)
+
+
+class Sizes(TorchDispatchMode):
+    """The bytes of the largest tensor that any operation has made, views left out."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor) and not func.is_view:
+                self.largest = max(self.largest, tensor.nbytes)
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_value_that_is_not_finite_is_found_without_a_table_beside_the_weights(run, dtype, bad):
+    state = begin_run(dataclasses.replace(run[0], para_adj_mode=True), ALONE).state
+    table = torch.zeros(2**14, 2**8, dtype=dtype)
+    state.head.weight = torch.nn.Parameter(table)
+    state.head.register_buffer("counts", torch.ones(3, dtype=torch.int64))
+    state.head.register_buffer("flags", torch.ones(3, dtype=torch.bool))
+    state.head.register_buffer("none", torch.ones(0))
+    with Sizes() as sizes:
+        assert state.is_finite()
+    assert sizes.largest < table.numel() / 4
+    for row in (0, 777, 2**14 - 1):
+        table[row, row % 2**8] = bad
+        assert not state.is_finite()
+        table[row] = 0
+    statistic = next(buffer for buffer in state.backbone.buffers() if buffer.ndim)
+    statistic[-1] = bad
+    assert not state.is_finite()

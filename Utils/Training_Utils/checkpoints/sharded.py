@@ -16,6 +16,7 @@ every start of a script would wait for.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,13 +26,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.futures import Future
 
 from Head.classifier import MarginHead
 from Head.sharded import ShardedHead
 from Utils.errors import CheckpointError, first_line
+from Utils.files import write_safetensors
 from Utils.processes import is_lost_connection
 
 if TYPE_CHECKING:
+    from torch.distributed.checkpoint import SavePlan, SavePlanner, StorageWriter
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 WEIGHT = "weight"  # the other tables have the optimiser's names
@@ -128,12 +132,39 @@ def write_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) 
     """
     import torch.distributed.checkpoint as dcp
 
-    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         with _without_warning():
-            dcp.save(tables, storage_writer=writer, process_group=group, no_dist=group is None)
+            dcp.save(
+                tables,
+                storage_writer=_storage_writer(folder),
+                process_group=group,
+                no_dist=group is None,
+            )
     except dcp.CheckpointException as error:
         raise _cause(error) from None
+
+
+def _storage_writer(folder: Path) -> StorageWriter:
+    """PyTorch's writer of safetensors files, without its three copies of all tables in memory."""
+    import torch.distributed.checkpoint as dcp
+
+    class Writer(dcp.HuggingFaceStorageWriter):
+        def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future:
+            offsets = {
+                item.index.fqn: {"saved_offsets": list(item.tensor_data.chunk.offsets)}
+                for item in plan.items
+            }
+            tables = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
+            about = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(offsets)}
+            if tables:
+                number = plan.storage_data["shard_index"]
+                name = f"shard-{number:05d}-model-00001-of-00001.safetensors"
+                write_safetensors(folder / name, tables, about)
+            written: Future = Future()
+            written.set_result([])
+            return written
+
+    return Writer(str(folder), save_distributed=True)
 
 
 def load_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) -> None:

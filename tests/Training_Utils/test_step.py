@@ -1,15 +1,18 @@
 """A step waits for no device: on a GPU, every value that is read would cost the time of a queue."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from Config import Config
-from Head import HEADS
+from Head import HEADS, build_head
 from tests.processes import in_processes
 from Utils.processes import ALONE, Processes
+from Utils.Training_Utils.augmentation import Augmentation, changes
 from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.optimization import build_optimizer
@@ -49,6 +52,65 @@ class NoMethodWaits(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         assert function not in (Tensor.cpu, Tensor.tolist), f"{function.__name__} waits"
         return function(*args, **(kwargs or {}))
+
+
+class NoCopyWaits(TorchDispatchMode):
+    """Fails where a copy from one device to another would wait: one that is not asynchronous, or of
+    a tensor that is not one of `pinned`, those in page-locked memory."""
+
+    def __init__(self, pinned):
+        super().__init__()
+        self.pinned = pinned
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is aten._to_copy.default and kwargs.get("device") not in (None, args[0].device):
+            assert kwargs.get("non_blocking"), "a copy waits"
+            assert any(args[0] is tensor for tensor in self.pinned), "a copy of pageable memory"
+        return function(*args, **kwargs)
+
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def no_copy_waits(monkeypatch):
+    """A simulated GPU: its tensors have a shape, but no values, and an operator on tensors of
+    different devices fails. The fixture is a context in which a copy must not wait either."""
+    pinned = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield NoCopyWaits(pinned)
+
+
+CHANGES = {
+    "resized crop": Augmentation(crop_kind="resize")._crop,
+    "blank crop": Augmentation(crop_kind="blank")._crop,
+    "low resolution": changes._low_resolution,
+    "jitter": changes._jitter,
+    "jpeg": changes._jpeg,
+    "erasing": changes._erase,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_augmentation_stays_on_a_gpu_and_waits_for_no_copy(change, no_copy_waits):
+    draws = np.random.default_rng(0).random((IMAGES, 5))
+    images = torch.zeros(IMAGES, 33, 32, 3, dtype=torch.uint8, device=GPU)
+    with no_copy_waits:
+        result = change(images, draws)
+    assert (result.shape, result.dtype, result.device) == (images.shape, torch.uint8, GPU)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_loss_stays_on_a_gpu_and_waits_for_no_copy(name, no_copy_waits):
+    with GPU:
+        head = build_head(name, 8, CLASSES, label_smoothing=0.1)
+        embeddings = torch.zeros(IMAGES, 8, requires_grad=True)
+        labels = torch.zeros(IMAGES, dtype=torch.int64)
+    with no_copy_waits:
+        result = head.loss(embeddings, labels)
+    assert {value.device for value in result} == {GPU}
 
 
 def prepared(config, amp_dtype=None, processes=ALONE):

@@ -75,6 +75,10 @@ class _Running:
         """Wait for its end; the row that tells why, if that is not as it should be."""
         self._process.join(_GRACE)
         status = self._process.exitcode
+        while self._asked and time.monotonic() - self._begin < self.limit + _GRACE:
+            if not self._signal(0):  # torchrun, too, has ended what it started
+                break
+            time.sleep(0.1)
         self._signal(signal.SIGKILL)  # what it has left behind
         self._process.join()
         self.outcome.seconds = time.monotonic() - self._begin
@@ -94,12 +98,15 @@ class _Running:
             self.outcome.log = text[-_LOG:]
         return last
 
-    def _signal(self, number: int) -> None:
+    def _signal(self, number: int) -> bool:
+        """Send it to the whole group; whether there is any process left in it."""
         try:
             os.killpg(self._process.pid, number)
+            return True
         except (ProcessLookupError, PermissionError):  # it has ended, or not yet made its group
             if self._process.is_alive():
                 os.kill(self._process.pid, number)
+            return False
 
 
 def run_checks(

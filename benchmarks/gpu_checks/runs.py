@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import math
@@ -18,7 +17,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_checks.check import OK, ROOT, SKIPPED, WRONG, Check, Place, Row, Rows, row
-from Config import Config
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 
@@ -52,6 +50,9 @@ def train(place: Place, name: str, flags: tuple[str, ...], least: float) -> Rows
     if "fp16" in flags and not place.on_gpu:
         yield Row(f"Train.py {name}", SKIPPED, note="Train.py refuses fp16 on a CPU")
         return
+    if "--compile" in flags and (lack := place.lacks_compiler()):
+        yield Row(f"Train.py {name}", SKIPPED, note=lack)
+        return
     short = ("--total_epoch", "1", *_SMALL) if place.quick else ()
     run, text = _start(place, f"run_{name}", *flags, *short)
     if run is None:
@@ -73,14 +74,9 @@ def train(place: Place, name: str, flags: tuple[str, ...], least: float) -> Rows
 def resume(place: Place) -> Rows:
     """Two epochs with and without an interruption give the same weights, bit for bit."""
     name = "resume with --deterministic"
-    fields = {field.name for field in dataclasses.fields(Config)}
-    exact = ("--deterministic",) if "deterministic" in fields else ()
-    if place.on_gpu and not exact:
-        yield Row(name, SKIPPED, "", "there is no setting `deterministic` yet")
-        return
     flags = (
         *("--backbone", "ResNet18_IR", "--feature_dim", "64", *_SMALL, "--erasing_prob", "0.2"),
-        *("--use_amp", "--amp_dtype", "bf16", "--test_freq", "1000000", *exact),
+        *("--use_amp", "--amp_dtype", "bf16", "--test_freq", "1000000", "--deterministic"),
         *("--batch_size", str(place.size(100, 20))),
     )
     straight, text = _start(place, "straight", *flags, "--total_epoch", "2")
@@ -174,12 +170,12 @@ _ONE_EPOCH = ("--total_epoch", "1", *_SMALL)
 CHECKS = (
     Check("environment", 40, environment),
     Check("faces", 100, faces),
+    Check("resume", 150, resume, after=("faces",)),
     _training("fp32", 110),
+    _training("compile", 150, *("--compile", "--use_amp", "--amp_dtype", "bf16"), least=0.7),
     _training("fp16", 110, "--use_amp", "--amp_dtype", "fp16"),
     _training("bf16", 110, "--use_amp", "--amp_dtype", "bf16"),
     _training("use_multi_gpus", 110, "--use_multi_gpus", *_ONE_EPOCH, least=0),
-    _training("compile", 150, *("--compile", "--use_amp", "--amp_dtype", "bf16"), least=0.7),
-    Check("resume", 150, resume, after=("faces",)),
     Check("sigterm_0", 110, partial(sigterm, workers=0), after=("faces",)),
     Check("sigterm_2", 110, partial(sigterm, workers=2), after=("faces",)),
 )

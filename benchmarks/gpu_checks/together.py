@@ -75,6 +75,9 @@ def together(place: Place) -> Rows:
 
 def compiled(place: Place) -> Rows:
     """A compiled backbone in DDP."""
+    if lack := place.lacks_compiler():
+        yield Row("compiled DDP", SKIPPED, note=lack)
+        return
     processes = _join(place)
     name = "compiled DDP, bf16"
     settings = {"compile": True, "use_amp": True, "amp_dtype": "bf16"}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 
 import torch
@@ -9,7 +11,7 @@ import torch
 from benchmarks import gpu_check
 from benchmarks.gpu_checks.check import OK, SKIPPED, WRONG, Check, row
 from benchmarks.gpu_checks.running import run_checks
-from tests.conftest import run_script
+from tests.conftest import ROOT, run_script
 
 CPU = torch.device("cpu")
 
@@ -25,6 +27,15 @@ def test_a_rehearsal_of_some_checks_finds_nothing_wrong(tmp_path):
     assert verdicts["head ElasticArcFacePlus"] == verdicts["step fp32, all of these"] == OK
     assert {row["check"] for row in found["rows"]} == set(names)
     assert "step fp32, sample_rate" in run.stdout.split("\n\n")[-1]  # the table at the end
+
+
+def test_no_optional_package_is_imported():
+    optional = "yaml visdom blosc2 torchvision onnx onnxscript onnxruntime sklearn pytest".split()
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({optional}))  # their import raises ImportError
+import benchmarks.gpu_check, Train"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def right(place):

@@ -44,6 +44,9 @@ class Config:
     webface_file_list: str = setting("", "list of CASIA-WebFace; empty: the data's own labels")
     ms1m_dataset_path: str = setting("", "MS-Celeb-1M: folder, .rec, tar shards, .zip")
     ms1m_file_list: str = setting("", "list of MS-Celeb-1M; empty: the data's own labels")
+    train_channel_order: Literal["RGB", "BGR"] = setting(
+        "RGB", "BGR: the training images have red and blue swapped on disk, and are swapped back"
+    )
     identity_folder: Literal["top", "deepest"] = setting(
         "top",
         "which folder of a tree is the person: top (directly under the root, with all images below "

@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.appearance import redness, swapped_colours
 from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
-from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_image
+from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_image, noting_flaws
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
 from Utils.errors import run_script
 from Utils.files import atomic_path, make_folder
@@ -43,6 +44,7 @@ class Findings:
     """What was found in a set of N images.
 
     sizes: int32 N×2, height and width, 0 for unreadable images. unreadable: index -> the error.
+    flawed: what is wrong with images that are read all the same. reds: float N, see `redness`.
     odd: bools N, images of another size than most. duplicate_of: int64 N, index of the first image
     of the same pixels, which may be the image itself. bad: bools N, images that a clean list leaves
     out.
@@ -50,6 +52,8 @@ class Findings:
 
     sizes: np.ndarray
     unreadable: dict[int, str]
+    flawed: list[str]
+    reds: np.ndarray
     odd: np.ndarray
     duplicate_of: np.ndarray
     bad: np.ndarray
@@ -59,6 +63,7 @@ def check(data: TrainingSet, num_workers: int = 2) -> Findings:
     """Read every image of a training set, with a progress bar."""
     count = len(data)
     sizes, digests = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int64)
+    reds, flawed = np.full(count, np.nan), []
     unreadable: dict[int, str] = {}
     loader = DataLoader(
         _Examined(data), batch_size=_BATCH, num_workers=num_workers, collate_fn=list
@@ -69,7 +74,8 @@ def check(data: TrainingSet, num_workers: int = 2) -> Findings:
                 if isinstance(found, str):
                     unreadable[number] = found
                 else:
-                    sizes[number], digests[number] = found
+                    sizes[number], digests[number], reds[number], flaws = found
+                    flawed += flaws
             bar.update(len(batch))
     readable = np.ones(count, bool)
     readable[list(unreadable)] = False
@@ -78,7 +84,7 @@ def check(data: TrainingSet, num_workers: int = 2) -> Findings:
     odd = readable & (sizes != usual).any(1)
     duplicate_of = _first_of_same(digests, readable)
     bad = ~readable | odd | _to_leave_out(duplicate_of, np.asarray(data.labels))
-    return Findings(sizes, unreadable, odd, duplicate_of, bad)
+    return Findings(sizes, unreadable, flawed, reds, odd, duplicate_of, bad)
 
 
 class _Examined(Dataset):
@@ -91,7 +97,9 @@ class _Examined(Dataset):
     def __getitem__(self, index: int) -> tuple | str:
         try:
             place = self.data.images.place(self.data.row(index))
-            return inspect_image(self.data.encoded(index), place)
+            with noting_flaws() as flaws:
+                image, digest = inspect_image(self.data.encoded(index), place)
+            return image.shape[:2], digest, redness(image), flaws
         except ImageError as error:
             return str(error)
 
@@ -140,6 +148,8 @@ def summary(data: TrainingSet, findings: Findings) -> dict:
         "identities with one image": int((per_identity == 1).sum()),
         "sizes": describe_sizes(sizes),
         "unreadable": list(findings.unreadable.values()),
+        "read in spite of a flaw": findings.flawed,
+        "colours": _colours(findings),
         "odd sizes": [
             f"{data.name(i)} {findings.sizes[i, 0]}×{findings.sizes[i, 1]}"
             for i in np.flatnonzero(findings.odd).tolist()
@@ -152,6 +162,11 @@ def summary(data: TrainingSet, findings: Findings) -> dict:
         ],
         "clean": not findings.bad.any(),
     }
+
+
+def _colours(findings: Findings) -> str:
+    swapped = swapped_colours(findings.reds)
+    return f"{swapped}; train with --train_channel_order BGR" if swapped else "not swapped"
 
 
 def describe(report: dict, per_identity: np.ndarray) -> str:

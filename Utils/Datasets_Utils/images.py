@@ -8,6 +8,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -21,12 +25,37 @@ IMAGE_SUFFIXES = (
     *(".pgm", ".ppm", ".pnm", ".pbm", ".pam", ".gif", ".jp2", ".avif"),
 )
 
-# Markers of a JPEG (ITU-T T.81, B.1.1.3): start of image, start of scan, end of image.
-_SOI, _SOS, _EOI = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+# Markers of a JPEG (ITU-T T.81, B.1.1.3): start and end of image; those without a length: a stuffed
+# byte, TEM, restarts.
+_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_ALONE = (0x00, 0x01, *range(0xD0, 0xD8))
+_RESTARTS = b"\xff\xdd"  # defines their distance
+_OTHER_DATA = b"\xa5\x5a" * 32
+
+# The largest value in the header of a PGM or PPM file.
+_LARGEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)\s")
 
 
 class ImageError(UserError, ValueError):
     """An image that can't be opened or decoded; the text names its file and the place in it."""
+
+
+class ImageWarning(UserWarning):
+    """An image that was read in spite of a flaw; the text names its place. See `noting_flaws`."""
+
+
+warnings.simplefilter("ignore", ImageWarning)  # where nobody collects them
+
+
+@contextmanager
+def noting_flaws() -> Iterator[list[str]]:
+    """Yield a list that has the texts of the block's ImageWarnings at its end."""
+    flaws: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", ImageWarning)
+        yield flaws
+    flaws += [str(warning.message) for warning in caught]
 
 
 def is_image_name(name: str) -> bool:
@@ -59,18 +88,22 @@ def read_encoded(path: str | os.PathLike[str]) -> np.ndarray:
 def decode_image(encoded: bytes | np.ndarray, place: str) -> np.ndarray:
     """The image in the bytes of a file as uint8 H×W×3 RGB.
 
-    place: the file and the place in it, for the error. Raises ImageError for bytes that are not an
-    image, and for a truncated JPEG: some versions of OpenCV fill the missing rows with grey.
+    place: the file and the place in it, for messages. A JPEG that only lacks its end marker, or
+    that has bytes after it, is read with an ImageWarning. Raises ImageError for bytes that are not
+    an image, and for a truncated JPEG: some versions of OpenCV fill the missing rows with grey.
     """
     encoded = np.frombuffer(encoded, np.uint8)
-    if _is_cut_short(encoded):
-        raise ImageError(
-            f"{place}: {encoded.size} bytes of a JPEG that is cut short, its end marker FF D9 is "
-            "missing; copy it again or take it off the list"
-        )
+    if encoded[:2].tobytes() == _SOI and encoded[-2:].tobytes() != _EOI:
+        encoded = _jpeg_alone(encoded.tobytes(), place)
+    header = _LARGEST.match(encoded[:200].tobytes())
+    largest = int(header[1]) if header else 255
     try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    except cv2.error:  # no bytes, or a header with an absurd size
+        if largest in (255, 65535):
+            image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        else:  # which OpenCV does not scale
+            image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+            image = np.uint8(np.clip(image * (255 / largest), 0, 255).round())
+    except (cv2.error, TypeError, ZeroDivisionError):  # no bytes, or a header with an absurd size
         image = None
     if image is None:
         raise ImageError(
@@ -128,17 +161,14 @@ def describe_sizes(sizes: dict[tuple[int, int] | None, int]) -> str:
     )
 
 
-def inspect_image(
-    encoded: bytes | np.ndarray, place: str
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((height, width), 128-bit digest of the pixels as two int64) of an image.
+def inspect_image(encoded: bytes | np.ndarray, place: str) -> tuple[np.ndarray, tuple[int, int]]:
+    """(uint8 H×W×3 RGB, 128-bit digest of the pixels as two int64) of an image.
 
     Raises ImageError for an image that OpenCV can't decode, or that Pillow, which is stricter,
     calls damaged or truncated.
     """
     image = decode_image(encoded, place)
-    # A JPEG that ends with its end marker needs no second decoder.
-    if bytes(encoded[:2]) != _SOI or bytes(encoded[-2:]) != _EOI:
+    if bytes(encoded[:2]) != _SOI:  # whether a JPEG is whole was seen by decoding it
         try:
             with Image.open(io.BytesIO(encoded)) as strict:
                 strict.load()
@@ -147,16 +177,59 @@ def inspect_image(
     height, width = image.shape[:2]
     digest = hashlib.blake2b(image, digest_size=16, person=b"%d %d" % (height, width)).digest()
     first, second = np.frombuffer(digest, np.int64).tolist()
-    return (height, width), (first, second)
+    return image, (first, second)
 
 
-def _is_cut_short(encoded: np.ndarray) -> bool:
-    """Whether it is a JPEG without its end.
+def _jpeg_alone(content: bytes, place: str) -> np.ndarray:
+    """A JPEG without the bytes after it, or with the end marker that it lacks, and an ImageWarning.
 
-    An embedded thumbnail has an end marker of its own, but the photo's scan begins after it.
+    Raises ImageError if more than the end marker is missing.
     """
-    if encoded[:2].tobytes() != _SOI:
+    if end := _jpeg_end(content):
+        after = f"{place}: {len(content) - end:,} bytes after the end of a JPEG"
+        warnings.warn(after, ImageWarning, stacklevel=2)
+        return np.frombuffer(content, np.uint8, end)
+    # Zeros fill files that were never written to their end. A stuffed 0 belongs to the 0xFF before.
+    whole = content.rstrip(b"\0")
+    whole += b"\0" * whole.endswith(b"\xff")
+    if not _has_all_pixels(whole):
+        raise ImageError(
+            f"{place}: {len(content)} bytes of a JPEG that is cut short, its end marker FF D9 is "
+            "missing; copy it again or take it off the list"
+        )
+    warnings.warn(f"{place}: a JPEG without its end marker", ImageWarning, stacklevel=2)
+    return np.frombuffer(whole + _EOI, np.uint8)
+
+
+def _jpeg_end(content: bytes) -> int:
+    """Where the first image of a JPEG file ends, without those embedded in it; 0: it does not."""
+    at = len(_SOI)
+    while 0 <= at < len(content) - 1:
+        marker = content[at + 1]
+        if content[at] != 0xFF:
+            at = content.find(b"\xff", at)
+        elif marker == _EOI[1]:
+            return at + 2
+        elif marker == 0xFF:  # any number may precede a marker
+            at += 1
+        else:
+            size = 0 if marker in _ALONE else int.from_bytes(content[at + 2 : at + 4], "big")
+            at += 2 + size
+    return 0
+
+
+def _has_all_pixels(content: bytes) -> bool:
+    """Whether a JPEG without end marker is complete: then no pixel depends on what follows it.
+
+    Of a progressive one it can't be told: without its last scans it is only less sharp.
+    """
+    following = [b"", _OTHER_DATA]
+    if _RESTARTS in content:  # other data is skipped up to the next restart marker
+        following += [bytes((0xFF, number)) + _OTHER_DATA for number in range(0xD0, 0xD8)]
+    try:
+        found = [Image.open(io.BytesIO(content + more + _EOI)) for more in following]
+        first, *others = map(np.asarray, found)
+    except Exception:  # Pillow raises many kinds
         return False
-    content = encoded.tobytes()
-    end = content.rfind(_EOI)
-    return end < 0 or content.find(_SOS, end) >= 0
+    progressive = "progressive" in found[0].info
+    return not progressive and all(np.array_equal(first, other) for other in others)

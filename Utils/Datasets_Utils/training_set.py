@@ -82,7 +82,8 @@ class TrainingSet(Dataset):
 
     images: their store. labels: ints N, 0..C-1, each at least once. source: the file or folder of
     the labels, for messages. rows: N rows of images; None: all rows in order. notes: lines for the
-    log. left_out: (identities, images) that `without_small` left out.
+    log. channel_order: of the stored images: "RGB", or "BGR" if their red and blue are swapped.
+    left_out: (identities, images) that `without_small` left out.
 
     The constructor raises DataError for no images at all, and for labels that are not 0..C-1.
     """
@@ -94,6 +95,7 @@ class TrainingSet(Dataset):
         source: Path,
         rows: np.ndarray | None = None,
         notes: tuple[str, ...] = (),
+        channel_order: str = "RGB",
     ) -> None:
         if len(labels) == 0:
             raise DataError("; ".join((f"{source} names no images", *notes)) + ".")
@@ -102,6 +104,7 @@ class TrainingSet(Dataset):
         self.rows = rows
         self.source = source
         self.notes = notes
+        self.channel_order = channel_order
         self.left_out = (0, 0)
         self.num_classes = _count_classes(labels, source)
 
@@ -112,7 +115,10 @@ class TrainingSet(Dataset):
         """(uint8 H×W×3 RGB, label). Raises ImageError, naming the place, if damaged."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        return self.images.decode(self.row(index)), int(self.labels[index])
+        image = self.images.decode(self.row(index))
+        if self.channel_order == "BGR":
+            image = np.ascontiguousarray(image[..., ::-1])
+        return image, int(self.labels[index])
 
     def row(self, index: int) -> int:
         """The row of an image in `images`."""
@@ -146,7 +152,7 @@ class TrainingSet(Dataset):
             )
         kept, labels, identities = renumber(self.labels, min_images)
         rows = kept if self.rows is None else self.rows[kept]
-        rest = TrainingSet(self.images, labels, self.source, rows, self.notes)
+        rest = TrainingSet(self.images, labels, self.source, rows, self.notes, self.channel_order)
         rest.left_out = (identities, len(self) - len(kept))
         return rest
 

@@ -8,6 +8,7 @@ import copy
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from Utils.cpu import lone_threads
-from Utils.Datasets_Utils.images import ImageError, fit_image
+from Utils.Datasets_Utils.images import ImageError, fit_image, noting_flaws
 from Utils.devices import full_precision
 from Utils.processes import ALONE, Processes
 
@@ -40,6 +41,7 @@ def embed(
     progress: str | None = None,
     dtype: torch.dtype = torch.float32,
     processes: Processes = ALONE,
+    flaws: list[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Embed images with a backbone that is on `device`, in evaluation mode.
 
@@ -47,6 +49,7 @@ def embed(
     progress: label of a progress bar; None shows none.
     dtype: in which the network computes, one of EVAL_DTYPES.
     processes: share the work, batch by batch, with the same result as one process; all call this.
+    flaws: takes what is wrong with images that were read all the same.
 
     Returns float32 N×D of the images and N×D of their mirror images, not normalised, in the main
     process and None in the others. The backbone itself is not changed. Raises ImageError, naming
@@ -59,12 +62,16 @@ def embed(
     batches = [range(start, min(start + batch_size, len(images))) for start in starts[first:last]]
     features = np.empty((2, sum(map(len, batches)), backbone.feature_dim), np.float32)
     done, unreadable = 0, None
+    own_flaws: list[str] = []
     with (
         full_precision(),
         tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar,
     ):
         try:
-            for both in embed_batches(backbone, images, device, batches, num_workers, dtype):
+            parts = embed_batches(
+                backbone, images, device, batches, num_workers, dtype, flaws=own_flaws
+            )
+            for both in parts:
                 features[:, done : done + both.shape[1]] = both
                 done += both.shape[1]
                 bar.update(both.shape[1])
@@ -73,6 +80,8 @@ def embed(
     found = [text for text in processes.gather(unreadable) if text]
     if found:
         raise ImageError(found[0])
+    if flaws is not None:
+        flaws.extend(chain(*processes.gather(own_flaws)))
     collected = processes.collect(features)
     if not processes.is_main:
         return None
@@ -88,12 +97,14 @@ def embed_batches(
     num_workers: int = 0,
     dtype: torch.dtype = torch.float32,
     skip_unreadable: bool = False,
+    flaws: list[str] | None = None,
 ) -> Iterator[np.ndarray]:
     """As `embed`, for batches of chosen images (their indices): yields float32 2×n×D for each.
 
     A caller who wants all of float32's precision on CUDA iterates in `full_precision`.
 
     skip_unreadable: give an image that can't be read an embedding of zeros; no ImageError.
+    flaws: takes what is wrong with images that were read all the same.
     """
     preprocessing = backbone.preprocessing
     loader = DataLoader(
@@ -109,7 +120,9 @@ def embed_batches(
     unreadable: deque[list[bool]] = deque()  # of the batches that are being computed
 
     def readable() -> Iterator[torch.Tensor]:
-        for images, errors in loader:
+        for images, errors, flawed in loader:
+            if flaws is not None:
+                flaws.extend(flawed)
             if any(errors) and not skip_unreadable:
                 raise ImageError(next(filter(None, errors)))
             unreadable.append([error != "" for error in errors])
@@ -131,7 +144,8 @@ def embed_batches(
 
 class _Images(Dataset):
     """The images at the network's input size, each with "", or with the error if it can't be
-    read: an exception would come out of a worker process wrapped in its traceback."""
+    read: an exception would come out of a worker process wrapped in its traceback; and its flaws.
+    """
 
     def __init__(self, images: Sequence[np.ndarray], input_size: tuple[int, int]) -> None:
         self.images = images
@@ -140,17 +154,21 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, str, list[str]]:
         try:
-            return fit_image(self.images[index], self.input_size), ""
+            with noting_flaws() as flaws:
+                image = self.images[index]
+            return fit_image(image, self.input_size), "", flaws
         except ImageError as error:
-            return np.zeros((*self.input_size, 3), np.uint8), str(error)
+            return np.zeros((*self.input_size, 3), np.uint8), str(error), []
 
 
-def _stack(batch: list[tuple[np.ndarray, str]]) -> tuple[torch.Tensor, list[str]]:
-    """(uint8 N×H×W×3, the errors of the N images)."""
-    images, errors = zip(*batch, strict=True)
-    return torch.from_numpy(np.stack(images)), list(errors)
+def _stack(
+    batch: list[tuple[np.ndarray, str, list[str]]],
+) -> tuple[torch.Tensor, list[str], list[str]]:
+    """(uint8 N×H×W×3, the errors of the N images, the flaws of some of them)."""
+    images, errors, flaws = zip(*batch, strict=True)
+    return torch.from_numpy(np.stack(images)), list(errors), [*chain(*flaws)]
 
 
 def _in_threads(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

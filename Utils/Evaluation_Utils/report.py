@@ -5,8 +5,10 @@ any other verification set. Each image is embedded once; pairs are rows of that 
 """
 
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from torch.utils.data import Subset
 
 from Config import Config, settings_for, validate
 from Utils.Datasets_Utils import open_verification_set
+from Utils.Datasets_Utils.appearance import look
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
+from Utils.Datasets_Utils.formats.class_tree import first_few
 from Utils.Datasets_Utils.images import describe_sizes
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.devices import find_device
@@ -104,9 +108,13 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     backbone = load_network(config, device)
     folder = make_output(config)
     data, source = open_benchmark(config, benchmark)
+    warnings = [text for text in look(data.images, backbone.preprocessing.input_size) if text]
+    flaws: list[str] = []
     results = _evaluate_backbone(
-        backbone, data, config, device, config.eval_dtype, f"Embedding {benchmark.title}"
+        backbone, data, config, device, config.eval_dtype, f"Embedding {benchmark.title}", flaws
     )
+    if flaws:
+        warnings.append(f"{len(flaws):,} images were read in spite of a flaw: {first_few(flaws)}")
     about = {
         "benchmark": benchmark.title,
         "checkpoint": config.checkpoint,
@@ -117,6 +125,8 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
         "sizes": describe_sizes(data.sizes),
         "network": describe(backbone),
         "notes": list(data.notes),
+        "warnings": warnings,
+        "flaws": flaws,
     }
     if has_both_kinds(data) and config.eval_dtype != "fp32":
         about["precision"] = compare_precision(backbone, data, config, device)
@@ -136,10 +146,12 @@ def _evaluate_backbone(
     device: torch.device,
     dtype: str,
     progress: str | None = None,
+    flaws: list[str] | None = None,
 ) -> dict[str, VerificationResult] | dict[str, OneKind]:
     """Embed each image once and evaluate the pairs under the protocols of the settings.
 
-    dtype: a name in EVAL_DTYPES. progress: label of a progress bar; None shows none.
+    dtype: a name in EVAL_DTYPES. progress: label of a progress bar; None shows none. flaws: takes
+    what is wrong with images that were read all the same.
     """
     embeddings = embed(
         backbone,
@@ -149,6 +161,7 @@ def _evaluate_backbone(
         num_workers=config.num_workers,
         progress=progress,
         dtype=EVAL_DTYPES[dtype],
+        flaws=flaws,
     )
     protocols = list(PROTOCOLS) if config.protocol == "both" else [config.protocol]
     return evaluate_pairs(data, embeddings, protocols)
@@ -282,10 +295,13 @@ def default_output(checkpoint: Path) -> Path:
 
 def _heading(about: dict[str, Any], kind: str) -> str:
     """The lines above the figures; kind: of the pairs, or their folds."""
+    fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
+    warnings = "".join(fill(f"warning: {text}.") + "\n\n" for text in about["warnings"])
     names = ["data", "checkpoint", "network", *(["sizes"] if about["sizes"] else [])]
     rows = [[name, about[name]] for name in names] + [["note", note] for note in about["notes"]]
+    counts = f"{about['images']:,} images, {about['pairs']:,} pairs"
     return (
-        f"{about['benchmark']}: {about['images']:,} images, {about['pairs']:,} pairs, {kind}\n"
+        f"{warnings}{about['benchmark']}: {counts}, {kind}\n"
         + format_table(rows, "<<", indent=2)
         + "\n"
     )

@@ -9,9 +9,10 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from Config import Config, training_paths
 from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.appearance import look
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
-from Utils.Datasets_Utils.images import ImageError, fit_image
+from Utils.Datasets_Utils.images import ImageError, fit_image, noting_flaws
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import DataError, RunError
 from Utils.processes import Processes
@@ -44,6 +46,7 @@ def open_training_data(config: Config) -> TrainingSet:
     else:
         path, file_list = training_paths(config)
     data = open_training_set(path, file_list or None, config.identity_folder)
+    data.channel_order = config.train_channel_order
     data = data.without_small(config.min_images)
     if data.num_classes == 1:
         raise DataError(
@@ -62,7 +65,25 @@ def open_training_data(config: Config) -> TrainingSet:
             f"batch_size is {config.batch_size}, but the training set has only {len(data)} images; "
             f"set a batch_size of at most that."
         )
+    sizes, colours = look(_ImagesOnly(data), config.input_size)
+    if colours:
+        other = "BGR" if config.train_channel_order == "RGB" else "RGB"
+        colours += f"; if they are, train with --train_channel_order {other}"
+    data.notes += tuple(f"warning: {text}" for text in (sizes, colours) if text)
     return data
+
+
+class _ImagesOnly(Sequence[np.ndarray]):
+    """A training set's images."""
+
+    def __init__(self, data: TrainingSet) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.data[index][0]
 
 
 def fingerprint(data: TrainingSet) -> dict[str, Any]:
@@ -89,7 +110,8 @@ def describe_training_data(config: Config, data: TrainingSet) -> list[str]:
 
 @dataclass
 class Batch:
-    """images: uint8 N×H×W×3 RGB; labels: int64 N; unreadable: why images were left out.
+    """images: uint8 N×H×W×3 RGB; labels: int64 N; unreadable: why images were left out; flawed:
+    what is wrong with images that were read all the same.
 
     An image that cannot be read is replaced by the next one of the training set, so that all
     batches, and each process's share of them, have the same size. N is 0 where `TRIES` images in
@@ -99,10 +121,12 @@ class Batch:
     images: Tensor
     labels: Tensor
     unreadable: list[str]
+    flawed: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; the DataLoader calls this."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
+        pinned = self.images.pin_memory(), self.labels.pin_memory()
+        return Batch(*pinned, self.unreadable, self.flawed)
 
 
 class EpochSampler(Sampler[list[int]]):
@@ -186,8 +210,8 @@ def _random_images(
     return by_identity[position < wanted[labels[by_identity]]]
 
 
-# A resized image, None if none could be read; its label; and why others could not be read.
-Sample = tuple[np.ndarray | None, int, list[str]]
+# A resized image, None if none could be read; its label; why others could not be read; its flaws.
+Sample = tuple[np.ndarray | None, int, list[str], list[str]]
 
 
 class FittedImages(Dataset):
@@ -205,23 +229,25 @@ class FittedImages(Dataset):
         unreadable = []
         for step in range(min(TRIES, len(self.dataset))):
             try:
-                image, label = self.dataset[(index + step) % len(self.dataset)]
+                with noting_flaws() as flaws:
+                    image, label = self.dataset[(index + step) % len(self.dataset)]
             except ImageError as error:
                 unreadable.append(str(error))
                 continue
-            return fit_image(image, self.input_size), label, unreadable
-        return None, 0, unreadable
+            return fit_image(image, self.input_size), label, unreadable, flaws
+        return None, 0, unreadable, []
 
 
 def collate(samples: list[Sample]) -> Batch:
     """Stack the images of a batch; an empty batch if one of them is missing."""
-    images, labels, unreadable = zip(*samples, strict=True)
+    images, labels, unreadable, flawed = zip(*samples, strict=True)
     if any(image is None for image in images):
         images, labels = (), ()
     return Batch(
         images=torch.from_numpy(np.array(images, np.uint8)),
         labels=torch.tensor(labels, dtype=torch.int64),
-        unreadable=[reason for reasons in unreadable for reason in reasons],
+        unreadable=[*chain(*unreadable)],
+        flawed=[*chain(*flawed)],
     )
 
 

@@ -117,7 +117,8 @@ def test_files_that_are_left_out_are_counted_by_kind(make, tmp_path):
     )
     note = "left out: 4 files that are no images: .heic (2), .txt (1), without a suffix (1)"
     assert note in write_list(path, tmp_path / "list.txt")
-    config = Config(train_dataset="Mine", train_dataset_path=str(path), batch_size=2)
+    own = {"train_dataset": "Mine", "train_dataset_path": str(path), "input_size": (8, 8)}
+    config = Config(**own, batch_size=2)
     lines = describe_training_data(config, open_training_data(config))
     assert lines == ["Mine: 4 images, 3 identities", f"Mine: {note}"]
 

@@ -1,6 +1,7 @@
 """The evaluation scripts, as a user runs them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,25 @@ def test_lfw_prints_what_the_library_computes_and_writes_all_of_it(trained, tiny
         assert f"{100 * expected['eer']:.2f} %" in run.stdout
     for picture in ("lfw_roc", "lfw_scores_cosine", "lfw_scores_insightface", "lfw_worst"):
         assert cv2.imread(str(tmp_path / "out" / f"{picture}.png")).size > 0
+
+
+def test_flawed_and_unaligned_photos_are_said_above_the_table_and_in_the_json(
+    trained, tiny_faces, tmp_path
+):
+    shutil.copytree(tiny_faces.lfw, tmp_path / "lfw")
+    photo = min((tmp_path / "lfw").rglob("*.jpg"))
+    photo.write_bytes(photo.read_bytes()[:-2])
+    for other in photo.parent.parent.rglob("*_0002.jpg"):
+        cv2.imwrite(str(other), cv2.resize(cv2.imread(str(other)), (250, 250)))
+    paths = ("--lfw_dataset_path", tmp_path / "lfw", "--lfw_file_list", tiny_faces.lfw_pairs)
+    flags = ("--checkpoint", trained, "--output", tmp_path / "out", "--device", "cpu")
+    run = run_script("LFW_Evaluation.py", *paths, *flags, "--num_workers", 0, check=True)
+    values = json.loads((tmp_path / "out/lfw.json").read_text())
+    assert values["flaws"] == [f"{photo}: a JPEG without its end marker"]
+    assert "6 of 12 images looked at do not have the size" in values["warnings"][0]
+    assert "1 images were read in spite of a flaw" in values["warnings"][-1]
+    words = " ".join(run.stdout.split("LFW: 12 images")[0].split())
+    assert all(f"warning: {text}." in words for text in values["warnings"])
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,18 @@ def whole_run(tiny_faces, tmp_path_factory):
     return only_run(save_dir), out
 
 
+def test_a_photo_without_its_end_marker_is_trained_on_and_named_once(tiny_faces, tmp_path):
+    shutil.copytree(tiny_faces.train, tmp_path / "train")
+    photo = tmp_path / "train/person 0/0.png"
+    content = cv2.imencode(".jpg", cv2.imread(str(photo)))[1].tobytes()
+    photo.write_bytes(content[:-2])
+    flags = [*tiny_faces.flags, "--train_dataset_path", tmp_path / "train", "--para_adj_mode"]
+    out = run_script("Train.py", *flags, check=True)
+    said = f"image read in spite of a flaw (1 so far): {photo}: a JPEG without its end marker"
+    assert (out.stdout + out.stderr).count(said) == 1
+    assert "left out" not in out.stdout
+
+
 def test_a_run_leaves_settings_log_metrics_curves_results_and_checkpoints(whole_run):
     run, out = whole_run
     assert json.loads((run / "settings.json").read_text())["batch_size"] == 8

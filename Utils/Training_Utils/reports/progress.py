@@ -27,6 +27,8 @@ from Utils.Training_Utils.reports.curves import VisdomCurves, draw_curves
 from Utils.Training_Utils.reports.figures import Metrics
 from Utils.Training_Utils.state import TrainingState
 
+_FLAWS_SHOWN = 5  # the others are in the log's file
+
 
 class Progress:
     """The figures of a run: collects them and reports them. All processes must call its methods.
@@ -55,6 +57,8 @@ class Progress:
         _, losses = self.metrics.series("loss")  # of earlier work on the run
         self._means = Means(processes, losses[-1] if losses else 0.0)
         self._unreadable: list[str] = []  # why images were left out since the last report
+        self._flawed: list[str] = []  # what is wrong with those that were read all the same
+        self._flaws = 0
         self._reported: set[str] = set()
         self._profile = StepProfile(config.profile, state.device, run.path if run else None, log)
         self._curves = None
@@ -84,6 +88,7 @@ class Progress:
     def add(self, batch: Batch, result: HeadLoss) -> None:
         """Count one iteration; does not wait for the device."""
         self._unreadable += batch.unreadable
+        self._flawed += batch.flawed
         self._means.add(result)
         self._images += len(batch.labels) * self._processes.world_size
         self._bar.update()
@@ -94,7 +99,7 @@ class Progress:
 
     def report(self) -> None:
         """Report the training figures since the last report; waits for the device."""
-        self._report_unreadable()
+        self._report_images()
         loss, accuracy = self._means.read()
         self._means.restart()
         rate = self._state.optimizer.param_groups[0]["lr"]
@@ -146,13 +151,20 @@ class Progress:
             self._curves.close()
         close_log(self._log)
 
-    def _report_unreadable(self) -> None:
-        """Log once each reason for which a process left an image out."""
+    def _report_images(self) -> None:
+        """Log once each reason for which a process left an image out, and each flaw of another;
+        many flaws go to the log's file alone."""
         for reason in chain(*self._processes.gather(self._unreadable)):
             if reason not in self._reported:
                 self._reported.add(reason)
                 self._log.info(f"image left out, replaced by the next one: {reason}")
-        self._unreadable = []
+        for flaw in chain(*self._processes.gather(self._flawed)):
+            if flaw not in self._reported:
+                self._reported.add(flaw)
+                self._flaws += 1
+                say = self._log.info if self._flaws <= _FLAWS_SHOWN else self._log.debug
+                say(f"image read in spite of a flaw ({self._flaws} so far): {flaw}")
+        self._unreadable, self._flawed = [], []
 
     def _position(self) -> dict[str, int]:
         """The iteration, and the epoch that it is in, from 1."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader
 
 from Utils.errors import RunError, UserError, first_line
 
@@ -24,6 +29,8 @@ _PATIENCE = datetime.timedelta(days=7)
 _STEP_PATIENCE = datetime.timedelta(minutes=30)
 
 _TIME_TO_PRINT = 2.0  # seconds
+
+_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS, where PyTorch's own handlers stay
 
 _LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|timed? ?out", re.I
@@ -110,6 +117,41 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+class SteadyLoader(DataLoader):
+    """A DataLoader whose workers survive Ctrl-C and SIGTERM that are sent to the process group.
+
+    The run answers them, and still needs its workers to finish the iteration and to save. SIGTERM
+    from the run itself ends a worker: that is how multiprocessing stops what is left at exit.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, worker_init_fn=_leave_signals_to_parent)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not (_CAN_WAIT and self.num_workers):
+            return super().__iter__()
+        resource_tracker.ensure_running()  # its start would unblock both signals
+        # Workers inherit what is blocked, so no signal finds them before they are set up.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if _CAN_WAIT:
+        parent = multiprocessing.parent_process().pid
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
+
+
+def _exit_with(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextmanager

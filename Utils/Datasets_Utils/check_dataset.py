@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from Utils.Datasets_Utils import open_training_set
@@ -31,6 +31,7 @@ from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_imag
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
 from Utils.errors import run_script
 from Utils.files import atomic_path, make_folder
+from Utils.processes import SteadyLoader
 from Utils.tables import format_table
 
 SHOWN = 5
@@ -65,7 +66,7 @@ def check(data: TrainingSet, num_workers: int = 2) -> Findings:
     sizes, digests = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int64)
     reds, flawed = np.full(count, np.nan), []
     unreadable: dict[int, str] = {}
-    loader = DataLoader(
+    loader = SteadyLoader(
         _Examined(data), batch_size=_BATCH, num_workers=num_workers, collate_fn=list
     )
     with tqdm(total=count, unit="image", desc="Checking") as bar:

@@ -15,13 +15,13 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from Utils.cpu import lone_threads
 from Utils.Datasets_Utils.images import ImageError, fit_image, noting_flaws
 from Utils.devices import full_precision
-from Utils.processes import ALONE, Processes
+from Utils.processes import ALONE, Processes, SteadyLoader
 
 Work = Callable[[torch.Tensor], torch.Tensor]
 
@@ -107,7 +107,7 @@ def embed_batches(
     flaws: takes what is wrong with images that were read all the same.
     """
     preprocessing = backbone.preprocessing
-    loader = DataLoader(
+    loader = SteadyLoader(
         _Images(images, preprocessing.input_size),
         batch_sampler=batches,
         num_workers=num_workers,
@@ -225,7 +225,9 @@ def fold(backbone: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     A network that can't be traced is only copied: folding follows the data flow, not the order of
     layers in the source.
     """
-    copied = copy.deepcopy(backbone).eval()
+    # A process group can't be copied, and is not used in evaluation mode.
+    norms = (module for module in backbone.modules() if isinstance(module, nn.SyncBatchNorm))
+    copied = copy.deepcopy(backbone, {id(norm.process_group): None for norm in norms}).eval()
     try:
         copied = fx.symbolic_trace(copied)
     except Exception:  # its own code raises any kind when it meets a stand-in for a tensor, as in

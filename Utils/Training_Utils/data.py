@@ -6,9 +6,6 @@ them, and `TrainingLoader` runs these in worker processes.
 """
 
 import hashlib
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from Config import Config, training_paths
 from Utils.Datasets_Utils import open_training_set
@@ -28,7 +25,7 @@ from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.images import ImageError, fit_image, noting_flaws
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import DataError, RunError
-from Utils.processes import Processes
+from Utils.processes import Processes, SteadyLoader
 
 # This many unreadable images in a row are no accident: the disk or the list is wrong.
 TRIES = 100
@@ -269,14 +266,13 @@ class TrainingLoader:
     ) -> None:
         self.batches_per_epoch = sampler.batches_per_epoch
         self._sampler = sampler
-        self._loader = DataLoader(
+        self._loader = SteadyLoader(
             FittedImages(dataset, input_size),
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
-            worker_init_fn=_leave_signals_to_the_run,
             # A generator of its own: the loader draws its workers' seeds from it, and must not
             # draw from the global one, whose state a resumed run restores.
             generator=torch.Generator().manual_seed(sampler.seed),
@@ -312,21 +308,3 @@ def build_loader(
     )
     pin_memory = device.type == "cuda"
     return TrainingLoader(dataset, sampler, config.input_size, config.num_workers, pin_memory)
-
-
-def _leave_signals_to_the_run(_: int) -> None:
-    """In a worker process: survive Ctrl-C and SIGTERM that are sent to the whole process group.
-
-    The run answers them, and still needs its workers to finish the iteration and to save. SIGTERM
-    from the run itself ends the worker: that is how multiprocessing stops what is left at exit.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where PyTorch's own handler stays
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _exit_with_parent(parent: int) -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-        pass
-    os._exit(0)

@@ -13,6 +13,7 @@ from torch import nn
 
 from Backbone import BACKBONES, build_backbone
 from Config import Config, ConfigError, validate
+from tests.processes import in_processes
 from Utils.cpu import keep_freed_memory, peak_memory
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
@@ -84,6 +85,24 @@ def test_sync_batch_norms_are_evaluated_like_plain_ones(name):
         with torch.no_grad():
             found = fold(in_step, dtype)(pixels.to(dtype))
             assert torch.equal(found, fold(backbone, dtype)(pixels.to(dtype)))
+
+
+def embedded_in_group(group, name):
+    """Embeddings of a network whose BatchNorms are those of `--sync_batchnorm`."""
+    backbone = trained(name)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    expected, _ = embed(backbone, images, torch.device("cpu"))
+    in_step = nn.SyncBatchNorm.convert_sync_batchnorm(backbone, group)
+    found, _ = embed(in_step, images, torch.device("cpu"))
+    synced = [m for m in in_step.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert synced
+    assert all(m.process_group is group for m in synced)  # the run's own network still has it
+    return torch.from_numpy(expected), torch.from_numpy(found)
+
+
+def test_a_network_with_a_process_group_is_embedded_like_one_without(tmp_path):
+    for expected, found in in_processes(2, tmp_path, embedded_in_group, "ResNet18_IR"):
+        assert torch.equal(expected, found)
 
 
 def test_norms_that_are_not_folded_keep_their_values_in_short_dtypes():
@@ -222,6 +241,7 @@ def test_an_embedding_that_is_not_finite_is_named_by_its_image():
 _FAULTS = """
 import resource, sys
 import torch
+from tests.processes import in_processes
 from Utils.cpu import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":

@@ -4,12 +4,17 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import get_worker_info
 
-from Utils.Training_Utils.data import EpochSampler, TrainingLoader
+from Backbone import build_backbone
+from Utils.Evaluation_Utils.embedding import embed
+from Utils.processes import SteadyLoader
 
 
 def children():
@@ -25,19 +30,21 @@ def runs(pid):
     return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_workers_survive_the_signals_of_others_and_end_by_the_runs_own():
-    data = [(np.full((4, 4, 3), i, np.uint8), i) for i in range(120)]
+@pytest.mark.parametrize("method", ["fork", "spawn"])  # a spawned one has threads of its imports
+def test_workers_survive_the_signals_of_others_and_end_by_the_runs_own(method):
     before = children()
-    loader = TrainingLoader(data, EpochSampler(data, 4, seed=1), (4, 4), num_workers=1)
-    batches = loader.epoch(0)
-    seen = next(batches).labels.tolist()
+    loader = SteadyLoader(
+        range(120), 4, num_workers=1, persistent_workers=True, multiprocessing_context=method
+    )
+    batches = iter(loader)
+    seen = next(batches).tolist()
     workers = [pid for pid in children() - before if b"resource_tracker" not in _command(pid)]
     (worker,) = workers
     for name in ("TERM", "INT"):
         subprocess.run(["kill", f"-{name}", str(worker)], check=True)
     time.sleep(0.2)
     assert runs(worker)
-    seen += [label for batch in batches for label in batch.labels.tolist()]
+    seen += [number for batch in batches for number in batch.tolist()]
     assert sorted(seen) == list(range(120))
     os.kill(worker, signal.SIGTERM)
     deadline = time.monotonic() + 10
@@ -48,3 +55,22 @@ def test_workers_survive_the_signals_of_others_and_end_by_the_runs_own():
 
 def _command(pid):
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+class Terminated(Sequence):
+    """Images, of which each sends the worker that loads it a SIGTERM of another process."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        assert get_worker_info() is not None
+        subprocess.run(["kill", "-TERM", str(os.getpid())], check=True)
+        return np.full((16, 16, 3), 40 * index, np.uint8)
+
+
+def test_a_test_set_is_embedded_though_its_workers_get_sigterm():
+    backbone = build_backbone("MobileFaceNet", 8, (16, 16)).eval()
+    straight, _ = embed(backbone, Terminated(), torch.device("cpu"), 2, num_workers=2)
+    assert straight.shape == (6, 8)
+    assert len(np.unique(straight, axis=0)) == 6

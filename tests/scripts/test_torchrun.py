@@ -3,13 +3,15 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.processes import Script, run_script, start_script
+from tests.processes import ROOT, Script, run_script, start_script
 from Utils.devices import find_device
 from Utils.Pretrained_Utils import load_backbone
 from Utils.processes import ALONE
@@ -151,6 +153,36 @@ def test_sigterm_saves_and_the_run_can_go_on_in_one_process(tiny_faces, tmp_path
     resumed = run_script("Train.py", "--resume", "last", "--save_dir", tmp_path, *flags)
     assert resumed.returncode == 0, resumed.stderr
     assert f"continuing after iteration {done['iteration']}" in resumed.stdout
+
+
+@pytest.mark.parametrize(
+    "launch", [(), ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")]
+)
+def test_sigterm_to_the_whole_process_group_saves_though_loaders_have_workers(
+    launch, tiny_faces, tmp_path
+):
+    # As Kubernetes and SLURM send it; torchrun sends it on to the group of each process.
+    flags = ["--total_epoch", "500", "--milestones=", "--save_freq", "1000", "--test_freq", "1000"]
+    flags += ["--num_workers", "2", "--save_dir", str(tmp_path)]
+    command = [sys.executable, *launch, "Train.py", *tiny_faces.flags, *flags]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*/checkpoints/last.pt")):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        status = process.wait(timeout=60)
+    said = (tmp_path / "said").read_text()
+    done = read_run(only_run(tmp_path) / "checkpoints" / "last.pt")["position"]["iteration"]
+    assert f"asked to stop after iteration {done}. The last checkpoint is" in said
+    assert "DataLoader worker" not in said
+    if not launch:  # torchrun ends with its own status and traceback
+        assert status == 0
+        assert "Traceback" not in said
 
 
 def test_sigterm_stops_a_single_process_too(tiny_faces, tmp_path):

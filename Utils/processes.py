@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from Utils.errors import RunError, UserError, first_line
+from Utils.errors import RunError, UserError
 
 # For short values, processes wait for the slowest one, which may need hours longer for its share of
 # a million photos. A process that has died is still noticed at once, by its closed connection.
@@ -32,8 +32,13 @@ _TIME_TO_PRINT = 2.0  # seconds
 
 _CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS, where PyTorch's own handlers stay
 
+# What gloo's transport and NCCL say of a process that has ended, or is not heard of in time. Their
+# other errors, such as a GPU used twice or a failing kernel, are bugs.
 _LOST = re.compile(
-    r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|timed? ?out", re.I
+    r"connection (was (likely )?)?(closed|reset|refused|timed out)|broken pipe|no route to host"
+    r"|(host|network) is unreachable|timed out waiting|application timeout caused|wait timeout"
+    r"|socket timeout|collective operation timeout|remote process exited|ncclRemoteError",
+    re.I,
 )
 
 T = TypeVar("T")
@@ -180,15 +185,9 @@ def started_by_torchrun() -> Iterator[Processes]:
             time.sleep(_TIME_TO_PRINT)
             sys.exit(1)
         if is_lost_connection(error):
-            raise RunError(f"{LOST} ({first_line(error)})") from None
+            raise lost_connection(error) from None
         raise
     dist.destroy_process_group()
-
-
-LOST = (
-    "another process of this job has ended or can't be reached any more, so this one ends too. "
-    "What is finished is kept."
-)
 
 
 def _join() -> tuple[dist.Store, Processes]:
@@ -218,12 +217,22 @@ def _join() -> tuple[dist.Store, Processes]:
     return store, Processes(rank, count, group, dist.group.WORLD, local_rank)
 
 
-def is_lost_connection(error: Exception) -> bool:
+def is_lost_connection(error: BaseException) -> bool:
     """Whether an error was caused by another process's death, or by a failing network."""
-    if isinstance(error, dist.DistError):
+    if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
         return True
-    own = isinstance(error, RunError | torch.OutOfMemoryError)
-    return isinstance(error, RuntimeError) and not own and bool(_LOST.search(str(error)))
+    from_gloo = type(error) is RuntimeError and "gloo/transport" in str(error)
+    is_theirs = from_gloo or isinstance(error, dist.DistBackendError)
+    return is_theirs and bool(_LOST.search(str(error)))
+
+
+def lost_connection(error: BaseException, kept: str = "What is finished is kept.") -> RunError:
+    """What to tell the user of such an error, which is quoted whole. kept: what is not lost."""
+    cause, _, _ = str(error).partition("\nException raised from")  # then PyTorch's own C++ frames
+    return RunError(
+        f"another process of this job has ended or can't be reached any more, so this one ends "
+        f"too. {kept} The cause, as this process saw it: {' '.join(cause.split())}"
+    )
 
 
 def _first_to_fail(store: dist.Store) -> bool:

@@ -6,8 +6,8 @@ import math
 from Config import Config
 from Utils.cpu import describe_memory
 from Utils.devices import training_precision
-from Utils.errors import RunError, UserError, first_line
-from Utils.processes import ALONE, LOST, Processes, is_lost_connection
+from Utils.errors import RunError, UserError
+from Utils.processes import ALONE, Processes, is_lost_connection, lost_connection
 from Utils.run_folder import forget_launch
 from Utils.Training_Utils.checkpoints.run_checkpoints import CheckpointWriter, saves_folders
 from Utils.Training_Utils.data import build_loader, fingerprint
@@ -95,7 +95,7 @@ class Trainer:
             raise
         except RuntimeError as error:
             if self.processes.group is not None and is_lost_connection(error):
-                raise RunError(f"{LOST} {self._last_saved()} ({first_line(error)})") from None
+                raise lost_connection(error, self._last_saved()) from None
             raise
         finally:
             self.progress.close()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,21 @@ def test_files_that_a_killed_process_was_writing_are_removed_and_no_others(tmp_p
     remove_unfinished(run)
     assert not any(path.exists() for path in temporaries)
     assert all(path.exists() for path in kept)
+
+
+def last_after_saving(group, folder):
+    """Whether a process finds the checkpoint after `save`, which takes the first one long."""
+    processes = Processes(group.rank(), group.size(), group, group)
+    run, config = RunFolder(folder), Config(input_size=(32, 32), feature_dim=8)
+    if processes.is_main:
+        run.create(config)
+    write = writing.write_tensors
+    writing.write_tensors = lambda *given: (time.sleep(0.5), write(*given))
+    processes.barrier()
+    CheckpointWriter(run, False, processes).save(trained_state(config, 1), config, 10)
+    return run.last.exists()
+
+
+def test_no_process_goes_on_before_a_checkpoint_is_written(tmp_path):
+    (tmp_path / "meeting").mkdir()
+    assert in_processes(2, tmp_path / "meeting", last_after_saving, tmp_path / "run") == [True] * 2

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.processes import ROOT, Script, run_script, start_script
 from Utils.devices import find_device
 from Utils.Pretrained_Utils import load_backbone
-from Utils.processes import ALONE
+from Utils.processes import ALONE, is_lost_connection, lost_connection
 from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.evaluation import TestSets
 from Utils.Training_Utils.merge_checkpoint import merge_folder
@@ -121,8 +123,83 @@ def test_a_killed_worker_ends_the_job_with_one_message_and_whole_checkpoints(tin
     assert said.count("Error:") == 1
     assert "another process of this job has ended" in said
     assert "The last checkpoint is" in said
+    assert re.search(r"The cause, as this process saw it: .*(Connection|connection)", said)
     merged, _ = merge_folder(only_run(tmp_path) / "checkpoints" / "last.dcp")
     assert merged["head"]["weight"].shape == (6, 16)
+
+
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] "
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3690, {}, NCCL version 2.27.5\n{}\nLast error:\n{}"
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError(GLOO + "Connection closed by peer [127.0.0.1]:29908."), True),
+        (RuntimeError(GLOO + "Timed out waiting 1800000ms for recv operation"), True),
+        (RuntimeError(GLOO + "op.preamble.length <= op.nbytes. 4000 vs 40"), False),
+        (RuntimeError("the gloo of my code: request timed out"), False),
+        (RuntimeError("CUDA error: the launch timed out and was terminated"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Connection closed"), False),
+        (dist.DistNetworkError("The client socket has timed out after 600000ms"), True),
+        (dist.DistStoreError("wait timeout after 300000ms, keys: /0"), True),
+        (
+            dist.DistBackendError(
+                NCCL.format("remote process exited or there was a network error",
+                            "ncclRemoteError: A call failed possibly due to a network error",
+                            "socketProgress: Connection closed by remote peer node2<40606>")
+            ),
+            True,
+        ),
+        (
+            dist.DistBackendError(
+                "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)"
+            ),
+            True,
+        ),
+        (
+            dist.DistBackendError(
+                NCCL.format("unhandled cuda error", "ncclUnhandledCudaError: Call failed.",
+                            "Cuda failure 2 'out of memory'")
+            ),
+            False,
+        ),
+        (dist.DistBackendError(NCCL.format("invalid usage", "ncclInvalidUsage", "Duplicate GPU")),
+         False),
+    ],
+)  # fmt: skip
+def test_only_a_lost_connection_is_told_as_one_and_its_cause_is_told_whole(error, lost):
+    assert is_lost_connection(error) == lost
+    frames = "\nException raised from run at store.cpp:9 (most recent call first):\nframe #0: x.so"
+    text = str(lost_connection(type(error)(f"{error}{frames}")))
+    assert " ".join(str(error).split()) in text
+    assert "frame" not in text
+
+
+STUDENTS_OWN = """
+import sys
+sys.path.insert(0, {root!r})
+from Utils.errors import run_script
+from Utils.processes import started_by_torchrun
+
+def main():
+    with started_by_torchrun() as processes:
+        if processes.rank == 1:
+            raise RuntimeError("nccl, gloo: my own request timed out")
+        processes.barrier()
+
+run_script(main)
+"""
+
+
+def test_an_error_that_speaks_of_a_timeout_keeps_its_traceback(tmp_path):
+    script = tmp_path / "own.py"
+    script.write_text(STUDENTS_OWN.format(root=str(ROOT)))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ended = run_script(*command, script)
+    assert ended.returncode != 0
+    assert 'raise RuntimeError("nccl, gloo: my own request timed out")' in ended.stderr
+    assert "another process of this job has ended" not in ended.stderr
 
 
 def test_restarted_by_torchrun_the_run_goes_on_as_if_nothing_had_been(

@@ -153,6 +153,8 @@ class CheckpointWriter:
             path = self._run.checkpoints / name
             write_tensors(path, contents)
             self._name_file(path, best)
+        # Those that went on would wait in the next step, where patience ends in minutes.
+        self._processes.barrier()
 
     def _write_folder(self, path: Path, state: TrainingState, common: dict) -> None:
         partial = path.with_name(f".{path.name}{_PARTIAL}")

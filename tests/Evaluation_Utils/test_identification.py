@@ -131,6 +131,15 @@ def everything(result):
     )
 
 
+@pytest.fixture(params=["NumPy", "the device"])
+def each_way(request, monkeypatch):
+    """Scores are looked through by NumPy, as on a CPU, and by the operations of a GPU."""
+    if request.param == "the device":
+        for module in (exact_scores, negatives, ranks):
+            monkeypatch.setattr(module, "uses_numpy", lambda scores: False)
+
+
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("ties", ["mate", "against"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_exactly_the_brute_force(seed, ties):
@@ -156,6 +165,15 @@ def test_the_random_problems_do_have_ties_and_lone_probes():
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_for_any_block_size(seed, block_size):
     assert everything(run(seed, block_size=block_size)) == everything(run(seed))
+
+
+def test_many_probes_get_smaller_blocks():
+    """Their scores, float32, and a few copies of them have to fit into a GPU's memory."""
+    gpu = ScoringSettings(device=torch.device("cuda"))
+    assert gpu.distractors_at_once(3530) == scoring.BLOCK_SIZES["cuda"]
+    for probes in (10**5, 10**6, 10**9):
+        assert probes * gpu.distractors_at_once(probes) <= max(2**26, probes)
+    assert ScoringSettings(block_size=5).distractors_at_once(10**9) == 5
 
 
 @pytest.mark.parametrize("score_dtype", ["bf16", "fp16"])
@@ -227,6 +245,7 @@ def run_wide(**settings):
         evaluation._EXACT_CURVE, evaluation._MOST_KEPT = before
 
 
+@pytest.mark.usefixtures("each_way")
 def test_exact_where_float32_is_not():
     probes, _, distractors = crowded()
     single = (unit(probes).astype(np.float32) @ unit(distractors).astype(np.float32).T)[0]
@@ -237,6 +256,7 @@ def test_exact_where_float32_is_not():
         check_equal(run_crowded(**settings), expected)
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("score_dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("make", [crowded, lambda: problem(3), lambda: problem(4)])
 def test_exact_when_little_is_kept(monkeypatch, make, score_dtype):
@@ -245,6 +265,7 @@ def test_exact_when_little_is_kept(monkeypatch, make, score_dtype):
     monkeypatch.setattr(negatives, "_WAITING", 3)
     monkeypatch.setattr(ranks, "_MANY", 0.0)
     monkeypatch.setattr(ranks, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(ranks, "_SCORES_AT_ONCE", 50)
     monkeypatch.setattr(exact_scores, "_PAIRS_AT_ONCE", 4)
     fprs, how = (0.02, 1e-3), ScoringSettings(block_size=16, score_dtype=score_dtype)
     result = evaluate(*make(), RANKS, fprs, FPIRS, how)
@@ -459,6 +480,7 @@ def test_rates_allow_whole_numbers_of_negatives():
     assert allowed(1e-3, 999) == 0
 
 
+@pytest.mark.usefixtures("each_way")
 def test_half_precision_files_are_scored_as_their_values_are(tmp_path):
     probes, ids, distractors = problem(4)
     np.save(tmp_path / "d.npy", distractors.astype(np.float16))
@@ -467,6 +489,7 @@ def test_half_precision_files_are_scored_as_their_values_are(tmp_path):
     check_equal(result, brute_force(probes.astype(np.float16), ids, np.array(mapped)))
 
 
+@pytest.mark.usefixtures("each_way")
 def test_huge_and_tiny_features_are_normalised_too():
     probes, ids, distractors = problem(4)
     scaled = distractors * np.float32(1e25)
@@ -475,6 +498,7 @@ def test_huge_and_tiny_features_are_normalised_too():
     check_equal(result, brute_force(probes * np.float32(1e-20), ids, scaled))
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("power", [-1000, -520, -200, 200, 520, 1000])
 def test_double_precision_features_of_any_scale(power):
     probes, ids, distractors = problem(4)
@@ -486,6 +510,7 @@ def test_double_precision_features_of_any_scale(power):
     check_equal(evaluate(np.ldexp(probes, power), ids, scaled, RANKS, FPRS, FPIRS), expected)
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

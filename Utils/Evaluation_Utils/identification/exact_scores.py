@@ -43,6 +43,11 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
         return rows / np.where(squares == 0, np.inf, np.sqrt(squares))
 
 
+def uses_numpy(scores: Tensor) -> bool:
+    """Whether NumPy and OpenCV look through these scores: on CPUs they are faster than PyTorch."""
+    return scores.device.type == "cpu"
+
+
 def row_products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """N exact scores of N×D and N×D normalised rows."""
     return np.sum(left * right, axis=1)
@@ -108,12 +113,16 @@ class Products:
         self.low_bound = error_bound(probes.shape[1], dtype)
         self.double_bound = error_bound(probes.shape[1], torch.float64)
         self._scores: Tensor | None = None
+        self._staged: Tensor | None = None
 
     def multiply(self, rows: np.ndarray) -> Tensor:
         """float32 P×B products with B×D distractors of any float type. The next call writes to the
         same memory. Raises FloatingPointError with the first row that is not finite."""
         self._rows = rows
-        self._block = torch.from_numpy(_unit_float32(rows)).to(self._probes.device)
+        if uses_numpy(self._probes):
+            self._block = torch.from_numpy(_unit_float32(rows))
+        else:
+            self._block = self._unit_on_device(rows)
         shape = (len(self._probes), len(rows))
         if self._scores is None or self._scores.shape != shape:
             self._scores = torch.empty(shape, device=self._probes.device)
@@ -122,6 +131,22 @@ class Products:
         else:
             self._scores.copy_(torch.mm(self._low, self._block.to(self._low.dtype).T))
         return self._scores
+
+    def _unit_on_device(self, rows: np.ndarray) -> Tensor:
+        """As `_unit_float32`, on the device. Rows reach it through pinned memory, as they are:
+        copies from other memory are several times slower, and so is the division on the CPU."""
+        dtype = torch.float16 if rows.dtype == np.float16 else torch.float32
+        if self._staged is None or (self._staged.shape, self._staged.dtype) != (rows.shape, dtype):
+            self._staged = torch.empty(rows.shape, dtype=dtype, pin_memory=self._probes.is_cuda)
+        with np.errstate(over="ignore", under="ignore"):
+            self._staged.numpy()[...] = rows
+        # Not `non_blocking`: the next block overwrites the pinned memory.
+        block = self._staged.to(self._probes.device, copy=True).float()
+        squares = (block * block).sum(dim=1, keepdim=True)
+        low, high = _SAFE_SQUARES
+        if not ((squares > low) & (squares < high)).all():  # NaN as well
+            return torch.from_numpy(_unit_float32(rows)).to(block.device)
+        return block.div_(squares.sqrt_())
 
     def refine(self, probe: Tensor) -> None:
         """Write float32 products over those that `multiply` has computed in less for R probes."""

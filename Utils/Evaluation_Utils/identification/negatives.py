@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from Utils.Evaluation_Utils.identification.exact_scores import PairScorer, unit_rows
+from Utils.Evaluation_Utils.identification.exact_scores import PairScorer, unit_rows, uses_numpy
 
 _BINS = 256  # one byte for the index of a bin
 _SAMPLE = 256  # distractors whose scores choose the bins
@@ -44,7 +44,7 @@ class Bins:
 
     def count(self, scores: Tensor) -> np.ndarray:
         """int64: how many of the float32 P×B scores are in each bin."""
-        if scores.device.type != "cpu":
+        if not uses_numpy(scores):
             indices = (scores * self.factor + self.offset).clamp_(0, _BINS - 1).to(torch.int32)
             return torch.bincount(indices.view(-1), minlength=_BINS).cpu().numpy()
         # OpenCV takes one pass and rounds to the nearest byte: with half less, that is the floor.
@@ -114,9 +114,7 @@ class NegativeScores:
         if self._bins is not None:
             self.counts += self._bins.count(scores)
         if self.floor == -np.inf and scores.numel() > self.keep:
-            place = scores.numel() - self.keep
-            least = np.partition(scores.cpu().numpy().reshape(-1), place)[place]
-            self.floor = float(least) - 2 * self._bound
+            self.floor = _highest(scores, self.keep) - 2 * self._bound
         probe, column = pairs_from(scores, np.flatnonzero(highest >= self.floor), self.floor)
         self._waiting.append(self._exact(probe, distractors[column]))
         if sum(map(len, self._waiting)) > _WAITING + self.keep // 8:
@@ -131,6 +129,14 @@ class NegativeScores:
         return self._kept
 
 
+def _highest(scores: Tensor, number: int) -> float:
+    """The last of the `number` highest scores."""
+    if not uses_numpy(scores):
+        return float(scores.flatten().topk(number, sorted=False).values.amin())
+    place = scores.numel() - number
+    return float(np.partition(scores.numpy().reshape(-1), place)[place])
+
+
 def pairs_from(
     scores: Tensor, rows: np.ndarray, floors: np.ndarray | float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -141,6 +147,13 @@ def pairs_from(
     chosen = torch.from_numpy(rows).to(scores.device)
     limits = torch.as_tensor(np.broadcast_to(floors, len(rows)).astype(np.float32))
     found = scores[chosen] >= limits.to(scores.device)[:, None]
-    # NumPy looks through bytes faster than torch does.
-    row, column = np.divmod(np.flatnonzero(found.cpu().numpy()), scores.shape[1])
+    row, column = places_of(found)
     return rows[row], column
+
+
+def places_of(found: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The (row, column) of each True of R×B bools, in order."""
+    if uses_numpy(found):
+        return np.divmod(np.flatnonzero(found.numpy()), found.shape[1])
+    row, column = found.nonzero(as_tuple=True)  # far less to copy than the bools
+    return row.cpu().numpy(), column.cpu().numpy()

@@ -13,12 +13,18 @@ import torch
 from torch import Tensor
 
 from Utils.cpu import LoneThreads
-from Utils.Evaluation_Utils.identification.exact_scores import PairScorer, Products, row_products
-from Utils.Evaluation_Utils.identification.negatives import pairs_from
+from Utils.Evaluation_Utils.identification.exact_scores import (
+    PairScorer,
+    Products,
+    row_products,
+    uses_numpy,
+)
+from Utils.Evaluation_Utils.identification.negatives import pairs_from, places_of
 
 TIES = ("mate", "against")
 
 _ROWS_AT_ONCE = 64  # their scores stay in the processor's cache
+_SCORES_AT_ONCE = 2**26  # on a GPU: 256 MiB of them
 _MANY = 0.02  # share of a block's pairs above which float64 products cost less than single pairs
 
 
@@ -105,15 +111,13 @@ class RankCounter:
         """Compare the R×B products of R probes, off by at most `bound`, with the probes' mates."""
         mates = torch.from_numpy(self._mates[probes]).to(scores.device)  # R×M
         low, high = ((mates + shift).to(scores.dtype) for shift in (-bound, bound))
-        ordered = self._sorted_rows(scores)
-        first = torch.searchsorted(ordered, low)
-        last = torch.searchsorted(ordered, high, right=True)
-        unsure = last - first  # R×M products that lie within rounding of the mate's score
+        # R×M: products above the mate's score, and those that lie within rounding of it.
+        above, unsure = self._compare(scores, low, high)
         if bound > self._products.double_bound and unsure.sum() > _MANY * scores.numel():
             scores = self._products.in_double(probes)
             self._count(probes, scores, distractors, self._products.double_bound)
             return
-        self.beats[probes] += (scores.shape[1] - last).cpu().numpy()
+        self.beats[probes] += above.cpu().numpy()
         row, mate = unsure.nonzero(as_tuple=True)
         if len(row):
             pair, column = self._between(scores, row, low[row, mate], high[row, mate])
@@ -123,9 +127,23 @@ class RankCounter:
             beaten = score >= limit if self._against else score > limit
             np.add.at(self.beats, (probe, mate), beaten)
 
+    def _compare(self, scores: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """How many of R×B scores are above `high`, and how many from `low` to `high`; all R×M."""
+        if uses_numpy(scores):
+            ordered = self._sorted_rows(scores)
+            last = torch.searchsorted(ordered, high, right=True)
+            return scores.shape[1] - last, last - torch.searchsorted(ordered, low)
+        # GPUs sort slowly, and compare fast; most mates are above all scores of a block.
+        above, reached = (torch.zeros_like(low, dtype=torch.int64) for _ in range(2))
+        row, mate = (scores.amax(dim=1)[:, None] >= low).nonzero(as_tuple=True)
+        size = max(_SCORES_AT_ONCE // scores.shape[1], 1)
+        for places in zip(row.split(size), mate.split(size), strict=True):
+            values = scores[places[0]]
+            above[places] = (values > high[places][:, None]).sum(dim=1)
+            reached[places] = (values >= low[places][:, None]).sum(dim=1)
+        return above, reached - above
+
     def _sorted_rows(self, scores: Tensor) -> Tensor:
-        if scores.device.type != "cpu":
-            return scores.sort(dim=1).values
         ordered = scores.numpy().copy()  # NumPy sorts with SIMD, many times faster than torch
 
         def sort(start: int) -> None:
@@ -143,7 +161,7 @@ class RankCounter:
             part = slice(start, start + _ROWS_AT_ONCE)
             values = scores[rows[part]]
             found = (values >= low[part, None]) & (values <= high[part, None])
-            k, column = np.divmod(np.flatnonzero(found.cpu().numpy()), scores.shape[1])
+            k, column = places_of(found)
             return k + start, column
 
         parts = self._threads.map(look, range(0, len(rows), _ROWS_AT_ONCE))

@@ -34,6 +34,7 @@ CPU = torch.device("cpu")
 DEVKIT_PROBES = 100  # the devkit's tool takes its negatives from the first hundred probes alone
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
 
+_MOST_SCORES = 2**26  # of a block: 256 MiB, and a GPU needs a few times that
 _BIN_ROUNDING = 2.0**-22  # of a product, its bin's edge and the bin's index, all in float32
 _ROWS_AT_ONCE = 512  # probes
 
@@ -55,10 +56,10 @@ class ScoringSettings:
     progress: str | None = None
     processes: Processes = ALONE
 
-    @property
-    def distractors_at_once(self) -> int:
-        """The size of a block."""
-        return self.block_size or BLOCK_SIZES.get(self.device.type, BLOCK_SIZES["cpu"])
+    def distractors_at_once(self, probes: int) -> int:
+        """The size of a block; many probes get smaller ones, whose scores fit into memory."""
+        size = BLOCK_SIZES.get(self.device.type, BLOCK_SIZES["cpu"])
+        return self.block_size or max(min(size, _MOST_SCORES // probes), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +221,7 @@ class TrialScorer:
     def _blocks(self, products: Products) -> Iterator[tuple[np.ndarray, Tensor]]:
         """This process's blocks: (rows of B distractors, float32 P×B products)."""
         chosen, processes = self._trial.distractors, self._settings.processes
-        size = self._settings.distractors_at_once
+        size = self._settings.distractors_at_once(len(self._unit))
         for start in range(processes.rank * size, len(chosen), processes.world_size * size):
             rows = chosen[start : start + size]
             whole = rows[-1] - rows[0] + 1 == len(rows)  # a slice of a memory map is not copied

@@ -137,7 +137,7 @@ def embed_batches(
 
     in_turn = _in_threads if device.type == "cpu" else _one_ahead
     for both in in_turn(embed_both, readable()):
-        embeddings = both.cpu().numpy()
+        embeddings = both.numpy()
         embeddings[:, unreadable.popleft()] = 0
         yield embeddings
 
@@ -194,16 +194,29 @@ def _joined(slices: list[Future[torch.Tensor]]) -> torch.Tensor:
 
 
 def _one_ahead(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield each result after the next batch has been launched: an asynchronous device then keeps
-    computing while a result is copied from it."""
-    before = None
+    """Yield each result, on the CPU, after the next batch has been launched: an asynchronous device
+    computes that one while the caller has the result.
+
+    A result's copy is launched before the next batch, as a later one would wait for that batch.
+    """
+    before: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
     for batch in batches:
         result = work(batch)
+        copied = result.to("cpu", non_blocking=result.is_cuda)  # into pinned memory
+        arrival = (
+            torch.cuda.current_stream(result.device).record_event() if result.is_cuda else None
+        )
         if before is not None:
-            yield before
-        before = result
+            yield _arrived(*before)
+        before = copied, arrival
     if before is not None:
-        yield before
+        yield _arrived(*before)
+
+
+def _arrived(copied: torch.Tensor, arrival: torch.cuda.Event | None) -> torch.Tensor:
+    if arrival is not None:
+        arrival.synchronize()  # until then the memory holds anything
+    return copied
 
 
 _FUSED = {

@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from Utils.processes import ALONE, Processes
 
 FEATURE_DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 ROWS_AT_ONCE = 256
+
+_SHARE_OF_MARKS = 0.05  # of the time; a disk takes milliseconds, in which a GPU fills many lots
 
 _DIGITS = 8
 
@@ -223,31 +226,46 @@ def _fill(
     files: FeatureFolder, lots: list[range], parts: Iterable[np.ndarray], progress: str | None
 ) -> None:
     table, parts = _open_table(files.table, "r+"), iter(parts)
-    total = sum(map(len, lots))
+    total, written, marked_at = sum(map(len, lots)), [], time.monotonic()
+    took = 0.0  # seconds, to mark the last ones
     with (
         open(files.done, "r+b") as done,
         tqdm(total=total, desc=progress, unit="image", disable=progress is None) as bar,
     ):
-        for lot in lots:
-            row = lot.start
-            while row < lot.stop:
-                with np.errstate(over="ignore"):  # infinity is found in the next line
-                    part = next(parts).astype(table.dtype)
-                bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
-                if bad.size:
-                    raise DataError(
-                        f"the features for {files.folder} hold NaN or infinity in row "
-                        f"{row + bad[0]}; the network's output is broken there, check its weights "
-                        f"and that image."
-                    )
-                table[row : row + len(part)] = part
-                row += len(part)
-                bar.update(len(part))
-            table.flush()  # the rows reach the disk before the mark that says so
-            done.seek(lot.start // ROWS_AT_ONCE)
-            done.write(b"\1")
-            done.flush()
-            os.fsync(done.fileno())
+        try:
+            for lot in lots:
+                row = lot.start
+                while row < lot.stop:
+                    with np.errstate(over="ignore"):  # infinity is found in the next line
+                        part = next(parts).astype(table.dtype)
+                    bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
+                    if bad.size:
+                        raise DataError(
+                            f"the features for {files.folder} hold NaN or infinity in row "
+                            f"{row + bad[0]}; the network's output is broken there, check its "
+                            f"weights and that image."
+                        )
+                    table[row : row + len(part)] = part
+                    row += len(part)
+                    bar.update(len(part))
+                written.append(lot)
+                now = time.monotonic()
+                if took <= _SHARE_OF_MARKS * (now - marked_at):
+                    _mark(table, done, written)
+                    written, marked_at = [], time.monotonic()
+                    took = marked_at - now
+        finally:
+            _mark(table, done, written)
+
+
+def _mark(table: np.memmap, done: BinaryIO, lots: list[range]) -> None:
+    """Mark lots as written; their rows reach the disk before the marks that say so."""
+    table.flush()
+    for lot in lots:
+        done.seek(lot.start // ROWS_AT_ONCE)
+        done.write(b"\1")
+    done.flush()
+    os.fsync(done.fileno())
 
 
 def _open_table(path: Path, mode: str) -> np.ndarray:

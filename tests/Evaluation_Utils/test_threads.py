@@ -58,3 +58,16 @@ def test_the_images_of_a_single_batch_are_embedded_by_all_threads(two_threads, m
     features, mirrored = embedding.embed(backbone, images, torch.device("cpu"), batch_size=64)
     np.testing.assert_allclose(features, mirrored, atol=1e-5)
     np.testing.assert_allclose(features, images.mean((1, 2)) / 127.5 - 1, atol=0.01)
+
+
+def test_a_batch_is_launched_before_the_result_of_the_last_one_is_taken():
+    """So a GPU has work while the caller has a result."""
+    happened = []
+
+    def work(batch):
+        happened.append(f"launch {int(batch)}")
+        return batch * 10
+
+    for result in embedding._one_ahead(work, map(torch.tensor, range(3))):
+        happened.append(f"take {int(result)}")
+    assert happened == ["launch 0", "launch 1", "take 0", "launch 2", "take 10", "take 20"]

@@ -71,6 +71,12 @@ class _Running:
         elif over > _GRACE:
             self._signal(signal.SIGKILL)
 
+    def stop(self) -> None:
+        """End it and what it has started, before its time is over."""
+        self.limit = 0.0
+        self.check_time()
+        self.end()
+
     def end(self) -> Row | None:
         """Wait for its end; the row that tells why, if that is not as it should be."""
         self._process.join(_GRACE)
@@ -131,28 +137,32 @@ def run_checks(
         finished.append(outcome)
         done(outcome)
 
-    while waiting or running:
-        unfinished = {c.name for c in (*waiting, *(r.outcome.check for r in running))}
-        for check in list(waiting):
-            busy = len(running) >= (1 if check.alone else at_once)
-            if busy or any(r.outcome.check.alone for r in running):
-                break
-            if any(name in unfinished for name in check.after):
-                continue
-            waiting.remove(check)
-            left = end - time.monotonic()
-            if left < _LEAST:
-                skipped = Row(check.name, SKIPPED, "", "no time left")
-                finish(Outcome(check, [skipped], unfinished=True), skipped)
-                break
-            seconds = check.seconds if place.on_gpu else _ON_CPU * check.seconds
-            running.append(_Running(check, place, min(seconds, left)))
-        wait([r.pipe for r in running], timeout=0.5)
-        for r in list(running):
-            r.check_time()
-            if not r.receive(say):
-                running.remove(r)
-                finish(r.outcome, r.end())
+    try:
+        while waiting or running:
+            unfinished = {c.name for c in (*waiting, *(r.outcome.check for r in running))}
+            for check in list(waiting):
+                busy = len(running) >= (1 if check.alone else at_once)
+                if busy or any(r.outcome.check.alone for r in running):
+                    break
+                if any(name in unfinished for name in check.after):
+                    continue
+                waiting.remove(check)
+                left = end - time.monotonic()
+                if left < _LEAST:
+                    skipped = Row(check.name, SKIPPED, "", "no time left")
+                    finish(Outcome(check, [skipped], unfinished=True), skipped)
+                    break
+                seconds = check.seconds if place.on_gpu else _ON_CPU * check.seconds
+                running.append(_Running(check, place, min(seconds, left)))
+            wait([r.pipe for r in running], timeout=0.5)
+            for r in list(running):
+                r.check_time()
+                if not r.receive(say):
+                    running.remove(r)
+                    finish(r.outcome, r.end())
+    finally:
+        for r in running:  # after Ctrl-C
+            r.stop()
     return finished
 
 

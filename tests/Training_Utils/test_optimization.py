@@ -196,8 +196,9 @@ def test_fused_optimisers_skip_steps_and_thaw_like_the_others(settings, frozen, 
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("settings", [{}, {"head_lr": 0.01}])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_run_saved_with_a_frozen_backbone_and_no_momenta_of_it_thaws(device):
+def test_a_run_saved_with_a_frozen_backbone_and_no_momenta_of_it_thaws(device, settings):
     """As PyTorch's own SGD does, which has saved no momentum for weights without a gradient."""
 
     def networks():
@@ -211,7 +212,7 @@ def test_a_run_saved_with_a_frozen_backbone_and_no_momenta_of_it_thaws(device):
             optimizer.step()
         return [*backbone.parameters(), *head.parameters()]
 
-    config = Config(initial_lr=0.01, weight_decay=0.01)
+    config = Config(initial_lr=0.01, weight_decay=0.01, **settings)
     plain = networks()
     weights = [weight for network in plain for weight in network.parameters()]
     old = torch.optim.SGD(weights, lr=0.01, momentum=0.9, weight_decay=0.01, nesterov=True)

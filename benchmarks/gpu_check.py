@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_checks import figures, runs, steps, together
+from benchmarks.gpu_checks import figures, runs, speed, steps, together
 from benchmarks.gpu_checks.check import ROOT, WRONG, Check, Place, Row
 from benchmarks.gpu_checks.running import AT_ONCE, Outcome, run_checks
 from Utils.devices import find_device
@@ -31,7 +31,7 @@ from Utils.errors import run_script
 from Utils.files import save_json
 from Utils.tables import format_table
 
-_EACH = (*runs.CHECKS, *steps.CHECKS, *together.CHECKS, *figures.CHECKS)
+_EACH = (*runs.CHECKS, *steps.CHECKS, *together.CHECKS, *figures.CHECKS, *speed.CHECKS)
 CHECKS = {check.name: check for check in _EACH}
 
 _WIDTH = 90  # of a note in the table

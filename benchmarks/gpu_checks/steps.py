@@ -53,9 +53,14 @@ class Training:
     """The step of a run with fresh weights, and batches of random images in pinned memory."""
 
     def __init__(
-        self, place: Place, amp: torch.dtype | None, classes: int = 500, **settings: Any
+        self,
+        place: Place,
+        amp: torch.dtype | None,
+        classes: int = 500,
+        count: int | None = None,
+        **settings: Any,
     ) -> None:
-        count, side = place.size(32, 8), place.size(48, 32)
+        count, side = count or place.size(32, 8), place.size(48, 32)
         config = place.config(
             **{"batch_size": count, "input_size": (side, side), "clip_norm": 5.0, **settings}
         )
@@ -73,9 +78,9 @@ class Training:
         batch = Batch(images, torch.randint(classes, (count,)), [])
         self._batch = batch.pin_memory() if place.on_gpu else batch
 
-    def step(self) -> Tensor:
-        """Train on a batch; its loss, on the device."""
-        loss = self._step(self._batch).loss
+    def step(self, batch: Batch | None = None) -> Tensor:
+        """Train on a batch, or on always the same one; its loss, on the device."""
+        loss = self._step(batch or self._batch).loss
         self.state.advance(1000)
         return loss
 

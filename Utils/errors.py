@@ -1,6 +1,7 @@
 """Exceptions for the user's mistakes, and `run_script`, which prints them as one paragraph."""
 
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -52,9 +53,11 @@ def run_script(main: Callable[[], None], keep_memory: bool = True) -> None:
 def _fail(message: str) -> None:
     # Names from a file may contain anything, even a terminal's control codes.
     message = "".join(c for c in message if c.isprintable() or c.isspace())
+    # A command, between backquotes, stays in one line, to be copied.
+    message = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\0"), message)
     paragraph = textwrap.fill(
         f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False
-    )
+    ).replace("\0", " ")
     # Under torchrun the first process's progress bar may be in this line.
     begin = "\n" if int(os.environ.get("RANK", "0")) > 0 else ""
     print(f"{begin}{paragraph}", file=sys.stderr)

@@ -5,14 +5,16 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import struct
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +23,15 @@ from torch import Tensor
 from Utils.errors import CheckpointError, DataError, RunError, UserError, first_line
 
 _SHOWN = 3  # functions and classes that an error names
+
+# Python that keeps the tensors of a file, in dictionaries or in modules.
+_SAVE_WEIGHTS = (
+    "import torch; "
+    'f = lambda v: v.state_dict() if hasattr(v, "state_dict") else v; '
+    'd = f(torch.load({source}, "cpu", weights_only=False)); '
+    'torch.save({{k: f(v) for k, v in d.items() if hasattr(f(v), "keys") or torch.is_tensor(v)}}, '
+    "{target})"
+)
 
 # What `torch.load` raises for files that are truncated or are not checkpoints.
 _READ_ERRORS = (
@@ -168,13 +179,22 @@ def read_tensors(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is not a file.")
-    try:
+    with refusing_code(path):
         mapped = lazily and zipfile.is_zipfile(path)  # older files can't be mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+@contextmanager
+def refusing_code(path: Path) -> Iterator[None]:
+    """Raise CheckpointError, which says why, for what `torch.load` raises in reading a file."""
+    try:
+        yield
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"checkpoint {path} can't be read: {_refusal(path, error)}") from None
+        why = _other_kind(path) or _refusal(path, error)
+        raise CheckpointError(f"checkpoint {path} can't be read: {why}") from None
     except _READ_ERRORS as error:
-        raise CheckpointError(f"checkpoint {path} can't be read: {_damage(error)}") from None
+        why = _other_kind(path) or _damage(error)
+        raise CheckpointError(f"checkpoint {path} can't be read: {why}") from None
 
 
 def unsafe_names(path: Path) -> list[str]:
@@ -249,15 +269,68 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
     # Files from before PyTorch 1.6 are no archives; the unpickler then names what it met first.
     names = unsafe_names(path) or re.findall(r"GLOBAL (\S+)", str(error))
     if not names:
-        return "it is not a checkpoint, or a damaged one; nothing in it was run."
+        return "it is not a checkpoint, or a damaged one; nothing in it was run. Fetch it again."
     shown = ", ".join(name[:80] for name in names[:_SHOWN]) + (", ..." if names[_SHOWN:] else "")
+    target = path.with_name(f"{path.stem}_weights.pt")
+    code = _SAVE_WEIGHTS.format(source=json.dumps(str(path)), target=json.dumps(str(target)))
     return (
         f"it needs code to be read ({shown}); nothing in it was run. If you trust it, save its "
-        f"state dict alone with the program that wrote it."
+        f"tensors alone where the program that wrote it is installed, which runs that code: "
+        f"`python -c {shlex.quote(code)}`."
     )
 
 
 def _damage(error: Exception) -> str:
-    if "TorchScript" in str(error):
-        return "it is a TorchScript program, which is not run; save its state dict alone."
-    return f"it is truncated or not a checkpoint. ({first_line(error)})"
+    return f"it is truncated or not a checkpoint. Fetch it again. ({first_line(error)})"
+
+
+def _other_kind(path: Path) -> str:
+    """What a file is that is no checkpoint, and what to do; "" for none of these."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`."
+    if start.lstrip().startswith(b"<"):
+        return "it is a web page, so what was downloaded is not the file; fetch it again."
+    if _is_onnx(path):
+        return "it is an ONNX model, which is not read here; give the weights that it was made of."
+    folder = shlex.quote(str(path.with_name(path.name.partition(".")[0] + "_unpacked")))
+    for module, is_archive in (("tarfile", tarfile.is_tarfile), ("zipfile", zipfile.is_zipfile)):
+        if is_archive(path) and (module == "tarfile" or not _is_pytorchs(path)):
+            return (
+                f"it is an archive; unpack it and give the file in it: "
+                f"`python -m {module} -e {shlex.quote(str(path))} {folder}`."
+            )
+    return ""
+
+
+def _is_pytorchs(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/data.pkl") for name in archive.namelist())
+
+
+def _is_onnx(path: Path) -> bool:
+    """Whether this is a protobuf message with ONNX's first field, a version, and its graph."""
+    fields = set()
+    with path.open("rb") as file:
+        while tag := _varint(file):
+            if tag & 7 not in (0, 2) or tag >> 3 > 40:
+                return False
+            value = _varint(file)  # a number, or the length of what follows
+            if tag & 7 == 2:
+                file.seek(value, os.SEEK_CUR)
+            fields.add(tag >> 3)
+            if {1, 7} <= fields:
+                return True
+    return False
+
+
+def _varint(file: BinaryIO) -> int:
+    """A number of protobuf, 7 bits a byte; 0 at the end of the file."""
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = file.read(1)
+        value |= (byte[0] & 127) << shift if byte else 0
+        if not byte or byte[0] < 128:
+            break
+    return value

@@ -142,8 +142,9 @@ def old_seresnet_ir(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim
     return output_layer(net, x, feature_dim)
 
 
-def irse(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim=512) -> Tensor:
-    """TreB1eN's Backbone; face.evoLVe's and FaceX-Zoo's are the same."""
+def irse(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim=512, affine=True) -> Tensor:
+    """TreB1eN's Backbone; face.evoLVe's and FaceX-Zoo's are the same, CurricularFace's has no
+    weight and bias in its last BatchNorm."""
     x = input_layer(net, x)
     for name, channels, stride in body(DEPTHS[depth]):
         layer = f"{name}.res_layer"
@@ -153,7 +154,7 @@ def irse(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim=512) -> Te
         if mode == "ir_se":
             y = squeeze_excite(net, f"{layer}.5", y)
         x = y + pool_or_conv_shortcut(net, f"{name}.shortcut_layer", x, channels, stride)
-    return output_layer(net, x, feature_dim)
+    return output_layer(net, x, feature_dim, affine)
 
 
 def adaface(net: Recorder, x: Tensor, depth: int, mode: str, feature_dim=512) -> Tensor:

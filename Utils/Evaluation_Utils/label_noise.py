@@ -210,7 +210,7 @@ def main() -> None:
         if getattr(given, name) < least:
             raise ConfigError(name, getattr(given, name), f"it must be at least {least}.")
     data = open_training_set(given.data, given.file_list, given.identity_folder)
-    weights = read_weights(given.source, given.lineage, given.weights)
+    weights = read_weights(given.source, given.lineage, given.weights, given.channel_order)
     backbone = build(weights, given.channel_order, given.input_mean, given.input_scale)
     by_weights = given.centres == "weights"
     class_weights = _class_weights(weights.head, data, backbone.feature_dim) if by_weights else None

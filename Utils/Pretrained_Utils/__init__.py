@@ -2,12 +2,15 @@
 
 Files, in the order to read them:
 
-load.py     a file to a backbone: `load_backbone`
-files.py    weights files on disk: found, read without running anything in them, written
-lineages/   the known code bases, and how a network of theirs is recognised
-heads.py    class weights that come with a network
-convert.py  the command that writes weights for another program
-export.py   the command that writes a network as ONNX or as PyTorch's exported program
+load.py       a file to a backbone: `load_backbone`
+files.py      weights files on disk: found, read without running anything in them, written
+stand_ins.py  what files name beside tensors, and TorchScript programs, without running them
+foreign.py    the files of other code bases: which network they hold, and whose
+contents.py   where in a file the network is
+lineages/     the known code bases, and how a network of theirs is recognised
+heads.py      class weights that come with a network
+convert.py    the command that writes weights for another program
+export.py     the command that writes a network as ONNX or as PyTorch's exported program
 """
 
 from Utils.Pretrained_Utils.files import find_weights

@@ -17,10 +17,10 @@ from Backbone.mobilefacenet import REPEATS
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
 from Utils.errors import CheckpointError, run_script
+from Utils.Pretrained_Utils.contents import State
 from Utils.Pretrained_Utils.files import (
     SAFETENSORS,
     Description,
-    State,
     writable_target,
     write_backbone,
 )
@@ -43,9 +43,14 @@ def main() -> None:
     parser = reading_flags(__doc__)
     parser.add_argument("target", type=Path, help=f"ends in {', '.join(SUFFIXES)}")
     parser.add_argument("--to", choices=TARGETS, help="with the tensor names of that lineage")
+    parser.add_argument(
+        "--part", default="", help="keys and prefix of the network, in a file with several"
+    )
     flags = parser.parse_args()
     target = writable_target(flags.target, SUFFIXES)
-    weights = read_weights(flags.source, flags.lineage, flags.weights)
+    weights = read_weights(
+        flags.source, flags.lineage, flags.weights, flags.channel_order, flags.part
+    )
     backbone = build(weights, flags.channel_order, flags.input_mean, flags.input_scale)
     print(f"read     {weights.path}: {describe(backbone)}")
     architecture = describe_backbone(backbone)

@@ -1,13 +1,11 @@
 """Weights files: found, read without running anything in them, opened, and written.
 
-A file is a dictionary, pickled by PyTorch or a safetensors file. The network's tensors are at the
-top of it or under one of a few keys, with a prefix before their names or none: `open_contents`
-finds them, and those of a head.
+A file is a dictionary, pickled by PyTorch or a safetensors file, or a TorchScript program.
 """
 
+import difflib
 import json
-import re
-from collections import Counter, OrderedDict
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from Utils.errors import CheckpointError, RunError
-from Utils.files import atomic_path, read_tensors, reading, unsafe_names, writing
+from Utils.files import atomic_path, read_tensors, reading, refusing_code, writing
+from Utils.Pretrained_Utils.stand_ins import is_torchscript, read_torchscript, stand_ins
 from Utils.run_folder import COMMON
 
 BACKBONE_FORMAT = "face-backbone-1"
@@ -28,18 +27,7 @@ FOLDER = "Pretrained"
 SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS)
 # The file with the network inside a folder: CVLface's, and that of a run's checkpoint folders.
 FOLDER_FILES = ("model.pt", COMMON)
-LIGHTNING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "lightning_utilities.")
 METADATA = "face_backbone"  # entry of a safetensors file's metadata with the description
-# Keys under which files keep a network's tensors, and those of its head.
-CONTAINERS = ("net_state_dict", "state_dict_backbone", "state_dict", "backbone", "model")
-HEAD_CONTAINERS = ("state_dict_softmax_fc", "head")
-# Longer ones first: the first that fits counts.
-PREFIXES = ("model.net.", "backbone.", "model.", "net.")
-HEAD_PREFIX = "head."
-# Put in front by DataParallel and DistributedDataParallel, and by torch.compile.
-WRAPPERS = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,6 +39,21 @@ class Description:
 
     architecture: dict[str, Any]
     lineage: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network's weights under this project's names, with the dtypes of the file.
+
+    description: how to build it, and whose it is. head: class weights C×D, where the file has any.
+    head_by_columns: see `lineages.Lineage`.
+    """
+
+    path: Path
+    description: Description
+    state: dict[str, Tensor]
+    head: Tensor | None
+    head_by_columns: bool = False
 
 
 def find_weights(name: str | Path) -> Path:
@@ -69,7 +72,18 @@ def find_weights(name: str | Path) -> Path:
                 if file.is_file():
                     return file
     looked = f", and {FOLDER} has none of that name" if path.parent == Path() else ""
-    raise CheckpointError(f"checkpoint {path} is not a file{looked}.")
+    raise CheckpointError(f"checkpoint {path} is not a file{looked}.{_files_like(path)}")
+
+
+def _files_like(path: Path) -> str:
+    """A sentence on files that may be meant: those in a folder, or of nearly the same name."""
+    folder = path if path.is_dir() else FOLDER if path.parent == Path() else path.parent
+    found = sorted(file for file in Path(folder).glob("*") if file.suffix in SUFFIXES[1:])
+    if not path.is_dir():
+        close = difflib.get_close_matches(path.name, [file.name for file in found])
+        found = [file for file in found if file.name in close]
+    shown = ", ".join(f"`{shlex.quote(str(file))}`" for file in found[:3])
+    return f" Did you mean {shown}?" if shown else ""
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -81,11 +95,23 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     if _is_safetensors(path):
         return _read_safetensors(path)
-    with torch.serialization.safe_globals(_stand_ins(path)):
+    if is_torchscript(path):
+        with refusing_code(path):
+            contents = read_torchscript(path)
+        if not contents:
+            raise CheckpointError(
+                f"checkpoint {path} is a TorchScript program whose weights are constants of its "
+                f"code, without names; save the program before it is frozen."
+            )
+        return contents
+    with torch.serialization.safe_globals(stand_ins(path)):
         contents = read_tensors(path, lazily=True)
+    if isinstance(contents, list | tuple):
+        contents = dict(enumerate(contents))
     if not isinstance(contents, dict):
         raise CheckpointError(
-            f"checkpoint {path} holds a {type(contents).__name__}, not a dictionary of tensors."
+            f"checkpoint {path} holds a {type(contents).__name__}, not a dictionary of tensors; "
+            f"give the file of the network."
         )
     return contents
 
@@ -137,24 +163,6 @@ def write_backbone(
         torch.save(contents, temporary)
 
 
-def _stand_ins(path: Path) -> list[tuple[type, str]]:
-    """Empty classes in place of those that Lightning's checkpoints name beside their tensors.
-
-    Older ones have a callback's class as the key of its state, or settings and enumerations of
-    Lightning's own classes. With a stand-in for the name the file can be read, and neither
-    Lightning nor anything in the file is run.
-    """
-    names = unsafe_names(path)
-    return [(type("StandIn", (_StandIn,), {}), n) for n in names if n.startswith(LIGHTNING)]
-
-
-class _StandIn:
-    """Makes an empty dictionary, whatever the arguments."""
-
-    def __new__(cls, *_: Any, **__: Any) -> OrderedDict:
-        return OrderedDict()  # of the few types that the unpickler fills
-
-
 def _is_safetensors(path: Path) -> bool:
     """Whether a file begins as that format does, whatever its name: with the length of a JSON
     object in 8 bytes, little-endian, and the object."""
@@ -191,73 +199,3 @@ def _description_in(path: Path, about: str) -> dict[str, Any]:
             f"that this program writes; the file is damaged."
         )
     return description
-
-
-@dataclass(frozen=True)
-class Contents:
-    """The tensors of a file, by names without prefix.
-
-    container: the key under which the network's were, "" for the top. prefix: that of their names.
-    head: the tensors of the classifier, if there are any.
-    """
-
-    container: str
-    prefix: str
-    network: State
-    head: State
-
-
-def open_contents(tree: dict[str, Any]) -> Contents:
-    """Find the network's tensors in a file's contents, and remove wrappers and prefix from names.
-
-    The prefix is that of most tensors. Tensors with neither it nor a head's stay in `network` under
-    their own names, so that a comparison with a known network shows them as extra.
-    """
-    container, state = _tensors(tree, CONTAINERS)
-    head_container, head = _tensors(tree, HEAD_CONTAINERS)
-    if not head_container:
-        head = {}
-    prefix = _prefix(state)
-    if not prefix:
-        return Contents(container, "", state, head)
-    head |= {k.removeprefix(HEAD_PREFIX): v for k, v in state.items() if k.startswith(HEAD_PREFIX)}
-    network = {k.removeprefix(prefix): v for k, v in state.items() if not k.startswith(HEAD_PREFIX)}
-    return Contents(container, prefix, network, head)
-
-
-def _prefix(state: State) -> str:
-    """The prefix that most tensors have, those of a head aside; "" where most have none."""
-    found = Counter(
-        next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
-        for key in state
-        if not key.startswith(HEAD_PREFIX)
-    )
-    return max(found, key=found.get, default="")
-
-
-def open_head(tree: dict[str, Any]) -> State:
-    """The tensors of a file that holds a head, by names without wrappers."""
-    return _tensors(tree, (*HEAD_CONTAINERS, *CONTAINERS))[1]
-
-
-def _tensors(tree: dict[str, Any], containers: tuple[str, ...]) -> tuple[str, State]:
-    """The first of these keys under which there are tensors, "" for none; and the tensors there, or
-    else at the top, by names without wrappers."""
-    container = next((key for key in containers if _has_tensors(tree.get(key))), "")
-    state = tree[container] if container else tree
-    return container, {
-        WRAPPERS.sub(r"\1", str(key)): value for key, value in state.items() if is_plain(value)
-    }
-
-
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(map(is_plain, value.values()))
-
-
-def is_plain(value: Any) -> bool:
-    """Whether this is a dense tensor of real numbers, as weights are."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not (value.is_nested or value.is_quantized or value.is_complex())
-    )

@@ -3,6 +3,7 @@
 Those are found by the names that each lineage's training code gives to its files.
 """
 
+import fnmatch
 import glob
 import re
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ import torch
 from torch import Tensor
 
 from Utils.errors import CheckpointError
-from Utils.Pretrained_Utils.files import PREFIXES, State, is_plain, open_head, read_file
+from Utils.Pretrained_Utils.contents import PREFIXES, State, is_plain, open_head
+from Utils.Pretrained_Utils.files import read_file
 
 # The network's file -> that of its head; with * for several, each with some of the classes.
 BESIDE = (
     (r"(?P<run>.*)_net(?P<end>\.\w+)", "{run}_margin{end}"),  # QuasarLight, wujiyang
-    # face.evoLVe; the minute in the two names may differ.
-    (r"Backbone_.*(?P<run>_Epoch_\d+_Batch_\d+_)Time_.*", "Head_*{run}Time_*"),
+    # face.evoLVe, CurricularFace; the minute in the two names may differ.
+    (r"Backbone_.*(?P<run>_Epoch_\d+_(Batch_\d+_)?)Time_.*", "Head_*{run}Time_*"),
     (r"model_(?P<run>.+)", "head_{run}"),  # TreB1eN
     (r"model\.pt", "classifier_rank*.pt"),  # CVLface
     (r"checkpoint_gpu_\d+\.pt", "checkpoint_gpu_*.pt"),  # insightface
@@ -106,6 +108,12 @@ def _pattern_beside(name: str) -> str:
         if match:
             return head.format(**{k: glob.escape(text) for k, text in match.groupdict().items()})
     return ""
+
+
+def is_head_of(head: str, network: str) -> bool:
+    """Whether these are the names that some code gives to a head's file and its network's."""
+    pattern = _pattern_beside(network)
+    return bool(pattern) and head != network and fnmatch.fnmatchcase(head, pattern)
 
 
 def _rank(file: Path) -> int | None:

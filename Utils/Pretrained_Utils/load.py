@@ -5,58 +5,34 @@ and fill it). Nothing in a file is ever executed.
 """
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from Backbone import BACKBONES, ArchitectureError, Preprocessing, rebuild_backbone
 from Config.errors import shortened
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.files import (
     BACKBONE_FORMAT,
-    Contents,
     Description,
+    Weights,
     find_weights,
-    open_contents,
     read_file,
 )
+from Utils.Pretrained_Utils.foreign import foreign_weights
 from Utils.Pretrained_Utils.heads import class_weights
 from Utils.Pretrained_Utils.lineages import LINEAGES, OWN, Lineage, find_lineage
-from Utils.Pretrained_Utils.lineages.descriptions import check_own, color_space
+from Utils.Pretrained_Utils.lineages.descriptions import check_own
 from Utils.Pretrained_Utils.lineages.recognise import (
     COUNTER,
-    Match,
     compare,
-    matches,
-    most_likely,
-    nearest,
     shapes_of,
 )
 from Utils.run_folder import FORMAT
 
-SHOWN_KEYS = 5
 FORMATS = ("face-training-checkpoint-", "face-backbone-")  # of this program's other versions, too
-# FaceX-Zoo's `crop_eye` trains on the upper 60 rows of 112×112; its last feature map is that of
-# 64×112.
-HALF_FACE = [64, 112]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A network's weights under this project's names, with the dtypes of the file.
-
-    description: how to build it, and whose it is. head: class weights C×D, where the file has any.
-    head_by_columns: see `lineages.Lineage`.
-    """
-
-    path: Path
-    description: Description
-    state: dict[str, Tensor]
-    head: Tensor | None
-    head_by_columns: bool = False
 
 
 def load_backbone(
@@ -73,20 +49,31 @@ def load_backbone(
     name: the backbone that it must be, or the key of the lineage that it is from
         (`lineages.LINEAGES`), which decides where two of them look alike; None takes what it is.
     channel_order, input_mean, input_scale: instead of what the lineage trained with; mean and scale
-        in pixel values, 0..255.
+        in pixel values, 0..255. Of lineages that look alike, the one with that channel order is
+        taken.
     which: of a run's checkpoint with a moving average of its weights, "averaged" or "raw"; in any
         other file there is one kind of weights, and this is not looked at.
 
     Returns it in evaluation mode on the CPU, in float32, with its `preprocessing`; `lineage` says
     where it is from. Raises CheckpointError for a file that can't be read without running code,
-    that holds no network known here, or another one than `name`.
+    that holds no network known here, or another one than `name`, or one that can be of several
+    lineages whose inputs differ.
     """
-    weights = read_weights(path, name, which)
+    weights = read_weights(path, name, which, channel_order)
     return build(weights, channel_order, input_mean, input_scale)
 
 
-def read_weights(path: str | Path, name: str | None = None, which: str = "averaged") -> Weights:
-    """Read and recognise a file, as `load_backbone` does, without building the network."""
+def read_weights(
+    path: str | Path,
+    name: str | None = None,
+    which: str = "averaged",
+    channel_order: str = "",
+    part: str = "",
+) -> Weights:
+    """Read and recognise a file, as `load_backbone` does, without building the network.
+
+    part: of a file with several networks, the keys and prefix of the one to read.
+    """
     lineage = find_lineage(name) if name else None
     if name and lineage is None and name not in BACKBONES:
         keys = ", ".join(row.key for row in LINEAGES)
@@ -100,10 +87,10 @@ def read_weights(path: str | Path, name: str | None = None, which: str = "averag
     elif str(contents.get("format")).startswith(FORMATS):
         raise CheckpointError(
             f"checkpoint {path} has format {shortened(contents['format'])!r}; this version of the "
-            f"program reads {FORMAT} and {BACKBONE_FORMAT}."
+            f"program reads {FORMAT} and {BACKBONE_FORMAT}. Read it with the version that wrote it."
         )
     else:
-        weights = _foreign_weights(path, contents, lineage)
+        weights = foreign_weights(path, contents, lineage, channel_order, part)
     found = weights.description.architecture["name"]
     if name in BACKBONES and name != found:
         raise CheckpointError(f"checkpoint {path} holds a {found}, not a {name}.")
@@ -189,72 +176,6 @@ def own_weights(
         averaged = dataclasses.replace(description, lineage=lineage)
         return Weights(path, averaged, contents["averaged"]["backbone"], head)
     return Weights(path, description, contents["backbone"], head)
-
-
-def _foreign_weights(path: Path, tree: dict[str, Any], wanted: Lineage | None) -> Weights:
-    """The weights of another code base, from what its file holds."""
-    contents = open_contents(tree)
-    rows = (wanted,) if wanted else LINEAGES
-    found = matches(contents.network, rows)
-    if not found:
-        raise CheckpointError(
-            _other_lineage(path, contents, wanted) or _unknown(path, contents, tree, rows)
-        )
-    lineage, match = most_likely(found, contents)
-    architecture = {**match.architecture, "variant": dict(match.architecture["variant"])}
-    architecture["preprocessing"] = lineage.preprocessing()
-    if lineage.normalise:
-        architecture["variant"]["normalise"] = True
-    if lineage.key == "cvlface" and (order := color_space(path.with_suffix(".yaml"))):
-        architecture["preprocessing"]["channel_order"] = order
-    if lineage.key == "facex_zoo" and architecture["input_size"] == HALF_FACE:
-        raise CheckpointError(
-            f"checkpoint {path} holds a network of {lineage.title} for half faces, the upper 60 "
-            f"rows of a photo; that can't be read here: height and width must be multiples of 16."
-        )
-    head = class_weights(contents.head, architecture["feature_dim"], lineage.head_by_columns)
-    description = Description(architecture, lineage.title)
-    return Weights(path, description, match.state, head, lineage.head_by_columns)
-
-
-def _other_lineage(path: Path, contents: Contents, wanted: Lineage | None) -> str:
-    """The error where the file is of another lineage than the one asked for; else ""."""
-    found = matches(contents.network) if wanted else []
-    if not found:
-        return ""
-    lineage, match = most_likely(found, contents)
-    return (
-        f"checkpoint {path} holds no network of {wanted.title}: its tensors are those of "
-        f"{lineage.title}'s {_kind(match)}. Leave --lineage out, or say {lineage.key}."
-    )
-
-
-def _unknown(
-    path: Path, contents: Contents, tree: dict[str, Any], rows: tuple[Lineage, ...]
-) -> str:
-    """The error for a file of no known network: what it holds, and which network is nearest."""
-    text = (
-        f"checkpoint {path} holds no network that is known here. Looked for: "
-        f"{', '.join(row.title for row in rows)}. "
-    )
-    keys = list(contents.network) or list(map(str, tree))
-    text += f"The file's first keys: {', '.join(map(shortened, keys[:SHOWN_KEYS]))}. "
-    if not contents.network:
-        return text + "None of them is a tensor."
-    if len(contents.network) == 1 and next(iter(contents.network.values())).ndim == 2:
-        return text + "That is what a head's file holds; the network's is another file beside it."
-    closest = nearest(contents.network, rows)
-    if closest is None:
-        return text + "No known network has any tensor of these names."
-    lineage, match = closest
-    return text + (
-        f"Nearest: {lineage.title}'s {_kind(match)}, which has names for {len(match.state)} of "
-        f"{len(contents.network)} tensors, but {'; '.join(match.differences)}."
-    )
-
-
-def _kind(match: Match) -> str:
-    return match.architecture.get("name", match.layout.family)
 
 
 def _misfit(path: Path, why: str) -> CheckpointError:

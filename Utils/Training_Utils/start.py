@@ -23,6 +23,7 @@ from Utils.devices import choose_amp_dtype, choose_device, describe_precision
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.heads import ClassWeights, find_class_weights
 from Utils.Pretrained_Utils.load import (
+    Weights,
     build,
     describe,
     override_preprocessing,
@@ -115,8 +116,13 @@ def saved_settings(resume: str, save_dir: str, processes: Processes = ALONE) -> 
 
 def pretrained_settings(config: Config) -> dict[str, Any]:
     """The settings of the network in the weights file that `pretrained` names."""
-    weights = read_weights(config.pretrained, config.lineage or None, config.weights)
+    weights = _pretrained(config)
     return _settings_of(weights.description.architecture)
+
+
+def _pretrained(config: Config) -> Weights:
+    lineage = config.lineage or None
+    return read_weights(config.pretrained, lineage, config.weights, config.channel_order)
 
 
 def begin_run(config: Config, processes: Processes) -> RunStart:
@@ -242,7 +248,7 @@ def starting_backbone(
         backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
         backbone.preprocessing = override_preprocessing(backbone.preprocessing, *given)
         return backbone, None, ""
-    weights = read_weights(config.pretrained, config.lineage or None, config.weights)
+    weights = _pretrained(config)
     for name, value in _settings_of(weights.description.architecture).items():
         if getattr(config, name) != value:
             raise CheckpointError(

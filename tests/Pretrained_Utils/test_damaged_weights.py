@@ -3,6 +3,7 @@
 import copy
 import enum
 import os
+import re
 import sys
 import types
 
@@ -148,14 +149,8 @@ def test_a_refusal_names_what_would_have_been_run(zipped, foreign, tmp_path):
     text = str(error.value)
     assert "it needs code to be read (posix.system); nothing in it was run" in text
     assert text.isprintable()
-    assert text.endswith("with the program that wrote it.")
+    assert re.search(r"If you trust it, .*`python -c [^`]+`\.$", text)
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_torchscript_program_is_not_run(tmp_path):
-    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "net.pt")
-    with pytest.raises(CheckpointError, match="it is a TorchScript program, which is not run"):
-        load_backbone(tmp_path / "net.pt")
 
 
 def test_lightnings_enumerations_and_settings_are_no_hindrance(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from tests import lineage_mobilefacenets as mobilefacenets
 from tests import lineage_networks as networks
 from tests.lineage_networks import Recorder
 from Utils.Pretrained_Utils import load_backbone
-from Utils.Pretrained_Utils.files import open_contents
+from Utils.Pretrained_Utils.contents import open_contents
 from Utils.Pretrained_Utils.lineages.recognise import matches, most_likely
 
 MOBILE = {
@@ -62,6 +62,17 @@ def lightning(state: dict) -> dict:
 def facex_zoo(state: dict) -> dict:
     head = {"head.weight": torch.zeros(512, 11)}
     return {"state_dict": {**prefixed("backbone.", state), **head}, "epoch": 1, "batch_id": 7}
+
+
+def magface(state: dict, prefix: str = "features.module.") -> dict:
+    """As MagFace's trainer saves it, with the head's D×C weights beside the network."""
+    fc = prefix.partition("features.")[0] + "fc.weight"
+    return {
+        "epoch": 25,
+        "arch": "iresnet18",
+        "state_dict": {**prefixed(prefix, state), fc: torch.zeros(512, 11)},
+        "optimizer": {"state": {}, "param_groups": []},
+    }
 
 
 def wujiyang(state: dict) -> dict:
@@ -133,8 +144,9 @@ CASES = [
         depth(networks.irse, 50, "ir_se"),
         preprocessing=BGR,
         normalised=True,
+        options={"name": "treb1en"},
     ),
-    Case("face_evolve", "ResNet50_IR", depth(networks.irse, 50)),
+    Case("face_evolve", "ResNet50_IR", depth(networks.irse, 50), options={"name": "face_evolve"}),
     Case(
         "face_evolve",
         "SEResNet50_IR",
@@ -146,6 +158,11 @@ CASES = [
     Case("insightface", "ResNet34_IR", depth(networks.iresnet, 34), partial_fc_checkpoint),
     Case("insightface", "MobileFaceNet", mbf),
     Case("insightface", "MobileFaceNet", mbf_large),
+    Case(
+        "curricularface", "ResNet50_IR", partial(networks.irse, depth=50, mode="ir", affine=False)
+    ),
+    Case("tface", "ResNet18_IR", depth(networks.adaface, 18), options={"name": "tface"}),
+    Case("magface", "ResNet18_IR", depth(networks.iresnet, 18), magface, ("BGR", 0.0, 255.0)),
     Case("adaface", "ResNet18_IR", depth(networks.adaface, 18), lightning, BGR),
     Case("adaface", "SEResNet34_IR", depth(networks.adaface, 34, "ir_se"), lightning, BGR),
     Case("adaface", "ResNet152_IR", depth(networks.adaface, 152), lightning, BGR),
@@ -251,7 +268,7 @@ def test_this_projects_bottlenecks_are_told_from_its_plain_networks(name):
     for variant in ({"bottleneck": True}, {}):
         with torch.device("meta"):
             state = build_backbone(name, 512, (112, 112), **variant).state_dict()
-        _, match = most_likely(matches(state), open_contents(state))
+        (_, match), *_ = most_likely(matches(state), open_contents(state)[0])
         found = match.architecture
         assert (found["name"], found["variant"]) == (name, variant)
 
@@ -262,7 +279,9 @@ def test_this_projects_bottlenecks_are_told_from_its_plain_networks(name):
 def test_every_depth_is_recognised_by_names_and_shapes(lineage, name, network, file, size):
     net = Recorder(device="meta")
     network(net, torch.empty(1, 3, *size, dtype=torch.float64, device="meta"))
-    contents = open_contents(file(net.state))
-    found, match = most_likely(matches(contents.network), contents)
-    assert (found.key, match.architecture["name"]) == (lineage, name)
-    assert tuple(match.architecture["input_size"]) == size
+    contents = open_contents(file(net.state))[0]
+    likely = most_likely(matches(contents.network), contents)
+    assert lineage in [row.key for row, _ in likely]
+    for _, match in likely:
+        assert match.architecture["name"] == name
+        assert tuple(match.architecture["input_size"]) == size

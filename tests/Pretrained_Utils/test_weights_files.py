@@ -40,7 +40,7 @@ def mobile() -> tuple[dict, torch.Tensor, torch.Tensor]:
 def assert_embeds(path, images, expected, limit=1e-5):
     """The file's network gives the output, within a limit relative to the largest value."""
     with torch.inference_mode():
-        found = load_backbone(path)(images).double()
+        found = load_backbone(path, "wujiyang")(images).double()
     assert (found - expected).abs().max() < limit * expected.abs().max()
 
 
@@ -62,18 +62,18 @@ def test_safetensors_half_precision_old_formats_and_missing_counters(mobile, tmp
     torch.save(older, tmp_path / "older.pth")
     for name in ("net.safetensors", "old.pth", "older.pth"):
         assert_embeds(tmp_path / name, images, expected)
-    assert int(load_backbone(tmp_path / "old.pth").conv1.bn.num_batches_tracked) == 7
-    assert int(load_backbone(tmp_path / "older.pth").conv1.bn.num_batches_tracked) == 0
+    assert int(load_backbone(tmp_path / "old.pth", "wujiyang").conv1.bn.num_batches_tracked) == 7
+    assert int(load_backbone(tmp_path / "older.pth", "wujiyang").conv1.bn.num_batches_tracked) == 0
 
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     torch.save(half, tmp_path / "half.pth")
-    backbone = load_backbone(tmp_path / "half.pth")
+    backbone = load_backbone(tmp_path / "half.pth", "wujiyang")
     assert {p.dtype for p in backbone.parameters()} == {torch.float32}
     assert_embeds(tmp_path / "half.pth", images, expected, limit=0.02)
 
 
 def test_preprocessing_is_the_lineages_unless_told_otherwise(mobile, tmp_path):
-    torch.save(mobile[0], tmp_path / "net.pth")
+    torch.save({"iters": 1, "net_state_dict": mobile[0]}, tmp_path / "net.pth")
     given = load_backbone(tmp_path / "net.pth").preprocessing
     assert (given.channel_order, given.mean, given.scale) == ("BGR", 127.5, 127.5)
     changed = load_backbone(
@@ -165,7 +165,7 @@ def test_a_bare_name_is_looked_for_in_the_folder_pretrained(mobile, tmp_path, mo
     torch.save(mobile[0], tmp_path / "Pretrained" / "wujiyang.mobile.pth")
     monkeypatch.chdir(tmp_path)
     for name in ("wujiyang.mobile", "wujiyang.mobile.pth", "Pretrained/wujiyang.mobile.pth"):
-        assert load_backbone(name).feature_dim == 128
+        assert load_backbone(name, "wujiyang").feature_dim == 128
     with pytest.raises(CheckpointError, match="Pretrained has none of that name"):
         load_backbone("wujiyang")
 
@@ -199,9 +199,9 @@ def test_files_that_are_no_weights_say_so(mobile, tmp_path):
     (tmp_path / "text.pth").write_text("no weights here")
     with pytest.raises(CheckpointError, match="can't be read"):
         load_backbone(tmp_path / "text.pth")
-    torch.save([torch.zeros(2)], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="holds a list"):
-        load_backbone(tmp_path / "list.pth")
+    torch.save(torch.zeros(2), tmp_path / "tensor.pth")
+    with pytest.raises(CheckpointError, match="holds a Tensor, not a dictionary"):
+        load_backbone(tmp_path / "tensor.pth")
     torch.save({"weight": torch.zeros(10, 128)}, tmp_path / "Iter_1_margin.pth")
     with pytest.raises(CheckpointError, match="what a head's file holds"):
         load_backbone(tmp_path / "Iter_1_margin.pth")
@@ -229,7 +229,7 @@ def test_an_unknown_network_is_compared_with_the_nearest_lineage(mobile, tmp_pat
 
 def test_a_wrong_lineage_is_told_the_right_one(mobile, tmp_path):
     torch.save({"net_state_dict": mobile[0]}, tmp_path / "net.ckpt")
-    with pytest.raises(CheckpointError, match=r"no network of deepinsight.*or say wujiyang"):
+    with pytest.raises(CheckpointError, match=r"no network of deepinsight.*--lineage wujiyang"):
         load_backbone(tmp_path / "net.ckpt", "insightface")
 
 
@@ -260,6 +260,6 @@ def test_published_weights_reach_the_lineages_own_figure(shared_data, tmp_path):
 
 def test_safetensors_written_elsewhere_hold_the_same_values(mobile, tmp_path):
     save_file(mobile[0], tmp_path / "net.safetensors")
-    read = read_weights(tmp_path / "net.safetensors").state
+    read = read_weights(tmp_path / "net.safetensors", "wujiyang").state
     again = load_file(tmp_path / "net.safetensors")
     assert torch.equal(read["conv2.conv.weight"], again["conv2.conv.weight"])

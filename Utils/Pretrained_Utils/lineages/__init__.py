@@ -7,8 +7,8 @@ recognise.py     whose network a file holds, from the names and shapes of its te
 descriptions.py  what a file says of its own network, checked: ours, and CVLface's model.yaml
 
 `LINEAGES` has a row for each repository. Where two of them name and shape their tensors alike, the
-rest of the file decides (`prefixes`, `containers`), then `usual`: which networks of that kind a
-repository has published.
+rest of the file decides (`places`, `marks`, `builds`, `files`). Where that does not
+and their inputs differ, none is taken: the user says which.
 """
 
 import argparse
@@ -32,11 +32,14 @@ class Lineage:
     key: short name, for `--lineage` and `--to`. title: as messages show it.
 
     layouts: of its networks. channel_order, mean, scale: see `Backbone.Preprocessing`.
-    prefixes: of the names of the network's tensors; "" for none. containers: keys under which its
-    files keep the tensors; "" for the top of the file.
+    places: of the network's tensors in its files: the key above them, "" for the top of the file,
+        and the prefix of their names, "" for none. marks: keys of which those files have one too.
+    files: names, as a regular expression, that its code gives to files, or under which it
+        published them.
     normalise: whether its networks' embeddings are L2-normalised.
     head_by_columns: whether its heads keep class weights as D×C under the name `weight` too.
-    usual: whether an architecture (`Backbone.describe_backbone`'s values) is one it has published.
+    builds: whether its code can build an architecture (`Backbone.describe_backbone`'s values) of
+        its layouts.
     """
 
     key: str
@@ -45,23 +48,25 @@ class Lineage:
     channel_order: str = "RGB"
     mean: float = 127.5
     scale: float = 127.5
-    prefixes: tuple[str, ...] = ("",)
-    containers: tuple[str, ...] = ("",)
+    places: tuple[tuple[str, str], ...] = (("", ""),)
+    marks: tuple[str, ...] = ()
+    files: str = ""
     normalise: bool = False
     head_by_columns: bool = False
-    usual: Callable[[dict[str, Any]], bool] = lambda architecture: True
+    builds: Callable[[dict[str, Any]], bool] = lambda architecture: True
 
     def preprocessing(self) -> dict[str, Any]:
         """As `Backbone.describe_backbone` has it."""
         return {"channel_order": self.channel_order, "mean": self.mean, "scale": self.scale}
 
+    def input(self) -> str:
+        """In one line: what its code feeds, and whether the output is normalised."""
+        text = f"{self.channel_order}, (pixel - {self.mean:g}) / {self.scale:g}"
+        return text + (", output L2-normalised" if self.normalise else "")
 
-def _cropped(architecture: dict[str, Any]) -> bool:
-    return architecture["input_size"][0] != architecture["input_size"][1]
 
-
-def _is_se(architecture: dict[str, Any]) -> bool:
-    return architecture["name"].startswith("SE")
+def _square(architecture: dict[str, Any]) -> bool:
+    return architecture["input_size"][0] == architecture["input_size"][1]
 
 
 LINEAGES = (
@@ -69,7 +74,17 @@ LINEAGES = (
         "insightface",
         "deepinsight insightface arcface_torch",
         (layouts.IRESNET, layouts.MBF, layouts.MBF_LARGE),
-        containers=("", "state_dict_backbone"),
+        places=(("", ""), ("state_dict_backbone", "")),
+    ),
+    Lineage(
+        "magface",
+        "IrvingMeng MagFace",
+        (layouts.IRESNET,),
+        channel_order="BGR",
+        mean=0.0,
+        scale=255.0,
+        places=(("state_dict", "features."),),
+        head_by_columns=True,
     ),
     Lineage(
         "quasarlight",
@@ -87,16 +102,17 @@ LINEAGES = (
             layouts.WUJIYANG_MOBILE,
         ),
         channel_order="BGR",
-        containers=("net_state_dict",),
-        usual=lambda architecture: not _cropped(architecture),
+        places=(("net_state_dict", ""),),
+        marks=("iters",),
+        builds=_square,
     ),
     Lineage(
         "xiaoccer",
         "Xiaoccer MobileFaceNet_Pytorch",
         (layouts.WUJIYANG_MOBILE,),
         scale=128.0,
-        containers=("net_state_dict",),
-        usual=_cropped,
+        places=(("net_state_dict", ""),),
+        marks=("epoch",),
     ),
     Lineage(
         "treb1en",
@@ -104,15 +120,13 @@ LINEAGES = (
         (layouts.IRSE, layouts.TREB1EN_MOBILE),
         channel_order="BGR",
         normalise=True,
-        # Published: MobileFaceNet and IR-SE50.
-        usual=lambda architecture: _is_se(architecture) or architecture["name"] == "MobileFaceNet",
+        files=r"model_.*_accuracy.*_step.*\.pth|model_ir_se50\.pth",
     ),
     Lineage(
         "face_evolve",
         "ZhaoJ9014 face.evoLVe",
         (layouts.IRSE, layouts.EVOLVE_RESNET),
-        # Published: IR-50 and IR-152.
-        usual=lambda architecture: not _is_se(architecture),
+        files=r"Backbone_.*_Epoch_\d+_Batch_\d+_Time_.*|backbone_ir\d+_(asia|ms1m_epoch\d+)\.pth",
     ),
     Lineage(
         "facex_zoo",
@@ -121,22 +135,31 @@ LINEAGES = (
         channel_order="BGR",
         scale=128.0,
         head_by_columns=True,
-        prefixes=("backbone.",),
-        containers=("state_dict",),
+        places=(("state_dict", "backbone."),),
+    ),
+    Lineage(
+        "curricularface",
+        "HuangYG123 CurricularFace",
+        (layouts.CURRICULAR,),
+    ),
+    Lineage(
+        "tface",
+        "Tencent TFace",
+        (layouts.ADAFACE, layouts.ADAFACE_BOTTLENECK),
+        files=r"Backbone_Epoch_\d+_checkpoint\.pth",
     ),
     Lineage(
         "adaface",
         "mk-minchul AdaFace",
         (layouts.ADAFACE, layouts.ADAFACE_BOTTLENECK),
         channel_order="BGR",
-        prefixes=("model.", ""),
-        containers=("state_dict", ""),
+        places=(("state_dict", "model."), ("", "")),
     ),
     Lineage(
         "cvlface",
         "mk-minchul CVLface",
         (layouts.ADAFACE, layouts.ADAFACE_BOTTLENECK, layouts.IRESNET),
-        prefixes=("net.", "model.net."),
+        places=(("", "net."), ("", "model.net.")),
     ),
     Lineage(
         "own",

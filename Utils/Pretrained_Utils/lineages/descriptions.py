@@ -12,7 +12,7 @@ from Backbone.preprocessing import CHANNEL_ORDERS
 from Config.errors import shortened
 from Utils.errors import CheckpointError
 from Utils.files import reading
-from Utils.Pretrained_Utils.files import is_plain
+from Utils.Pretrained_Utils.contents import is_plain
 
 
 def _is_integer(value: Any) -> bool:

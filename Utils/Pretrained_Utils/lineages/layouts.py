@@ -6,8 +6,8 @@ bias, running_mean, ...) have the same names everywhere, so a name is a module a
 In three families: ResNet-IR, MobileFaceNet and ResNet. The facts were read from the public
 repositories: wujiyang/Face_Pytorch, QuasarLight/Pytorch_Face_Recognition,
 Xiaoccer/MobileFaceNet_Pytorch, TreB1eN/InsightFace_Pytorch, ZhaoJ9014/face.evoLVe,
-deepinsight/insightface (recognition/arcface_torch), mk-minchul/AdaFace and CVLface,
-JDAI-CV/FaceX-Zoo.
+deepinsight/insightface (recognition/arcface_torch), IrvingMeng/MagFace, Tencent/TFace,
+HuangYG123/CurricularFace, mk-minchul/AdaFace and CVLface, JDAI-CV/FaceX-Zoo.
 """
 
 from collections.abc import Callable, Mapping
@@ -133,6 +133,11 @@ SERESNET_IR = Layout(
 )
 # TreB1eN's Backbone, which face.evoLVe and FaceX-Zoo took over
 IRSE = replace(SERESNET_IR, unit=IR_UNIT_PLAIN, variant={"shortcut": "pool", "middle_norm": False})
+# CurricularFace's; its last BatchNorm has no weight and bias
+CURRICULAR = replace(
+    IRSE, variant={"shortcut": "pool", "middle_norm": False, "output_affine": False}
+)
+# AdaFace's, TFace's and CVLface's
 ADAFACE = Layout(
     "ResNetIR",
     IR_FIXED,

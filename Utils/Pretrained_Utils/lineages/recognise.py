@@ -6,6 +6,7 @@ some 1×1 convolutions are matrices elsewhere, and change their shape.
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from Backbone import ArchitectureError, build_backbone
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, CHANNELS, EXPANSION, UNITS
 from Config.errors import shortened
-from Utils.Pretrained_Utils.files import Contents, State
+from Utils.Pretrained_Utils.contents import Contents, State
 from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage
 from Utils.Pretrained_Utils.lineages.layouts import Counts, Layout, module_names
 
@@ -68,18 +69,31 @@ def _find_match(state: State, layout: Layout) -> Match | None:
     return None
 
 
-def most_likely(found: list[tuple[Lineage, Match]], contents: Contents) -> tuple[Lineage, Match]:
-    """Of several lineages with the same tensors, the one that fits the rest of the file best."""
+def most_likely(
+    found: list[tuple[Lineage, Match]], contents: Contents, name: str = ""
+) -> list[tuple[Lineage, Match]]:
+    """Of several lineages with the same tensors, those that fit the rest of the file best.
 
-    def rank(row: tuple[Lineage, Match]) -> tuple[bool, bool, bool]:
+    name: of the file.
+    """
+
+    def fits(lineage: Lineage) -> bool:
+        marked = not lineage.marks or not contents.keys.isdisjoint(lineage.marks)
+        return (contents.container, contents.prefix) in lineage.places and marked
+
+    def is_bare(lineage: Lineage) -> bool:
+        return ("", "") in lineage.places
+
+    # A wrapper that none of them writes tells nothing: as if the network stood alone.
+    at_home = fits if any(fits(lineage) for lineage, _ in found) else is_bare
+
+    def rank(row: tuple[Lineage, Match]) -> tuple[bool, ...]:
         lineage, match = row
-        return (
-            contents.prefix in lineage.prefixes,
-            contents.container in lineage.containers,
-            lineage.usual(match.architecture),
-        )
+        named = bool(lineage.files and re.fullmatch(lineage.files, name))
+        return at_home(lineage), lineage.builds(match.architecture), named
 
-    return max(found, key=rank)  # the first of the best
+    best = max(map(rank, found))
+    return [row for row in found if rank(row) == best]
 
 
 def nearest(state: State, lineages: tuple[Lineage, ...] = LINEAGES) -> tuple[Lineage, Match] | None:

@@ -317,13 +317,20 @@ class Config:
     )
     facescrub_dataset_path: str = setting("", "folder of the FaceScrub probes; empty: the demo's")
     facescrub_file_list: str = setting(
-        "", "the probes' devkit list (JSON); empty: all images, a folder for each person"
+        "",
+        "the probes' devkit list (JSON), or a path on each line; empty: all images, a folder for "
+        "each person",
     )
     megaface_dataset_path: str = setting("", "folder of the MegaFace distractors")
     megaface_file_list: str = setting(
         "",
         "devkit lists of distractors, one a set size, separated by commas, or a pattern like "
         "DIR/megaface_features_list.json_*_1; empty: all images of the folder",
+    )
+    strict: bool = setting(
+        False,
+        "end with an error if a distractor is missing or can't be read, instead of leaving it out "
+        "and naming it; probes always do",
     )
     distractor_sizes: tuple[int, ...] = setting(
         (),

@@ -1,6 +1,8 @@
-"""Tables in plain text: one function for everything that is printed in columns."""
+"""Tables in plain text, and the warnings above them."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 GAP = "  "  # between two columns
 
@@ -23,3 +25,9 @@ def format_table(rows: Sequence[Sequence[str]], align: str, indent: int = 0) -> 
         ]
         lines.append((" " * indent + GAP.join(cells)).rstrip())
     return "\n".join(lines)
+
+
+def format_warnings(warnings: Iterable[str]) -> str:
+    """Warnings to print above a table, a paragraph each with an empty line after it."""
+    fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
+    return "".join(fill(f"warning: {text}.") + "\n\n" for text in warnings)

@@ -3,29 +3,37 @@
 The devkit's lists are JSON, {"path": [...], "id": [...]}: facescrub_features_list.json names the
 probes and their people; megaface_features_list.json_<N>_<set> names the distractors, whose ids have
 no meaning. Names are relative to the images' folder and are kept as they are: they may have blanks,
-several dots, or no extension.
+several dots, or no extension. insightface's lists (facescrub_lst, megaface_lst) have a path on each
+line instead, `facescrub_images/<person>/<photo>`; the person is the folder.
 
 A noise list names mislabelled photos, one a line, with comments after `#`: for FaceScrub an image
 name, for MegaFace <folder>/<folder>/<name>, alone or in the second of two columns with a tab
 between.
 """
 
+import codecs
 import json
 import os
+import posixpath
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from Utils.Datasets_Utils.formats import find_images, is_image_folder
 from Utils.Datasets_Utils.formats.class_tree import Folder, group_images, list_folder
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, is_image_name
+from Utils.Datasets_Utils.text import is_comment, numbered_lines
 from Utils.Datasets_Utils.verification_set import ImageFiles, StoredImages, locate_images
 from Utils.errors import DataError
 from Utils.files import atomic_path, read_json, reading
+
+_HEAD = 64  # bytes that tell JSON from lines
+_SAMPLE = 20  # names by which it is seen how they lie in a folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +55,15 @@ class Photos:
 
 
 def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
-    """Read a devkit list. with_ids: True: it must have identities; False: they are ignored; None:
-    they are read if there are any.
+    """Read a list of photos. with_ids: True: it must have identities; False: they are ignored;
+    None: they are read if there are any.
 
     Raises DataError, naming the file, if it can't be read, is no such list, names no photo, or
     names one twice.
     """
     path = Path(path)
-    values = read_json(path, "photo list")
+    with reading(path, "photo list"), open(path, "rb") as file:
+        values = read_json(path, "photo list") if _is_json(file) else _lines(file, path)
     values = values if isinstance(values, dict) else {}
     if with_ids is None:
         with_ids = "id" in values
@@ -71,6 +80,29 @@ def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:
     if count > 1:
         raise DataError(f"the photo list {path} names {name} twice.")
     return PhotoList(names, None if ids is None else [str(i) for i in ids], str(path))
+
+
+def _is_json(file: BinaryIO) -> bool:
+    head = file.read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
+    file.seek(0)
+    return head[:1] in (b"{", b"[")
+
+
+def _lines(file: BinaryIO, path: Path) -> dict[str, list[str]]:
+    """A list of a path on each line, in the devkit's form. Raises DataError for another line."""
+    names = []
+    for number, text in numbered_lines(file, path):
+        name = text if "/" in text else text.replace("\\", "/")
+        if is_comment(text):
+            continue
+        if "/" not in name or "\t" in name or name.startswith("<"):
+            raise DataError(
+                f"the photo list {path}, line {number}: {text[:80]!r} is not a photo's path with "
+                f"its folder; expected such a path on each line, or the devkit's JSON, "
+                f'{{"path": [...], "id": [...]}}.'
+            )
+        names.append(name)
+    return {"path": names, "id": [posixpath.basename(posixpath.dirname(name)) for name in names]}
 
 
 def write_photo_list(photos: PhotoList, path: Path) -> None:
@@ -162,16 +194,34 @@ def _stem(name: str) -> str:
     return stem if extension.lower() in IMAGE_SUFFIXES else stem + extension
 
 
-def open_listed(folder: str | Path, listed: PhotoList) -> Photos:
+def open_listed(folder: str | Path, listed: PhotoList, most_missing: int = 0) -> Photos:
     """The photos of a list. Each is looked for here; none is read yet.
 
     A record file, shards or an archive will do as well; an image list has the same names for them.
+    Folders that all names begin with may be missing in `folder`, which may be the last of them.
+    most_missing: so many of a folder's photos may be missing; reading them is an error later.
     Raises DataError, naming the first missing photos.
     """
     if is_image_folder(folder):
-        return Photos(listed, ImageFiles(locate_images(Path(folder), listed.names, listed.source)))
+        names = _below(Path(folder), listed.names)
+        files = locate_images(Path(folder), names, listed.source, most_missing)
+        return Photos(listed, ImageFiles(files))
     store = find_images(folder).images
     return Photos(listed, StoredImages(store, store.rows(listed.names, Path(listed.source))))
+
+
+def _below(folder: Path, names: Sequence[str]) -> Sequence[str]:
+    """The names without the folders that they all begin with, where only so they are there."""
+    sample = names[:_SAMPLE]
+    if any((folder / name).exists() for name in sample):
+        return names
+    shared = posixpath.dirname(os.path.commonprefix([min(names), max(names)]))  # noqa: RUF071
+    while shared.strip("/"):
+        start = len(shared) + 1
+        if any((folder / name[start:]).exists() for name in sample):
+            return [name[start:] for name in names]
+        shared = posixpath.dirname(shared)
+    return names
 
 
 def open_folder(folder: str | Path, with_ids: bool) -> Photos:

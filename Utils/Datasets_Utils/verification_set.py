@@ -134,17 +134,22 @@ def load_pairs_set(
     return _with_pairs(ImageFiles(locate_images(Path(path), pairs.names, pairs.source)), pairs)
 
 
-def locate_images(folder: Path, names: Sequence[str], source: str | Path) -> list[str]:
+def locate_images(
+    folder: Path, names: Sequence[str], source: str | Path, most_missing: int = 0
+) -> list[str]:
     """The files of the images that a list names, relative to the folder.
 
     A suffix is added where a name has no file as it is, never replaced: names may hold dots.
-    source: the list. Raises DataError naming the folder, the list and the first missing images.
+    source: the list. Raises DataError naming the folder, the list and the first missing images, if
+    more than `most_missing` are; of fewer, reading each will be the error.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: is not a folder; expected the images of {source}")
     stems = [os.path.join(folder, name) for name in names]
     candidates = ((stem + suffix for suffix in _ADDED) for stem in stems)
     found = [next(filter(os.path.isfile, files), None) for files in candidates]
+    if found.count(None) <= most_missing:
+        return [stem if file is None else file for stem, file in zip(stems, found, strict=True)]
     _require_all(names, found, f"in {source} are not in {folder}, with or without a suffix")
     return found
 

@@ -291,11 +291,13 @@ def embedded(
     batch_size: int,
     num_workers: int,
     skip_unreadable: bool = False,
+    flaws: list[str] | None = None,
 ) -> Producer:
     """A producer of features from photos, L2-normalised, without random augmentation.
 
     flip: how the embeddings of a photo and of its mirror image are joined, a name in FLIPS.
     skip_unreadable: give a photo that can't be read a feature of zeros; no ImageError.
+    flaws: takes what is wrong with photos that were read all the same.
     """
 
     def produce(lots: Sequence[range]) -> Iterator[np.ndarray]:
@@ -313,6 +315,7 @@ def embedded(
             batches,
             num_workers,
             skip_unreadable=skip_unreadable,
+            flaws=flaws,
         )
         for both in embeddings:
             yield unit_rows(FLIPS[flip](*both))

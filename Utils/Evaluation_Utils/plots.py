@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -277,8 +278,15 @@ def _draw_pair(
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write the picture, and its folder if need be. Raises RunError if that can't be done."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):  # a file's name that is not UTF-8 can't be drawn
+        shown = text.get_text().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if shown != text.get_text():
+            text.set_text(shown)
     path = Path(path)
     make_folder(path.parent)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; it is in the tables as it is.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         FigureCanvasAgg(figure).print_figure(temporary, format=path.suffix[1:] or "png")

@@ -5,10 +5,8 @@ any other verification set. Each image is embedded once; pairs are rows of that 
 """
 
 import tempfile
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +43,7 @@ from Utils.files import save_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
 from Utils.run_folder import COMMON, run_of
-from Utils.tables import format_table
+from Utils.tables import format_table, format_warnings
 
 # Pairs that are evaluated in fp32 too: all of them would take longer than another dtype saves.
 COMPARED_PAIRS = 600
@@ -295,13 +293,11 @@ def default_output(checkpoint: Path) -> Path:
 
 def _heading(about: dict[str, Any], kind: str) -> str:
     """The lines above the figures; kind: of the pairs, or their folds."""
-    fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
-    warnings = "".join(fill(f"warning: {text}.") + "\n\n" for text in about["warnings"])
     names = ["data", "checkpoint", "network", *(["sizes"] if about["sizes"] else [])]
     rows = [[name, about[name]] for name in names] + [["note", note] for note in about["notes"]]
     counts = f"{about['images']:,} images, {about['pairs']:,} pairs"
     return (
-        f"{warnings}{about['benchmark']}: {counts}, {kind}\n"
+        f"{format_warnings(about['warnings'])}{about['benchmark']}: {counts}, {kind}\n"
         + format_table(rows, "<<", indent=2)
         + "\n"
     )

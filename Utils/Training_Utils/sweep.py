@@ -35,6 +35,7 @@ from Config.command_line import flags_of
 from Config.fields import written
 from Config.sweep import Variation, settings_of_run
 from Utils.errors import DataError, RunError, UserError
+from Utils.Evaluation_Utils.plots import save_figure
 from Utils.files import atomic_path, make_folder, save_json
 from Utils.processes import ALONE, Processes
 from Utils.run_folder import SWEEP, RunFolder, check_writable
@@ -333,5 +334,4 @@ def _draw(runs: list[SweepRun], path: Path) -> None:
         panel.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,23 @@ def test_contact_sheet_texts_and_pictures_do_not_overlap(tmp_path, figures):
         assert page.y0 <= box.y0
         assert box.y1 <= page.y1
         assert not any(box.overlaps(other) for other in boxes[:index])
+
+
+def test_names_that_the_font_lacks_bring_no_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("成龙/成龙_0001.jpg", "हिन्दी", "Jos\udce9"):
+            contact_sheet({name: [(RED, BLUE, name)]}, tmp_path / "x.png", name)
+            plot_roc({name: curve()}, tmp_path / "roc.png", name)
+
+
+def test_other_warnings_of_a_picture_are_not_hidden(tmp_path, monkeypatch):
+    def draw(*_, **__):
+        warnings.warn("something else", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(FigureCanvasAgg, "print_figure", draw)
+    with pytest.warns(UserWarning, match="something else"):
+        plot_roc({"LFW": curve()}, tmp_path / "roc.png", "LFW")
 
 
 def test_side_by_side_keeps_every_pixel():

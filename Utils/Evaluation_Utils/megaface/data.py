@@ -27,6 +27,9 @@ from Utils.errors import DataError
 from Utils.Evaluation_Utils.features import FeatureFolder, Features
 from Utils.Evaluation_Utils.identification.ranks import has_pairs
 
+# Share of the distractors that may be missing or unreadable. More are no accident.
+MOST_LEFT_OUT = 0.05
+
 _PREFIXES = {"probes": "facescrub", "distractors": "megaface"}
 
 
@@ -150,7 +153,8 @@ def _open_distractors(config: Config) -> tuple[Source, dict[str, np.ndarray]]:
     else:
         sets, photos = None, None
     folder, features = config.megaface_dataset_path, config.distractor_features
-    source = _open("distractors", folder, photos, features, with_ids=False)
+    share = 0 if config.strict else MOST_LEFT_OUT
+    source = _open("distractors", folder, photos, features, with_ids=False, share_missing=share)
     if sets is None:
         sets = join_lists([source.listed], config.distractor_sizes)
     if source.ready is None:
@@ -161,13 +165,21 @@ def _open_distractors(config: Config) -> tuple[Source, dict[str, np.ndarray]]:
 
 
 def _open(
-    name: str, folder: str, listed: PhotoList | None, features: str, with_ids: bool
+    name: str,
+    folder: str,
+    listed: PhotoList | None,
+    features: str,
+    with_ids: bool,
+    share_missing: float = 0,
 ) -> Source:
     if features and FeatureFolder(Path(features)).is_there():
         return _open_ready(name, folder, listed, features)
     photos, prefix = None, _PREFIXES[name]
     if folder:
-        photos = open_listed(folder, listed) if listed else open_folder(folder, with_ids)
+        most_missing = int(share_missing * len(listed.names)) if listed else 0
+        photos = (
+            open_listed(folder, listed, most_missing) if listed else open_folder(folder, with_ids)
+        )
         listed = photos.listed
     if features:
         if listed is None:

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 from torch import nn
 
 from Config import Config, settings_for, validate
+from Utils.Datasets_Utils.appearance import look
+from Utils.Datasets_Utils.images import ImageError
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, DataError
 from Utils.Evaluation_Utils.features import (
@@ -22,7 +26,7 @@ from Utils.Evaluation_Utils.features import (
     weights_digest,
 )
 from Utils.Evaluation_Utils.identification import ScoringSettings, evaluate_trials
-from Utils.Evaluation_Utils.megaface.data import MegaFaceData, Source, open_megaface
+from Utils.Evaluation_Utils.megaface.data import MOST_LEFT_OUT, MegaFaceData, Source, open_megaface
 from Utils.Evaluation_Utils.megaface.devkit import (
     check_export,
     export_features,
@@ -78,8 +82,16 @@ def evaluate_data(
     Raises DataError, ImageError or CheckpointError.
     """
     sources = (data.probes, data.distractors)
-    extractions = [_extraction(config, source, backbone, device) for source in sources]
+    flaws: list[str] = []
+    extractions = [_extraction(config, source, backbone, device, flaws) for source in sources]
     _check_same_network(*(about for about, _ in extractions))
+    warnings = [
+        f"{source.name}: {text}"
+        for source in sources
+        if source.needs_network
+        for text in look(source.photos.images, backbone.preprocessing.input_size)
+        if text
+    ]
     if config.export_devkit:
         for source in sources:
             check_export(source.listed, config.devkit_suffix)
@@ -98,6 +110,8 @@ def evaluate_data(
             label = f"Writing {place}" if progress else None
             names = features.photos.names
             export_features(place, names, features.table, config.devkit_suffix, label)
+    left_out = np.flatnonzero(~tables[1].any(axis=1))  # zeros stand for photos that can't be read
+    data = _without(data, left_out, config.strict)
     trials = make_trials(
         np.array(tables[0], np.float32),
         np.array(data.probes.listed.ids),
@@ -122,7 +136,43 @@ def evaluate_data(
             processes=processes,
         ),
     )
-    return MegaFaceResult(dict(zip(trials.trials, found, strict=True)), data, trials)
+    return MegaFaceResult(
+        dict(zip(trials.trials, found, strict=True)),
+        data,
+        trials,
+        left_out=[_why(data.distractors, row) for row in left_out.tolist()],
+        flaws=sorted(chain(*processes.gather(flaws))),
+        warnings=warnings,
+    )
+
+
+def _without(data: MegaFaceData, left_out: np.ndarray, strict: bool) -> MegaFaceData:
+    """The data without distractors that have no feature. Raises DataError if they are too many."""
+    if not left_out.size:
+        return data
+    names, count = data.distractors.listed.names, len(data.distractors.listed.names)
+    if strict or left_out.size > MOST_LEFT_OUT * count:
+        most = 0 if strict else MOST_LEFT_OUT
+        raise DataError(
+            f"{left_out.size:,} of {count:,} distractors could not be read when their features "
+            f"were made, the first: {names[left_out[0]]}; up to {most:.0%} are left out"
+            f"{' with --no-strict' if strict else ''}. Mend them, and delete their features to "
+            f"make them anew."
+        )
+    sets = {label: rows[~np.isin(rows, left_out)] for label, rows in data.sets.items()}
+    if empty := [label for label, rows in sets.items() if not len(rows)]:
+        raise DataError(f"no distractor of the set {empty[0]} can be read; mend its photos.")
+    return replace(data, sets=sets)
+
+
+def _why(source: Source, row: int) -> str:
+    """What is wrong with a photo that has no feature."""
+    try:
+        if source.photos:
+            source.image(row)
+    except ImageError as error:
+        return str(error)
+    return f"{source.listed.names[row]}: its feature is zero"
 
 
 def write_report(config: Config, result: MegaFaceResult, name: str, folder: Path) -> str:
@@ -146,7 +196,11 @@ def _device(config: Config, processes: Processes) -> torch.device:
 
 
 def _extraction(
-    config: Config, source: Source, backbone: nn.Module | None, device: torch.device
+    config: Config,
+    source: Source,
+    backbone: nn.Module | None,
+    device: torch.device,
+    flaws: list[str],
 ) -> tuple[dict[str, Any], Producer | None]:
     """(what the features are made with, what makes them; None if they are there)."""
     dtype, listed, ready = config.feature_dtype, source.listed, source.ready
@@ -167,8 +221,11 @@ def _extraction(
         "preprocessing": str(backbone.preprocessing),
         "photos": str(Path(place or config.demo_dataset_path).absolute()),
     }
+    lenient = source.name == "distractors" and not config.strict
     batch_size, workers = config.eval_batch_size, config.num_workers
-    return about, embedded(source.photos, backbone, flip, device, batch_size, workers)
+    return about, embedded(
+        source.photos, backbone, flip, device, batch_size, workers, lenient, flaws
+    )
 
 
 def _check_same_network(probes: dict[str, Any], distractors: dict[str, Any]) -> None:

@@ -1,16 +1,18 @@
 """MegaFace's results file and the printed table, with notes on what the figures mean."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from Config import Config
+from Utils.Datasets_Utils.formats.class_tree import first_few
 from Utils.Evaluation_Utils.identification import IdentificationResult
 from Utils.Evaluation_Utils.identification.figures import Verification
 from Utils.Evaluation_Utils.megaface.data import MegaFaceData
 from Utils.Evaluation_Utils.megaface.noise import CLEANED, RAW, TrialSet
-from Utils.tables import format_table
+from Utils.tables import format_table, format_warnings
 
 FILE_NAME = "megaface"
 
@@ -18,11 +20,16 @@ FILE_NAME = "megaface"
 @dataclass(frozen=True, eq=False)
 class MegaFaceResult:
     """results: by (label of the distractor set, "as listed" or "cleaned"). data and trials: what
-    the rows in the results refer to."""
+    the rows in the results refer to. left_out: what is wrong with distractors that were left out.
+    flaws: what is wrong with photos that were read all the same. warnings: of photos that look
+    unaligned or swapped in colour."""
 
     results: dict[tuple[str, str], IdentificationResult]
     data: MegaFaceData
     trials: TrialSet
+    left_out: Sequence[str] = ()
+    flaws: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def values_of(config: Config, result: MegaFaceResult, name: str) -> dict[str, Any]:
@@ -36,7 +43,10 @@ def values_of(config: Config, result: MegaFaceResult, name: str) -> dict[str, An
         "feature_flip": config.feature_flip,
         "ties": config.ties,
         "noise": config.noise if _has_noise(result) else None,
+        "warnings": list(result.warnings),
         "notes": _notes(config, result),
+        "left_out": list(result.left_out),
+        "flaws": list(result.flaws),
         "results": [
             {"distractor_set": label, "photos": photos, **_result_values(found)}
             for (label, photos), found in result.results.items()
@@ -110,8 +120,8 @@ def table(values: dict[str, Any], results: dict[tuple[str, str], IdentificationR
         rates += [point.fnir for point in result.open_set]
         rows.append([f"{result.distractors:,}", photos, *(f"{100 * r:.2f} %" for r in rates)])
     lines = [
-        f"MegaFace: {first.probes:,} probes of {first.identities:,} people, "
-        f"{first.searches:,} searches",
+        f"{format_warnings(values['warnings'])}MegaFace: {first.probes:,} probes of "
+        f"{first.identities:,} people, {first.searches:,} searches",
         format_table(about, "<<", indent=2),
         "",
         format_table(rows, "><" + ">" * (len(heads) - 2)),
@@ -185,6 +195,17 @@ def _notes(config: Config, result: MegaFaceResult) -> list[str]:
         notes.append("A rank beyond the number of distractors is always reached.")
     if _has_noise(result):
         notes.append(_noise_note(config, result))
+    if result.left_out:
+        notes.append(
+            f"{len(result.left_out):,} distractors are missing or unreadable and left out; "
+            f"{FILE_NAME}.json lists them: {first_few(result.left_out)}. Once they are mended, "
+            f"delete the features of the distractors to have them embedded."
+        )
+    if result.flaws:
+        notes.append(
+            f"{len(result.flaws):,} photos were read in spite of a flaw; {FILE_NAME}.json lists "
+            f"them: {first_few(result.flaws)}."
+        )
     for label, why in result.trials.skipped.items():
         notes.append(f"{label} distractors, cleaned: not evaluated, {why}.")
     return notes

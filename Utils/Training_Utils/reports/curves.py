@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from Utils.files import atomic_path
+from Utils.Evaluation_Utils.plots import save_figure
 from Utils.Training_Utils.reports.figures import Metrics
 
 SECONDS_TO_FINISH = 5.0
@@ -54,8 +54,7 @@ def draw_curves(metrics: Metrics, path: Path, title: str) -> None:
     rate.set_title("learning rate", fontsize=10)
     rate.set_xlabel("iteration")
     rate.set_yscale("log")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 class VisdomCurves:

@@ -45,6 +45,8 @@ class ImageWarning(UserWarning):
 
 
 warnings.simplefilter("ignore", ImageWarning)  # where nobody collects them
+# An image that can't be decoded is an ImageError; OpenCV would print lines among the tables too.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @contextmanager

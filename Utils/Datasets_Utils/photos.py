@@ -25,7 +25,12 @@ from typing import BinaryIO
 import numpy as np
 
 from Utils.Datasets_Utils.formats import find_images, is_image_folder
-from Utils.Datasets_Utils.formats.class_tree import Folder, group_images, list_folder
+from Utils.Datasets_Utils.formats.class_tree import (
+    Folder,
+    group_images,
+    list_folder,
+    litter_note,
+)
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, is_image_name
 from Utils.Datasets_Utils.text import is_comment, numbered_lines
 from Utils.Datasets_Utils.verification_set import ImageFiles, StoredImages, locate_images
@@ -39,11 +44,12 @@ _SAMPLE = 20  # names by which it is seen how they lie in a folder
 @dataclass(frozen=True, eq=False)
 class PhotoList:
     """N photos. names: relative paths. ids: N identities, or None if no person is named.
-    source: the file or folder they were read from, for messages."""
+    source: the file or folder they were read from, for messages. note: what was left out there."""
 
     names: Sequence[str]
     ids: Sequence[str] | None
     source: str
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,10 +249,11 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
         return Photos(PhotoList(names, people, str(folder)), StoredImages(store, rows))
     tree = group_images(names, found.litter)
     if with_ids and len(tree.rows) < len(names):
-        stray = next(name for name in names if "/" not in name)
+        somebodys = set(tree.rows)
+        stray = next(name for row, name in enumerate(names) if row not in somebodys)
         raise DataError(
             f"{folder}/{stray} is in no person's folder; give a list, or a folder for each person."
         )
     people = [tree.classes[label] for label in tree.labels] if with_ids else None
-    listed = PhotoList(names, people, str(folder))
+    listed = PhotoList(names, people, str(folder), litter_note(found.litter))
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))

@@ -142,6 +142,18 @@ def test_the_folder_under_the_root_is_the_person(make, files, deepest):
     assert "Taken: 4 identities" in notes[0]
 
 
+def test_what_a_folder_of_probes_leaves_out_is_said(tmp_path):
+    for name in ("set/a/0.png", "set/a/1.png", "set/b/0.png", "__MACOSX/set/a/._0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PHOTO)
+    listed = open_folder(tmp_path, with_ids=True).listed
+    assert (len(listed.names), len(set(listed.ids))) == (3, 2)
+    assert listed.note == "left out: 1 hidden or system files or folders: __MACOSX"
+    (tmp_path / "set/stray.png").write_bytes(PHOTO)
+    with pytest.raises(DataError, match=r"set/stray\.png is in no person's folder"):
+        open_folder(tmp_path, with_ids=True)
+
+
 def test_probes_of_a_folder_belong_to_the_person_at_the_top(tmp_path):
     for name in VIDEOS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -82,6 +82,13 @@ def test_a_sound_image_has_no_flaw(face):
     assert flaws == []
 
 
+def test_a_damaged_image_prints_nothing_among_the_tables(face, capfd):
+    for kind in ("PNG", "WEBP", "TIFF", "GIF"):
+        with pytest.raises(ImageError, match="not an image"):
+            decode_image(encode(face, kind)[:-400], "x")
+    assert capfd.readouterr() == ("", "")
+
+
 def png(pixels, colour_type):
     """A PNG of 16 bits, which Pillow does not write in colour. pixels: H×W×C uint16."""
 

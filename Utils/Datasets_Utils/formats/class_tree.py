@@ -92,8 +92,7 @@ def group_images(names: Sequence[str], litter: Sequence[str], identity_folder: s
     elif root:
         tree.notes.append(f"the people's folders are those in {root}")
     if litter:
-        what = "hidden or system files or folders"
-        tree.notes.append(f"left out: {len(litter)} {what}: {first_few(litter)}")
+        tree.notes.append(litter_note(litter))
     if strays:
         what = "images that are in no person's folder (expected <person>/<image>)"
         tree.notes.append(f"left out: {len(strays):,} {what}: {first_few(strays)}")
@@ -101,6 +100,12 @@ def group_images(names: Sequence[str], litter: Sequence[str], identity_folder: s
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in others.most_common())
         tree.notes.append(f"left out: {others.total():,} files that are no images: {kinds}")
     return tree
+
+
+def litter_note(litter: Sequence[str]) -> str:
+    """A line for the log; empty for none."""
+    what = f"{len(litter):,} hidden or system files or folders"
+    return f"left out: {what}: {first_few(litter)}" if litter else ""
 
 
 def _both_readings(top: int, deepest: int, root: str, chosen: str) -> str:

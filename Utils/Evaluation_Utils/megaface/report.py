@@ -195,6 +195,9 @@ def _notes(config: Config, result: MegaFaceResult) -> list[str]:
         notes.append("A rank beyond the number of distractors is always reached.")
     if _has_noise(result):
         notes.append(_noise_note(config, result))
+    for source in (result.data.probes, result.data.distractors):
+        if source.listed.note:
+            notes.append(f"{source.name}: {source.listed.note}.")
     if result.left_out:
         notes.append(
             f"{len(result.left_out):,} distractors are missing or unreadable and left out; "

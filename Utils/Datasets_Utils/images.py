@@ -22,7 +22,7 @@ from Utils.errors import UserError
 # The suffixes of image files, in lower case, in the order in which they are tried.
 IMAGE_SUFFIXES = (
     *(".jpg", ".png", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".jpe"),
-    *(".pgm", ".ppm", ".pnm", ".pbm", ".pam", ".gif", ".jp2", ".avif"),
+    *(".pgm", ".ppm", ".pnm", ".pbm", ".gif", ".jp2", ".avif"),
 )
 
 # Markers of a JPEG (ITU-T T.81, B.1.1.3): start and end of image; those without a length: a stuffed

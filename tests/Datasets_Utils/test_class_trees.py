@@ -7,11 +7,13 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from Config import Config
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.formats.shards import open_shards
 from Utils.Datasets_Utils.generate_dataset_list import write_list
+from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, inspect_image
 from Utils.Datasets_Utils.photos import open_folder
 from Utils.errors import DataError
 from Utils.Training_Utils.data import describe_training_data, open_training_data
@@ -96,19 +98,20 @@ def test_names_that_only_look_like_litter_count(make, name):
     assert notes == ()
 
 
-def test_every_suffix_that_opencv_decodes_counts(tmp_path):
-    image = np.full((8, 8, 3), 90, np.uint8)
-    suffixes = ["jpg", "JPEG", "Jfif", "jpe", "png", "BMP", "webp", "tif", "TIFF", "pgm", "PPM"]
-    same_as = {"jfif": "jpg", "jpe": "jpg"}
-    (tmp_path / "faces/a").mkdir(parents=True)
-    for suffix in [*suffixes, "gif"]:
-        kind = suffix.lower()
-        pixels = image[..., 0] if kind == "pgm" else image
-        encoded = cv2.imencode(f".{same_as.get(kind, kind)}", pixels)[1]
-        (tmp_path / f"faces/a/{suffix}.{suffix}").write_bytes(encoded.tobytes())
-    data = open_training_set(tmp_path / "faces")
-    assert len(data) == 12
-    assert all(abs(int(image.mean()) - 90) < 3 for image, _ in data)
+def test_every_suffix_counts_in_any_case_and_is_an_image_to_both_decoders(tmp_path):
+    """Pillow writes each, OpenCV reads it, and check_dataset's second decoder finds it whole."""
+    Image.init()
+    for number, suffix in enumerate(IMAGE_SUFFIXES):
+        name = tmp_path / f"{number % 2}/x{suffix if number % 3 else suffix.upper()}"
+        name.parent.mkdir(exist_ok=True)
+        image = Image.new({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB"), (8, 8), "white")
+        image.save(name, "JPEG" if suffix == ".jpe" else Image.EXTENSION[suffix])
+    data = open_training_set(tmp_path)
+    assert len(data) == len(IMAGE_SUFFIXES)
+    for index in range(len(data)):
+        pixels, _ = inspect_image(data.encoded(index), data.name(index))
+        assert pixels.shape == (8, 8, 3)
+        assert pixels.min() > 250
 
 
 def test_files_that_are_left_out_are_counted_by_kind(make, tmp_path):

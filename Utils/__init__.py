@@ -7,11 +7,12 @@ Training_Utils      the training loop
 
 The files that all of them use:
 
-errors.py       exceptions for the user's mistakes; `run_script`
-files.py        writing files completely or not at all; errors of reading that name the file
-tables.py       aligns text in columns
-devices.py      device and dtype from the settings
-cpu.py          memory and threads on the CPU
-processes.py    the processes that torchrun started
-run_folder.py   a run's folder and the names in it
+errors.py          exceptions for the user's mistakes; `run_script`
+files.py           writing files completely or not at all; errors of reading that name the file
+pickled_arrays.py  NumPy's values in a pickle, read without running anything
+tables.py          aligns text in columns
+devices.py         device and dtype from the settings
+cpu.py             memory and threads on the CPU
+processes.py       the processes that torchrun started
+run_folder.py      a run's folder and the names in it
 """

@@ -12,10 +12,10 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
 from Utils.files import unsafe_names
+from Utils.pickled_arrays import STAND_INS
 
 # Settings and paths, whose values are of no use here. Older files of Lightning's have a callback's
 # class as the key of its state, too.
@@ -32,45 +32,9 @@ class _Settings:
         return OrderedDict()  # of the few types that the unpickler fills
 
 
-class _Dtype:
-    """numpy.dtype."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: tuple) -> None:
-        self.code = str(state[1]).strip("|=") + self.code.lstrip("<>|=")
-
-
-class _Array:
-    """numpy.ndarray, as `_reconstruct` makes it; `values` after its state is set."""
-
-    def __init__(self, *_: Any) -> None:
-        self.values = None
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, columns_first, raw = state
-        self.values = raw  # of an array of objects, their list
-        if isinstance(raw, bytes):
-            values = np.frombuffer(raw, dtype.code)
-            self.values = values.reshape(shape, order="F" if columns_first else "C")
-
-
-def _scalar(dtype: _Dtype, raw: Any) -> Any:
-    return np.frombuffer(raw, dtype.code)[0].item() if isinstance(raw, bytes) else raw
-
-
 def _as_it_is(value: Any, *_: Any) -> Any:
     """For a function that marks a list's type in TorchScript."""
     return value
-
-
-_NUMPY = [
-    (_Dtype, "numpy.dtype"),
-    (_Array, "numpy.ndarray"),
-    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((_Array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-]
 
 
 def stand_ins(path: Path) -> list[tuple[Any, str]]:
@@ -79,7 +43,8 @@ def stand_ins(path: Path) -> list[tuple[Any, str]]:
     settings = [
         (type("Settings", (_Settings,), {}), name) for name in names if name.startswith(SETTINGS)
     ]
-    return settings + _NUMPY
+    arrays = [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]
+    return settings + arrays
 
 
 def _names_in_old_format(path: Path) -> set[str]:

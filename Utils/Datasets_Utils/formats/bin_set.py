@@ -1,8 +1,9 @@
 """Verification sets in a .bin file (lfw.bin, agedb_30.bin, ...), as insightface distributes them.
 
-A pickle of (images, issame): 2P encoded images, two for each pair, and P bools. It was written by
-Python 2 or 3, with images as bytes or as uint8 arrays of bytes. A pickle can run any code when it
-is read, so the reader here builds bytes, lists and arrays of plain numbers, and nothing else.
+A pickle of (images, issame): 2P encoded images, two for each pair, and P flags. It was written by
+Python 2 or 3, with lists, tuples or arrays; images as bytes, text or uint8 arrays of bytes; flags
+as bools, 0 and 1, or -1 and 1. A pickle can run any code when it is read, so the reader here builds
+bytes, lists and arrays of plain values, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,12 +26,14 @@ from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
 from Utils.errors import DataError
 from Utils.files import atomic_path, reading
+from Utils.pickled_arrays import STAND_INS, PickledArray
 
 _PROTOCOL = 4  # the highest that every Python 3 in use reads
 
-_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NUMERIC_MODULES = ("numpy.core.numeric", "numpy._core.numeric")
-_TYPES = frozenset({"u1", "b1", "i1", "i4", "i8", "u4", "u8", "|u1", "|b1"})
+# What a pickle of (images, issame) starts with in every protocol, also if they are in an array.
+_STARTS = (b"\x80", b"(", b"]", b"}", b"cnumpy")
+# Flags in text, as some programs write them.
+_WORDS = {"true": 1, "false": 0}
 
 
 class BinImages(ImageStore):
@@ -53,7 +58,8 @@ def is_bin(path: Path) -> bool:
     if path.suffix != ".bin" or not path.is_file():
         return False
     with open(path, "rb") as f:
-        return f.read(1) in (b"\x80", b"(", b"]", b"")
+        start = f.read(6)
+    return not start or start.startswith(_STARTS)
 
 
 def open_bin(path: Path, file_list: Path | None = None, _: str = "") -> VerificationSet:
@@ -82,20 +88,23 @@ def open_bin(path: Path, file_list: Path | None = None, _: str = "") -> Verifica
 
 def read_bin(path: Path) -> tuple[list[bytes], np.ndarray]:
     """(2P encoded images, P bools) of a .bin file. Raises DataError as `open_bin` does."""
-    content = _unpickle(path)
-    if not (isinstance(content, tuple | list) and len(content) == 2):
-        raise DataError(f"{path} does not hold (images, issame), as a .bin set does.")
-    images, same = content
-    if not isinstance(images, list | tuple) or not isinstance(same, list | tuple | np.ndarray):
-        raise DataError(f"{path} does not hold two lists, of images and of issame.")
+    images, same = _parts(path, _unpickle(path))
     flags = _as_flags(path, same)
-    if len(images) % 2 or len(images) != 2 * len(flags):
+    images = [part for image in images for part in (image if _is_list(image) else (image,))]
+    if len(images) != 2 * len(flags):
         raise DataError(
             f"{path} holds {len(images)} images for {len(flags)} pairs; expected two for each, so "
-            f"{2 * len(flags)}."
+            f"{2 * len(flags)}. {_make(path)}"
         )
     encoded = [_as_bytes(path, number, image) for number, image in enumerate(images)]
     return encoded, flags
+
+
+def _make(path: Path) -> str:
+    """How to make such a file anew, for errors."""
+    target = shlex.quote(str(path.with_name(f"{path.stem}_new.bin")))
+    command = f"python -m Utils.Datasets_Utils.convert_dataset IMAGES {target} --file_list PAIRS"
+    return f"Make one from the photos and their pairs file: `{command}`."
 
 
 def write_bin(path: Path, encoded: Sequence[bytes], same: Sequence[bool]) -> None:
@@ -116,7 +125,7 @@ def _unpickle(path: Path) -> Any:
     except Exception as error:  # a damaged pickle raises almost anything
         raise DataError(
             f"{path}, byte {file.tell()}: the pickle of {len(data)} bytes is damaged or cut short "
-            f"there ({error})."
+            f"there ({error}). Fetch it again."
         ) from None
 
 
@@ -156,12 +165,6 @@ class _Unpickler(pickle.Unpickler):
         raise DataError(f"{self._path}: the pickle refers to objects outside itself; refused.")
 
 
-class _NdarrayName:
-    """Replaces numpy.ndarray where a pickle names it; can't be called or changed."""
-
-    __slots__ = ()
-
-
 class _Builder:
     """A function that a pickle may call. A pickle can set the attributes and defaults of a plain
     function, also for files that are read later; this object can't be changed."""
@@ -178,27 +181,6 @@ class _Builder:
         raise AttributeError(f"{name} can't be set")
 
 
-def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """A pickled array before its state, with type and bytes, is set."""
-    return np.ndarray((0,), "b")
-
-
-def _array_type(code: Any, *_: Any) -> np.dtype:
-    code = code.decode("ascii") if isinstance(code, bytes) else code
-    if code not in _TYPES:
-        raise pickle.UnpicklingError(f"an array of type {code!r}; expected one of plain numbers")
-    return np.dtype(code)
-
-
-def _scalar(kind: np.dtype, value: bytes) -> Any:
-    return np.frombuffer(value, kind)[0]
-
-
-def _array_of_bytes(buffer: Any, kind: np.dtype, shape: Any, *_: Any) -> np.ndarray:
-    """An array in pickle protocol 5."""
-    return np.frombuffer(buffer, kind).reshape(shape)
-
-
 def _encode(text: str, encoding: Any) -> bytes:
     """Bytes as Python 3 writes them in protocol 2. Other encodings could make a small text huge."""
     if encoding not in ("latin1", b"latin1"):
@@ -206,43 +188,96 @@ def _encode(text: str, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
-def _bytes(*_: Any) -> bytes:
-    """Empty bytes as Python 3 writes them in protocol 2."""
-    return b""
+def _bytes(content: Any = b"", encoding: Any = "latin1") -> bytes:
+    """bytes, which protocol 2 writes so if they are empty, and bytearray."""
+    if isinstance(content, str):
+        return _encode(content, str(encoding).replace("-", ""))
+    return content if isinstance(content, bytes) else b""
 
 
 _BUILDERS: dict[tuple[str, str], Any] = {
-    **{(module, "_reconstruct"): _Builder(_empty_array) for module in _ARRAY_MODULES},
-    **{(module, "scalar"): _Builder(_scalar) for module in _ARRAY_MODULES},
-    **{(module, "_frombuffer"): _Builder(_array_of_bytes) for module in _NUMERIC_MODULES},
-    ("numpy", "ndarray"): _NdarrayName(),
-    ("numpy", "dtype"): _Builder(_array_type),
+    **{name: _Builder(stand_in) for name, stand_in in STAND_INS.items()},
     ("_codecs", "encode"): _Builder(_encode),
-    ("builtins", "bytes"): _Builder(_bytes),
-    ("__builtin__", "bytes"): _Builder(_bytes),
+    **{
+        (module, name): _Builder(_bytes)
+        for module in ("builtins", "__builtin__")
+        for name in ("bytes", "bytearray")
+    },
 }
 
 
-def _as_flags(path: Path, same: Any) -> np.ndarray:
+def _parts(path: Path, content: Any) -> tuple[Sequence, Sequence]:
+    """(images, issame) of a pickle's content; told apart by what is in them."""
+    parts = _plain(content)
+    parts = list(parts.values()) if isinstance(parts, dict) else parts
+    if not isinstance(parts, list | tuple) or len(parts) != 2:
+        raise DataError(f"{path} does not hold (images, issame), as a .bin set does. {_make(path)}")
+    first, second = map(_plain, parts)
+    if not all(isinstance(part, list | tuple | np.ndarray) for part in (first, second)):
+        raise DataError(f"{path} does not hold two lists, of images and of issame. {_make(path)}")
+    if _are_flags(first) and not _are_flags(second):
+        return second, first
+    return first, second
+
+
+def _plain(value: Any) -> Any:
+    return value.values if isinstance(value, PickledArray) else value
+
+
+def _is_list(image: Any) -> bool:
+    """Whether this is a pair of images in place of one."""
+    return isinstance(image, list | tuple) and len(image) == 2
+
+
+def _as_flags(path: Path, same: Sequence) -> np.ndarray:
     """bools of issame."""
-    try:
-        flags = np.asarray(same)
-    except ValueError:  # lists of unlike lengths
-        flags = np.empty(0)
-    if flags.ndim != 1 or not len(flags) or flags.dtype.kind not in "biu":
-        raise DataError(f"{path}: issame is no list of bools, one for each pair.")
-    if not np.isin(flags, (0, 1)).all():
-        raise DataError(f"{path}: issame holds numbers other than 0 and 1.")
-    return flags.astype(bool)
+    if not _are_flags(same):
+        raise DataError(
+            f"{path}: issame is no list of bools, one for each pair, nor of 0 and 1, or -1 and 1. "
+            f"{_make(path)}"
+        )
+    flags = np.array([_as_number(flag) for flag in same])
+    found = set(flags.tolist())
+    if not (found <= {0, 1} or found <= {-1, 1}):
+        raise DataError(
+            f"{path}: issame holds numbers other than 0 and 1, or -1 and 1: {sorted(found)[:5]}. "
+            f"{_make(path)}"
+        )
+    return flags == 1
+
+
+def _are_flags(values: Sequence) -> bool:
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        return False
+    return len(values) > 0 and all(_as_number(value) is not None for value in values)
+
+
+def _as_number(flag: Any) -> float | None:
+    """A flag as a number; None for anything else."""
+    if isinstance(flag, bytes):
+        flag = flag.decode("latin1")
+    if isinstance(flag, str):
+        text = flag.strip().lower()
+        flag = _WORDS.get(text, int(text) if re.fullmatch(r"[+-]?\d", text) else None)
+    return float(flag) if isinstance(flag, bool | int | float | np.bool_ | np.number) else None
 
 
 def _as_bytes(path: Path, number: int, image: Any) -> bytes:
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+    image = _plain(image)
+    if isinstance(image, bytes | bytearray):
+        return bytes(image)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size in image.shape:
         return image.tobytes()
-    if isinstance(image, bytes):
-        return image
+    try:
+        if isinstance(image, str):  # Python 2's bytes, read as Latin-1
+            return image.encode("latin1")
+        found = f"a {type(image).__name__}"
+    except UnicodeEncodeError:
+        found = "text"
+    if isinstance(image, np.ndarray):
+        found = f"an array of shape {image.shape} and type {image.dtype}"
     raise DataError(
-        f"{path}: image {number} is a {type(image).__name__}; expected bytes or a uint8 array."
+        f"{path}: image {number} is {found}; expected bytes of a JPEG or PNG file. {_make(path)}"
     )
 
 

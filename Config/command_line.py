@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from Config.config import Config, settings_for
 from Config.errors import ConfigError
-from Config.fields import Setting, settings_of, written
+from Config.fields import SWITCHES, Setting, settings_of, written
 from Config.recipes import RECIPES
 from Config.sweep import Sweep, combinations, parse_axes
 
@@ -144,11 +144,13 @@ def make_parser(description: str, settings: Iterable[Setting]) -> argparse.Argum
 
 def flags_of(config: Config) -> list[str]:
     """The flags with which Train.py has exactly these settings."""
-    flags = []
+    flags, settings = [], settings_of(Config)
     for name in sorted(settings_for("training")):
         value = getattr(config, name)
-        switch = f"--{name}" if value else f"--no-{name}"
-        flags.append(switch if isinstance(value, bool) else f"--{name}={written(value)}")
+        if settings[name].kind not in SWITCHES:
+            flags.append(f"--{name}={written(value)}")
+        elif value is not None:
+            flags.append(f"--{name}" if value else f"--no-{name}")
     return flags
 
 
@@ -158,7 +160,7 @@ def _add_flag(flags: argparse._ArgumentGroup, setting: Setting) -> None:
     text = setting.help + (f" ({'; '.join(notes)})" if notes else "")
     text = text.replace("%", "%%")
     name = f"--{setting.name}"
-    if setting.kind is bool:
+    if setting.kind in SWITCHES:
         flags.add_argument(name, action=argparse.BooleanOptionalAction, help=text)
     else:
         flags.add_argument(

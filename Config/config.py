@@ -236,7 +236,11 @@ class Config:
         "the same weights, bit for bit, in every run with the same settings and after every "
         "--resume, also on CUDA; slower there",
     )
-    compile: bool = setting(False, "compile the backbone: a minute or two, then faster steps")
+    compile: bool | None = setting(
+        None,
+        "compile the backbone: a minute or two, then faster steps; none: on a GPU, for runs of at "
+        "least 5,000 iterations",
+    )
     use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
     gpus: tuple[int, ...] = setting(
         (), "CUDA devices for use_multi_gpus, for example 0,1; empty: all", at_least=0

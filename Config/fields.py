@@ -40,16 +40,23 @@ def _row(number: type, text: str) -> tuple:
 
 
 # For each type of a setting: the function from text to value, what the text must be, and the word
-# for it in --help. A switch is two flags; only in a sweep its value is a text.
+# for it in --help. A switch is two flags, or none of them; only in a sweep its value is a text.
 _KINDS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
     int: (int, "a whole number", "N"),
     float: (float, "a number", "X"),
     float | None: (_optional_float, "a number or none", "X"),
     str: (str, "a text", "TEXT"),
     bool: ({"on": True, "off": False}.__getitem__, "one of a switch's words, on and off", ""),
+    bool | None: (
+        {"on": True, "off": False, "none": None}.__getitem__,
+        "one of a switch's words, on, off and none",
+        "",
+    ),
     tuple[int, ...]: (partial(_row, int), "whole numbers like 22,31", "N,N"),
     tuple[float, ...]: (partial(_row, float), "numbers like 1e-4,1e-6", "X,X"),
 }
+
+SWITCHES = (bool, bool | None)
 
 
 @dataclass(frozen=True)

@@ -154,3 +154,22 @@ def on_device(values: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cuda":  # a copy from other memory waits for all that the device has to do
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+class CopyStream:
+    """Copies tensors to a device; to a GPU on a stream of its own, beside what the GPU computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def to_device(self, *tensors: Tensor) -> list[Tensor]:
+        """Copies for the current stream. Those in pinned memory are not waited for."""
+        with torch.cuda.stream(self._stream):  # None: does nothing
+            copies = [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)
+            for copy in copies:
+                copy.record_stream(current)  # its memory is not free before that has used it
+        return copies

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from Config import Config
 from Head.classifier import HeadLoss, MarginHead
 from Utils.devices import spread_over_gpus
-from Utils.errors import RunError
+from Utils.errors import RunError, first_line
 from Utils.processes import Processes
 
 # With this many classes the class weights are ten times a MobileFaceNet and half a ResNet50:
@@ -38,7 +38,11 @@ from Utils.processes import Processes
 # split classes sends only embeddings.
 SHARDED_FROM = 20_000  # classes
 
+# Compiling takes about a minute, and saves 5 to 30 ms an iteration (see benchmarks/RESULTS.md).
+COMPILED_FROM = 5_000  # iterations
+
 _COMPRESSION = {"fp16": fp16_compress_hook, "bf16": bf16_compress_hook}
+_C_COMPILERS = ("gcc", "clang")  # for Triton, on GPUs
 _CPP_COMPILERS = ("g++", "clang++")
 
 
@@ -57,7 +61,8 @@ class Networks:
 
     backbone, head: on `device`, with equal weights in all processes; a head whose classes are
     split has its `group`. amp_dtype: the backbone's dtype under autocast; None: float32.
-    where: a line for the log about devices and processes.
+    iterations: of the whole run, for `compiles`. where: a line for the log about devices and
+    processes.
 
     loss: `head.loss`, of embeddings N×D with labels N; in DDP where the head is replicated.
     """
@@ -70,6 +75,7 @@ class Networks:
         device: torch.device,
         processes: Processes,
         amp_dtype: torch.dtype | None = None,
+        iterations: int = 0,
     ) -> None:
         head.method.micro_batches = config.accumulate_steps
         self._plain = _Autocast(backbone, device, amp_dtype)
@@ -81,15 +87,32 @@ class Networks:
             self._backbone, self.where = spread_over_gpus(self._plain, config, device)
         else:
             self._distribute(head, config, device, processes)
-        if config.compile:  # around DDP, so that its buckets are exchanged during the backward pass
-            self._backbone = compiled(self._backbone, device)
+        self._eager = self._backbone
+        self._may_fail = False  # without ending the run
+        if compiles(config, device, iterations):
+            # Around DDP, so that its buckets are exchanged during the backward pass. Gradients in
+            # a CUDA graph's memory can't be summed over micro-batches.
+            graphs = processes.world_size == config.accumulate_steps == 1
+            self._backbone = compiled(self._backbone, device, graphs)
+            self._may_fail = config.compile is None  # nobody has asked for it
             self.where += ", compiled"
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Embeddings N×D of float32 pixels N×3×H×W, not normalised."""
         # DDP refuses a network without gradients, such as a frozen backbone.
         trains = any(parameter.requires_grad for parameter in self._plain.parameters())
-        return (self._backbone if trains else self._plain)(pixels)
+        if not trains:
+            return self._plain(pixels)
+        if not self._may_fail:
+            return self._backbone(pixels)
+        self._may_fail = False
+        try:
+            return self._backbone(pixels)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            cause = getattr(error, "inner_exception", error)
+            warnings.warn(f"not compiled, as that failed: {first_line(cause)}", stacklevel=2)
+            self._backbone = self._eager
+            return self._backbone(pixels)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -171,23 +194,38 @@ class _Loss(nn.Module):
         return self.head.loss(embeddings, labels)
 
 
-def compiled(network: nn.Module, device: torch.device) -> nn.Module:
+def compiles(config: Config, device: torch.device, iterations: int) -> bool:
+    """Whether a run of so many iterations compiles its backbone.
+
+    If `compile` leaves it open: on a GPU where it pays and can be done. It depends on nothing that
+    changes when a run is resumed, because compiled code rounds differently.
+    """
+    if config.compile is not None:
+        return config.compile
+    pays = device.type == "cuda" and iterations >= COMPILED_FROM
+    return pays and not (config.use_multi_gpus or config.deterministic or lacks_compiler(device))
+
+
+def compiled(network: nn.Module, device: torch.device, graphs: bool = False) -> nn.Module:
     """`torch.compile` of the network, which compiles at its first call; it shares the weights.
 
+    graphs: on a GPU, replay its operations as CUDA graphs, which saves the time to launch each.
     Raises RunError if the machine lacks the compiler, before anything is trained.
     """
-    if device.type == "cpu":
-        compiler = os.environ.get("CXX")
-        names = (compiler,) if compiler else _CPP_COMPILERS
-        if not any(map(shutil.which, names)):
-            raise RunError(
-                f"compile is on, but there is no C++ compiler ({' or '.join(names)}); install one, "
-                f"or leave --compile out."
-            )
-    elif importlib.util.find_spec("triton") is None:
-        raise RunError(
-            "compile is on, but the package triton, which PyTorch's builds for CUDA on Linux come "
-            "with, is not installed; install it, or leave --compile out."
-        )
+    if lacking := lacks_compiler(device):
+        raise RunError(f"compile is on, but there is {lacking}; install it, or use --no-compile.")
+    mode = "reduce-overhead" if graphs and device.type == "cuda" else "default"
     # All batches of a run have one size: code for any size would be slower.
-    return torch.compile(network, dynamic=False)
+    return torch.compile(network, dynamic=False, mode=mode)
+
+
+def lacks_compiler(device: torch.device) -> str:
+    """What `torch.compile` needs for a device and does not find; "" if it finds everything."""
+    on_cpu = device.type == "cpu"
+    if not on_cpu and importlib.util.find_spec("triton") is None:
+        return "no package triton, which PyTorch's builds for CUDA on Linux come with"
+    given = os.environ.get("CXX" if on_cpu else "CC")
+    names = (given,) if given else _CPP_COMPILERS if on_cpu else _C_COMPILERS
+    if any(map(shutil.which, names)):
+        return ""
+    return f"no {'C++' if on_cpu else 'C'} compiler ({' or '.join(names)})"

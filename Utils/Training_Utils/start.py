@@ -132,6 +132,8 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
     """
     validate(config, torch.cuda.device_count(), processes=processes.world_size)
     device = choose_device(config, processes)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # else pinned memory would be that of device 0
     amp_dtype = choose_amp_dtype(config, device)
     resumed = checkpoint_to_resume(config, processes)
     if not config.para_adj_mode:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from Config import Config
 from Head.classifier import HeadLoss
+from Utils.devices import CopyStream
 from Utils.processes import ALONE, Processes
 from Utils.Training_Utils.augmentation import build_augmentation, generator_of
 from Utils.Training_Utils.data import Batch
@@ -35,6 +36,7 @@ class TrainingStep:
         self._networks = networks
         self._processes = processes
         self._augmentation = build_augmentation(config)
+        self._copies = CopyStream(state.device)
 
     def __call__(self, batch: Batch) -> HeadLoss:
         """Train on N images, this process's share of a batch.
@@ -43,8 +45,7 @@ class TrainingStep:
         mean over the images of all processes.
         """
         state, networks = self._state, self._networks
-        images = batch.images.to(state.device, non_blocking=True)  # uint8 N×H×W×3
-        labels = batch.labels.to(state.device, non_blocking=True)  # N
+        images, labels = self._copies.to_device(batch.images, batch.labels)  # uint8 N×H×W×3, N
         state.head.sample(labels, state.iteration)
         images, flips = self._augment(images)
 

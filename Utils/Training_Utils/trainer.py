@@ -43,11 +43,12 @@ class Trainer:
         self.state = state
         self.run_folder = run
 
+        self.loader = build_loader(config, self.data, device, processes)
         self.networks = Networks(
-            state.backbone, state.head, config, device, processes, self.amp_dtype
+            *(state.backbone, state.head, config, device, processes, self.amp_dtype),
+            iterations=config.total_epoch * self.loader.batches_per_epoch,
         )
         self.step = TrainingStep(config, state, self.networks, processes)
-        self.loader = build_loader(config, self.data, device, processes)
 
         self.writer = None
         if run:

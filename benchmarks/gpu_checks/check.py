@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -93,12 +91,6 @@ class Place:
             **{"save_dir": str(self.folder / "runs"), "num_workers": 2},
         }
         return Config(**{**base, **(self.data if with_data else {}), **settings})
-
-    def lacks_compiler(self) -> str:
-        """Why torch.compile can't work here; "" if it can."""
-        if any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc")))):
-            return ""
-        return "no C compiler, which torch.compile needs"
 
     def finish(self) -> None:
         """Wait for the device."""

@@ -19,6 +19,7 @@ import torch
 from benchmarks.gpu_checks.check import OK, ROOT, SKIPPED, WRONG, Check, Place, Row, Rows, row
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
+from Utils.Training_Utils.networks import lacks_compiler
 
 _NEEDED = ("numpy", "cv2", "scipy", "matplotlib", "safetensors", "tqdm", "PIL")
 _LEAST = 0.8  # mean accuracy of the demo, which is usually 0.89
@@ -50,7 +51,7 @@ def train(place: Place, name: str, flags: tuple[str, ...], least: float) -> Rows
     if "fp16" in flags and not place.on_gpu:
         yield Row(f"Train.py {name}", SKIPPED, note="Train.py refuses fp16 on a CPU")
         return
-    if "--compile" in flags and (lack := place.lacks_compiler()):
+    if "--compile" in flags and (lack := lacks_compiler(place.device)):
         yield Row(f"Train.py {name}", SKIPPED, note=lack)
         return
     short = ("--total_epoch", "1", *_SMALL) if place.quick else ()

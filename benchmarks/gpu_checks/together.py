@@ -18,6 +18,7 @@ from benchmarks.gpu_checks.check import SKIPPED, Check, Place, Row, Rows, attemp
 from Head import build_head
 from Utils.processes import Processes
 from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
+from Utils.Training_Utils.networks import lacks_compiler
 from Utils.Training_Utils.state import TrainingState
 from Utils.Training_Utils.trainer import Trainer
 
@@ -75,7 +76,7 @@ def together(place: Place) -> Rows:
 
 def compiled(place: Place) -> Rows:
     """A compiled backbone in DDP."""
-    if lack := place.lacks_compiler():
+    if lack := lacks_compiler(place.device):
         yield Row("compiled DDP", SKIPPED, note=lack)
         return
     processes = _join(place)

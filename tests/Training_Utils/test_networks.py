@@ -115,10 +115,46 @@ def test_compiled_in_ddp_the_gradients_are_the_same_mean(tmp_path):
 def test_without_a_compiler_it_says_so_before_training(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(networks.shutil, "which", lambda name: None)
-    with pytest.raises(RunError, match=r"no C\+\+ compiler.*leave --compile out"):
+    with pytest.raises(RunError, match=r"no C\+\+ compiler.*--no-compile"):
         Networks(tiny_backbone(), build_head("CosFace", 8, 3), Config(compile=True), CPU, ALONE)
 
 
 def test_compiling_does_not_go_with_data_parallel():
     with pytest.raises(ConfigError, match=r"compile.*torchrun"):
         validate(Config(compile=True, use_multi_gpus=True), cuda_devices=2)
+
+
+def test_left_open_compiling_is_for_long_runs_on_a_gpu(monkeypatch):
+    gpu, needed = torch.device("cuda"), networks.COMPILED_FROM
+    monkeypatch.setattr(networks, "lacks_compiler", lambda device: "")
+    assert networks.compiles(Config(), gpu, needed)
+    assert not networks.compiles(Config(), gpu, needed - 1)
+    assert not networks.compiles(Config(), CPU, needed)
+    assert not networks.compiles(Config(compile=False), gpu, needed)
+    assert networks.compiles(Config(compile=True), CPU, 1)
+    for other in (Config(use_multi_gpus=True), Config(deterministic=True)):
+        assert not networks.compiles(other, gpu, needed)
+    monkeypatch.setattr(networks, "lacks_compiler", lambda device: "no C compiler")
+    assert not networks.compiles(Config(), gpu, needed)
+
+
+def test_where_nobody_asked_to_compile_a_run_goes_on_without(monkeypatch):
+    def refuse(module, inputs):
+        raise RuntimeError("no Python.h")
+
+    def broken(network, device, graphs):
+        return torch.compile(network, backend=refuse)
+
+    monkeypatch.setattr(networks, "compiled", broken)
+    monkeypatch.setattr(networks, "compiles", lambda *_: True)
+    head = build_head("CosFace", 8, 3)
+    pixels = torch.randn(2, 3, 8, 8)
+    backbone = tiny_backbone()
+    found = Networks(backbone, head, Config(), CPU, ALONE)
+    with pytest.warns(UserWarning, match=r"not compiled.*no Python\.h"):
+        embeddings = found.embed(pixels)
+    assert torch.isfinite(embeddings).all()
+    assert torch.isfinite(found.embed(pixels)).all()  # and no second warning
+    asked = Networks(backbone, head, Config(compile=True), CPU, ALONE)
+    with pytest.raises(Exception, match=r"no Python\.h"):
+        asked.embed(pixels)

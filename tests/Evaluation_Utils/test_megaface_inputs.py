@@ -401,9 +401,8 @@ def test_an_error_is_told_once_under_torchrun(tiny, tmp_path):
     shutil.copytree(tiny.root / "distractors", damaged)
     # Rows 256 to 511 are the second process's.
     (damaged / "003" / "00030" / "300@N00_300_0.jpg").write_bytes(b"no image")
-    broken = megaface(
-        *tiny.flags("--output", tmp_path / "out", "--megaface_dataset_path", damaged), processes=2
-    )
+    flags = tiny.flags("--output", tmp_path / "out", "--megaface_dataset_path", damaged)
+    broken = megaface(*flags, "--strict", processes=2)
     for done, said in ((missing, "README.md"), (broken, "300@N00_300_0.jpg")):
         assert done.returncode != 0
         told = [text for text in done.stderr.split("\n") if text.startswith("Error:")]

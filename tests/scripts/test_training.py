@@ -239,9 +239,9 @@ def test_a_corrupt_image_is_left_out_and_named_once(tiny_config, tiny_faces, tmp
 
 
 def test_only_corrupt_images_is_an_error(tiny_config, tmp_path):
-    (tmp_path / "person").mkdir()
     for number in range(10):
-        (tmp_path / "person" / f"{number}.jpg").write_bytes(b"nothing")
+        (tmp_path / f"person {number % 2}").mkdir(exist_ok=True)
+        (tmp_path / f"person {number % 2}" / f"{number}.jpg").write_bytes(b"nothing")
     config = dataclasses.replace(
         tiny_config, train_dataset_path=str(tmp_path), train_file_list="", lfw_dataset_path="",
         lfw_file_list="",

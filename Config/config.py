@@ -276,6 +276,11 @@ class Config:
     data: str = setting("", ".bin file, .blp folder or folder of images")
     pairs: str = setting("", "pairs of the images; not for .bin and .blp")
 
+    setting = group("Lists of images and pairs", (*TRAINING, *VERIFICATION))
+    list_encoding: str = setting(
+        "", "their encoding, such as gbk or cp1252; empty: UTF-8, UTF-16, or that of the images"
+    )
+
     setting = group("Verification", (*TRAINING, *VERIFICATION))
     protocol: Literal["cosine", "insightface", "both"] = setting("both", "rule of the 10 folds")
     blp_channel_order: Literal["BGR", "RGB"] = setting("BGR", "order of the channels in .blp sets")

@@ -1,6 +1,7 @@
 """The folder of a run: its name, its files, and where to find the last one.
 
 <save_dir>/<run>/settings.json  train.log  metrics.csv  curves.png  results.json
+<save_dir>/<run>/classes.csv        the labels in the data, of classes that were renumbered
 <save_dir>/<run>/checkpoints/iteration_00000100.pt ... last.pt  best.pt
 <save_dir>/.torchrun_<launch>     which run that launch of torchrun trains, until the run is over
 
@@ -10,12 +11,14 @@ torchrun starts the processes of a run again when one has died (`--max_restarts`
 launch by its name, `TORCHELASTIC_RUN_ID`, and find their run in the file of that launch.
 """
 
+import csv
 import dataclasses
 import itertools
 import json
 import os
 import re
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -52,6 +55,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.results = self.path / "results.json"
         self.settings = self.path / "settings.json"
+        self.classes = self.path / "classes.csv"
 
     @property
     def last(self) -> Path:
@@ -73,6 +77,14 @@ class RunFolder:
         except OSError as error:
             raise RunError(_not_writable(self.path, error)) from None
         save_json(self.settings, self._settings_with(config))
+
+    def save_classes(self, names: Sequence[str]) -> None:
+        """Write the name that each class has in the data. Raises RunError if that can't be done."""
+        with (
+            atomic_path(self.classes) as temporary,
+            open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            csv.writer(file).writerows([("class", "in_the_data"), *enumerate(names)])
 
     def starts(self) -> list[dict[str, Any]]:
         """The settings of each start of the run, oldest first; none if they can't be read.

@@ -6,6 +6,7 @@ training_set.py             images with labels, and the store that a format is a
 verification_set.py         unique images, and pairs of them in folds
 pairs.py                    pairs files
 folds.py                    the folds of pairs
+names.py                    the images that a list means, where it writes names otherwise
 text.py                     lists in text files: encodings, lines, fields
 images.py                   reading, decoding and checking one encoded image
 appearance.py               whether images have an aligned face's size, and a skin's colours

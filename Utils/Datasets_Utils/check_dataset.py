@@ -220,11 +220,14 @@ def main() -> None:
     )
     parser.add_argument("source", help="the training set")
     parser.add_argument("--file_list", help="its image list")
+    parser.add_argument("--list_encoding", default="", help="of the image list")
     parser.add_argument("--identity_folder", choices=IDENTITY_FOLDERS, default="top")
     parser.add_argument("--output", help="folder for report, histogram and clean list")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")
     arguments = parser.parse_args()
-    data = open_training_set(arguments.source, arguments.file_list, arguments.identity_folder)
+    data = open_training_set(
+        arguments.source, arguments.file_list, arguments.identity_folder, arguments.list_encoding
+    )
     output = Path(arguments.output or f"Results/check_{Path(arguments.source).absolute().name}")
     make_folder(output)
     findings = check(data, arguments.num_workers)

@@ -52,11 +52,13 @@ def convert(
     shuffle: int | None = None,
     shard_size: int = SHARD_SIZE,
     identity_folder: str = "top",
+    list_encoding: str = "",
 ) -> str:
     """Convert a data set, and return a line that describes the target.
 
     source, target, file_list: as above. shuffle: seed of a random order; None keeps the order.
     shard_size: images in a shard. identity_folder: which folder of a tree is the person.
+    list_encoding: of the list or pairs file; "" finds it out.
 
     Raises RunError for a target that exists or can't be written, DataError for data that does not
     fit the target's format, and the errors of opening the source.
@@ -64,12 +66,12 @@ def convert(
     source, target = Path(source), Path(target)
     make_folder(target.parent)
     if target.suffix == ".bin":
-        return _convert_to_bin(source, target, file_list)
+        return _convert_to_bin(source, target, file_list, list_encoding)
     pairs = open_verification_set(source, file_list) if is_bin(source) else None
     images = (
         _classes_of_pairs(pairs, source)
         if pairs
-        else open_training_set(source, file_list, identity_folder)
+        else open_training_set(source, file_list, identity_folder, list_encoding)
     )
     if shuffle is not None and pairs:
         raise RunError("a verification set can't be shuffled: its pairs are in an order.")
@@ -110,11 +112,11 @@ def _classes_of_pairs(data: VerificationSet, source: Path) -> TrainingSet:
     return TrainingSet(data.images.store, labels, source, data.images.rows)
 
 
-def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None) -> str:
+def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None, encoding: str) -> str:
     """A .bin is written in seconds, as a whole: there is nothing to resume."""
     if target.exists():
         raise RunError(f"{target} exists already; remove it, or write elsewhere.")
-    data = open_verification_set(source, file_list)
+    data = open_verification_set(source, file_list, list_encoding=encoding)
     files = [bytes(data.images.encoded(i)) for i in tqdm(range(len(data.images)), unit="image")]
     rows = np.stack((data.left, data.right), 1).ravel()
     write_bin(target, [files[row] for row in rows], data.same)
@@ -194,6 +196,7 @@ def main() -> None:
     parser.add_argument("source", help="the data set to convert")
     parser.add_argument("target", help="what to write; its name gives the format")
     parser.add_argument("--file_list", help="image list or pairs file of the source")
+    parser.add_argument("--list_encoding", default="", help="of the image list or pairs file")
     parser.add_argument("--identity_folder", choices=IDENTITY_FOLDERS, default="top")
     parser.add_argument(
         "--shuffle", type=int, metavar="SEED", help="write in a random order, best for shards"

@@ -43,7 +43,7 @@ from Utils.errors import UserError
 from Utils.files import reading
 
 _LONGEST_QUOTE = 80
-_DELETED = 20  # lines that a message offers to delete
+_DELETED = 40  # lines that a message offers to delete
 _LIST_FORM = (
     "`left right 1` or `left right -1` or `left right 0` (tabs between them if names hold blanks)"
 )
@@ -63,7 +63,7 @@ class Pairs:
     names: the unique image names, in the order in which the file first mentions them.
     left, right: P ints, indices into names. same: P bools. folds: P ints, from 0.
     source: the pairs file. numbers: P ints, the line of each pair.
-    notes: sentences about how the file was read, where that is not plain.
+    header: the line of LFW's header, which counts the pairs; 0 without one.
     """
 
     names: list[str]
@@ -73,6 +73,7 @@ class Pairs:
     folds: np.ndarray
     source: Path
     numbers: np.ndarray
+    header: int = 0
 
 
 class _Line(NamedTuple):
@@ -119,7 +120,7 @@ def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
         per_class = int(header[-1])
         fold_count = int(header[0]) if len(header) == 2 else 1
         pairs, folds = _read_lfw(path, lines, fold_count, per_class)
-        lines = lines[1:]
+        lines, counted = lines[1:], lines[0].number
     else:
         read = _by_header(header)
         readings = {"the header's columns": read} if read else READINGS
@@ -130,9 +131,9 @@ def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
             pairs = [pair._replace(same=not pair.same) for pair in pairs]
         elif not SAME_WORDS & words:
             _check_flags(path, pairs, " ".join(header) if read else _HEADERS[name], bool(read))
-        lines = body
+        lines, counted = body, 0
         folds = consecutive_folds(len(pairs))
-    return _index(pairs, folds, path, [line.number for line in lines])
+    return _index(pairs, folds, path, [line.number for line in lines], counted)
 
 
 def _read_lfw(
@@ -306,7 +307,9 @@ def _is_number(field: str) -> bool:
     return field.isascii() and field.isdigit()
 
 
-def _index(pairs: Sequence[_Pair], folds: np.ndarray, path: Path, numbers: list[int]) -> Pairs:
+def _index(
+    pairs: Sequence[_Pair], folds: np.ndarray, path: Path, numbers: list[int], header: int
+) -> Pairs:
     """Give each image one index, so that an image in several pairs is embedded once."""
     rows: dict[str, int] = {}
     for pair in pairs:
@@ -320,6 +323,7 @@ def _index(pairs: Sequence[_Pair], folds: np.ndarray, path: Path, numbers: list[
         folds=folds,
         source=path,
         numbers=np.array(numbers),
+        header=header,
     )
 
 
@@ -337,6 +341,23 @@ def _malformed(path: Path, line: _Line, expected: str, bad: list[int], remedy: s
 def _with_header(path: Path, header: str, copy: str = "cat") -> str:
     """A command that writes a header line and what `copy` writes of a file."""
     return f"`(echo {header}; {copy} {quoted(path)}) > {mended(path)}`"
+
+
+def without_images(pairs: Pairs, missing: Sequence[int]) -> str:
+    """A command that copies a pairs file without the pairs of some images (rows of its names),
+    and without LFW's header; "" for too many of them."""
+    bad = np.isin(pairs.left, missing) | np.isin(pairs.right, missing)
+    numbers = pairs.numbers[bad].tolist()
+    if len(numbers) > _DELETED or len(numbers) == len(bad):
+        return ""
+    return _deleting(pairs.source, [pairs.header, *numbers] if pairs.header else numbers)
+
+
+def dropping(pairs: Pairs, count: int) -> str:
+    """A command that copies a list without the first folders of its names."""
+    blank = "" if any(" " in name for name in pairs.names) else " "
+    script = rf"s#(^|[\t,;{blank}])([^/\t,;{blank}]*/){{{count}}}#\1#g"
+    return f"`sed -E '{script}' {quoted(pairs.source)} > {mended(pairs.source)}`"
 
 
 def _deleting(path: Path, numbers: Iterable[int]) -> str:

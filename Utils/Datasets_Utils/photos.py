@@ -241,7 +241,7 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     found = list_folder(folder) if is_folder else Folder([], [], [])
     names = [name for name in found.files if is_image_name(name)]
     if not names:
-        store, labels, rows, _ = find_images(folder)
+        store, labels, rows = find_images(folder)
         people = [str(label) for label in labels.tolist()]  # which may be any whole numbers
         if not people:
             raise DataError(f"{folder} has no images.")

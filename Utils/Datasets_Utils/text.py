@@ -30,6 +30,8 @@ LABEL_WORDS = frozenset({"label", "class", "id", "identity", "person", "target",
     *("class_id", "person_id", "identity_id", "subject_id", "classid", "label_id", "labels", "pid")
 }
 
+COMMAND = "python -m Utils.Datasets_Utils.generate_dataset_list"  # writes a mended list
+
 _SAMPLE = 1 << 12  # bytes by which UTF-16 without a mark is recognised
 _MARKS = (  # UTF-32's begin with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -46,7 +48,7 @@ def numbered_lines(
 
     file: opened at its beginning. path: its name, for messages. encoding: "" finds it out. Lines
     end with any of LF, CRLF and CR. Raises `raises`, naming the line, for bytes that are not text
-    of that encoding, and for NUL bytes.
+    of that encoding, for NUL bytes, and for an unknown encoding.
     """
     sample = file.read(_SAMPLE)
     file.seek(0)
@@ -63,6 +65,11 @@ def numbered_lines(
                 )
             if text := line.strip():
                 yield number, text
+    except LookupError:
+        raise raises(
+            f"list_encoding is {encoding!r}, which is no encoding that Python knows; it is such as "
+            f"utf-8, utf-16, gbk, big5, cp932 or cp1252."
+        ) from None
     except UnicodeError:
         raise raises(
             f"{path}, after line {number}: there are bytes that are not {encoding} text. "
@@ -79,6 +86,15 @@ def _encoding_of(sample: bytes) -> str:
     if 4 * max(first, second) > len(sample) and min(first, second) == 0:
         return "utf-16-le" if second else "utf-16-be"
     return "utf-8-sig"
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file begins as text does; NUL bytes are in UTF-16 only, or in a damaged list."""
+    if path.suffix.lower() in (".txt", ".lst", ".csv", ".tsv", ".list"):
+        return True
+    with open(path, "rb") as file:
+        sample = file.read(_SAMPLE)
+    return _encoding_of(sample) != "utf-8-sig" or not sample.count(0)
 
 
 def is_comment(text: str) -> bool:

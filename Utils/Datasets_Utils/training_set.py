@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from Utils.Datasets_Utils.images import decode_image
+from Utils.Datasets_Utils.names import Finder, names_look, shorter
+from Utils.Datasets_Utils.text import COMMAND, mended, quoted
 from Utils.errors import DataError
 
 SHOWN = 3  # examples that an error names
@@ -22,10 +25,12 @@ class ImageStore(ABC):
     A store can be pickled; it opens its files in each process that reads them. It consists of
     arrays, without a Python object for each image.
 
-    source: the file or folder, for messages.
+    source: the file or folder, for messages. notes: lines for the log about how the data, or
+    the names of a list, were read and what was left out.
     """
 
     source: Path
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -46,18 +51,38 @@ class ImageStore(ABC):
         """The image as uint8 H×W×3 RGB. Raises ImageError, naming the place, if damaged."""
         return decode_image(self.encoded(row), self.place(row))
 
-    def rows(self, names: Sequence[str], file_list: Path) -> np.ndarray:
-        """The rows (int64) of the images that a list names. Raises DataError for unknown ones."""
+    def rows(
+        self, names: Sequence[str], file_list: Path, encoding: str = "", skip_bad: bool = False
+    ) -> np.ndarray:
+        """The rows (int64) of the images that a list names; see `names` for names that are written
+        in another way, about which `notes` then says so. encoding: of such names; "" finds it out.
+
+        Raises DataError for unknown ones; skip_bad: their rows are -1.
+        """
+        self.notes = ()
         known = {self.name(row): row for row in range(len(self))}
         rows = np.array([known.get(name, -1) for name in names], np.int64)
-        missing = np.flatnonzero(rows < 0)
-        if missing.size:
-            first = ", ".join(names[i] for i in missing[:SHOWN].tolist())
-            raise DataError(
-                f"{file_list}: {missing.size} of {len(names)} images are missing in {self.source}, "
-                f"the first: {first}."
-            )
-        return rows
+        if not np.any(missing := rows < 0):
+            return rows
+        look = names_look(known)
+        unknown = [names[i] for i in np.flatnonzero(missing).tolist()]
+        finder = Finder(look, unknown, encoding)
+        rows[missing] = [known.get(finder.find(name), -1) for name in unknown]
+        self.notes = tuple(finder.notes)
+        unknown = [names[i] for i in np.flatnonzero(rows < 0).tolist()]
+        if skip_bad or (not unknown and len(np.unique(rows)) == len(set(names))):
+            return rows
+        first = ", ".join(islice(unknown or names, SHOWN))
+        command = (
+            f"{COMMAND} {quoted(file_list)} {mended(file_list)} --images {quoted(self.source)}"
+        )
+        advice = f"`{command} --skip_bad` writes a list without them"
+        if count := shorter(look, unknown):
+            advice = f"`{command} --drop_folders {count}` writes a list of names that are there"
+        raise DataError(
+            f"{file_list}: {len(unknown)} of {len(names)} images are missing in {self.source}, the "
+            f"first: {first}; {advice}."
+        )
 
     def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """A permutation of 0..N-1: the order in which an epoch reads these N rows."""
@@ -68,13 +93,11 @@ class Labelled(NamedTuple):
     """The images that a format finds at a path, with the labels that are stored with them.
 
     labels: int64 N, not yet checked. rows: the N rows of images that have them; None: all rows.
-    notes: lines for the log about how the data were read and what was left out.
     """
 
     images: ImageStore
     labels: np.ndarray
     rows: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
 
 
 class TrainingSet(Dataset):
@@ -85,7 +108,9 @@ class TrainingSet(Dataset):
     log. channel_order: of the stored images: "RGB", or "BGR" if their red and blue are swapped.
     left_out: (identities, images) that `without_small` left out.
 
-    The constructor raises DataError for no images at all, and for labels that are not 0..C-1.
+    Other labels are renumbered in their order: `classes` then has the old label, or the name, of
+    each class; it is None where labels are the data's own. The constructor raises DataError for no
+    images at all.
     """
 
     def __init__(
@@ -106,7 +131,17 @@ class TrainingSet(Dataset):
         self.notes = notes
         self.channel_order = channel_order
         self.left_out = (0, 0)
-        self.num_classes = _count_classes(labels, source)
+        self.classes: list[str] | None = None
+        self._number_from_zero()
+
+    def _number_from_zero(self) -> None:
+        present = np.unique(self.labels)
+        self.num_classes = len(present)
+        if present[0] == 0 and present[-1] == len(present) - 1:
+            return
+        self.notes += renumbering(present)
+        self.labels = np.searchsorted(present, self.labels)
+        self.classes = [str(label) for label in present.tolist()]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -153,8 +188,23 @@ class TrainingSet(Dataset):
         kept, labels, identities = renumber(self.labels, min_images)
         rows = kept if self.rows is None else self.rows[kept]
         rest = TrainingSet(self.images, labels, self.source, rows, self.notes, self.channel_order)
+        names = self.classes or [str(label) for label in range(self.num_classes)]
+        rest.classes = [names[label] for label in np.unique(self.labels[kept]).tolist()]
         rest.left_out = (identities, len(self) - len(kept))
         return rest
+
+
+def renumbering(labels: np.ndarray) -> tuple[str, ...]:
+    """A note for labels that are not 0..C-1; none for others."""
+    present = np.unique(labels)
+    if not len(present) or (present[0] == 0 and present[-1] == len(present) - 1):
+        return ()
+    missing = np.setdiff1d(np.arange(min(present[-1], len(present) + SHOWN)), present)[:SHOWN]
+    without = f", without {', '.join(map(str, missing))}" if missing.size else ""
+    return (
+        f"the labels {present[0]} to {present[-1]}{without}, are renumbered: 0 to "
+        f"{len(present) - 1}",
+    )
 
 
 def renumber(labels: np.ndarray, min_images: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -166,16 +216,3 @@ def renumber(labels: np.ndarray, min_images: int) -> tuple[np.ndarray, np.ndarra
     large = counts >= min_images
     kept = np.flatnonzero(large[classes])
     return kept, (np.cumsum(large) - 1)[classes[kept]], int((~large).sum())
-
-
-def _count_classes(labels: np.ndarray, source: Path) -> int:
-    present = np.unique(labels)
-    if len(present) == present[-1] + 1 and present[0] == 0:
-        return len(present)
-    missing = np.setdiff1d(np.arange(min(present[-1], len(present) + SHOWN)), present)[:SHOWN]
-    raise DataError(
-        f"{source}: the labels are not 0..C-1: {len(present)} different ones up to {present[-1]}, "
-        f"without {', '.join(map(str, missing))}. A list with labels from 0 without "
-        f"gaps, of a tree with a folder for each person, a record file or shards, is written by "
-        f"`python -m Utils.Datasets_Utils.generate_dataset_list SOURCE LIST`."
-    )

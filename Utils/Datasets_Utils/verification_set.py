@@ -11,12 +11,24 @@ import numpy as np
 
 from Utils.Datasets_Utils.folds import folds_of_both_kinds
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, read_encoded, read_image
-from Utils.Datasets_Utils.pairs import Pairs, read_pairs
+from Utils.Datasets_Utils.names import (
+    Finder,
+    Look,
+    folder_above,
+    folder_look,
+    folders,
+    is_foreign,
+    names_look,
+    shorter,
+)
+from Utils.Datasets_Utils.pairs import Pairs, dropping, read_pairs, without_images
+from Utils.Datasets_Utils.text import quoted
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import DataError
 
 # The suffixes that are tried for a name, in this order.
 _ADDED = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+_SUFFIXES = ("", *IMAGE_SUFFIXES)
 _SHOWN = 5  # missing images that an error names
 
 
@@ -108,30 +120,43 @@ class StoredImages(Sequence[np.ndarray]):
         return self.store.encoded(int(self.rows[index]))
 
 
-def load_stored_pairs(store: ImageStore, pairs: Pairs, top: str = "") -> VerificationSet:
+def load_stored_pairs(
+    store: ImageStore, pairs: Pairs, top: str = "", encoding: str = ""
+) -> VerificationSet:
     """The verification set of a store's images and the pairs of their names.
 
-    top: a folder, with its slash, that names may leave out.
-    Raises DataError naming the first missing images.
+    top: a folder, with its slash, that names may leave out. encoding: of names that are not UTF-8;
+    "" finds it out. Raises DataError naming the first missing images.
     """
     known = {store.name(row): row for row in range(len(store))}
+    plain = names_look(known)
+
+    def look(name: str) -> list[str]:
+        return [fit for p in ("", top) for s in _SUFFIXES for fit in plain(p + name + s)][:2]
+
     candidates = ([p + name + s for p in ("", top) for s in _ADDED] for name in pairs.names)
-    rows = [next((known[c] for c in names if c in known), None) for names in candidates]
-    _require_all(pairs.names, rows, f"in {pairs.source} are not in {store.source}")
-    return _with_pairs(StoredImages(store, np.array(rows, np.int64)), pairs)
+    found = [next((c for c in names if c in known), None) for names in candidates]
+    notes = _find_others(found, pairs.names, look, encoding)
+    _require_all(pairs, found, store.source, look)
+    rows = np.array([known[name] for name in found], np.int64)
+    return _with_pairs(StoredImages(store, rows), pairs, notes)
 
 
 def load_pairs_set(
-    path: str | os.PathLike[str], file_list: str | os.PathLike[str]
+    path: str | os.PathLike[str], file_list: str | os.PathLike[str], encoding: str = ""
 ) -> VerificationSet:
     """The verification set of a folder of images and a pairs file (see `read_pairs`).
 
-    Every image file is looked for here, before an evaluation begins; none is read yet.
-    Raises DataError naming the folder and the first missing images, PairsError for a pairs file
-    that can't be understood.
+    Every image file is looked for here, before an evaluation begins; none is read yet. encoding:
+    of the pairs file; "" finds it out. Raises DataError naming the folder and the first missing
+    images, PairsError for a pairs file that can't be understood.
     """
-    pairs = read_pairs(file_list)
-    return _with_pairs(ImageFiles(locate_images(Path(path), pairs.names, pairs.source)), pairs)
+    folder, pairs = Path(path), read_pairs(file_list, encoding)
+    found = _locate(folder, pairs.names, pairs.source)
+    look = folder_look(folder, _SUFFIXES)
+    notes = _find_others(found, pairs.names, look, encoding)
+    _require_all(pairs, found, folder, look)
+    return _with_pairs(ImageFiles([os.path.join(folder, name) for name in found]), pairs, notes)
 
 
 def locate_images(
@@ -143,29 +168,70 @@ def locate_images(
     source: the list. Raises DataError naming the folder, the list and the first missing images, if
     more than `most_missing` are; of fewer, reading each will be the error.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is not a folder; expected the images of {source}")
-    stems = [os.path.join(folder, name) for name in names]
-    candidates = ((stem + suffix for suffix in _ADDED) for stem in stems)
-    found = [next(filter(os.path.isfile, files), None) for files in candidates]
-    if found.count(None) <= most_missing:
-        return [stem if file is None else file for stem, file in zip(stems, found, strict=True)]
-    _require_all(names, found, f"in {source} are not in {folder}, with or without a suffix")
-    return found
-
-
-def _require_all(names: Sequence[str], found: Sequence, where: str) -> None:
-    """Raise DataError for names that were not found; where: the list and the place."""
+    found = _locate(folder, names, source)
     missing = [name for name, place in zip(names, found, strict=True) if place is None]
-    if missing:
+    if len(missing) > most_missing:
         first = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         raise DataError(
-            f"{len(missing)} of the {len(names)} images named {where}: {first}; check the data "
-            f"set's path."
+            f"{len(missing)} of the {len(names)} images named in {source} are not in {folder}, "
+            f"with or without a suffix: {first}; check the data set's path."
         )
+    files = (name if file is None else file for name, file in zip(names, found, strict=True))
+    return [os.path.join(folder, file) for file in files]
 
 
-def _with_pairs(images: Sequence[np.ndarray], pairs: Pairs) -> VerificationSet:
+def _locate(folder: Path, names: Sequence[str], source: str | Path) -> list[str | None]:
+    """The names with the suffixes of their files; None without a file."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is not a folder; expected the images of {source}")
+    candidates = ((name + suffix for suffix in _ADDED) for name in names)
+    return [
+        next((file for file in files if os.path.isfile(os.path.join(folder, file))), None)
+        for files in candidates
+    ]
+
+
+def _find_others(
+    found: list[str | None], names: Sequence[str], look: Look, encoding: str
+) -> tuple[str, ...]:
+    """Fill the gaps in `found` with the images that names mean; returns notes about it."""
+    missing = [row for row, place in enumerate(found) if place is None]
+    if not missing:
+        return ()
+    finder = Finder(look, (names[row] for row in missing), encoding)
+    others = [finder.find(names[row]) for row in missing]
+    if len({*others, *found}) < len(found) and None not in others:
+        return ()  # two names of the file are not the same photo
+    for row, place in zip(missing, others, strict=True):
+        found[row] = place
+    return tuple(finder.notes)
+
+
+def _require_all(pairs: Pairs, found: Sequence[str | None], place: Path, look: Look) -> None:
+    """Raise DataError for names of pairs that were not found in a place, with what would help."""
+    missing = [row for row, name in enumerate(found) if name is None]
+    if not missing:
+        return
+    names = [pairs.names[row] for row in missing]
+    advice = "check the data set's path"
+    if any(map(is_foreign, names)):
+        advice += " and the file's encoding, which `--list_encoding NAME` names"
+    if folder := folder_above(place, names, _SUFFIXES):
+        advice = f"under {quoted(folder)} they are there, so give that as the data set's path"
+    elif count := shorter(look, names):
+        advice = f"without their first {folders(count)} they are there: {dropping(pairs, count)}"
+    elif command := without_images(pairs, missing):
+        advice += f"; or leave out the pairs of these images: {command}"
+    first = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    raise DataError(
+        f"{len(names)} of the {len(found)} images named in {pairs.source} are not in {place}, with "
+        f"or without a suffix: {first}; {advice}."
+    )
+
+
+def _with_pairs(
+    images: Sequence[np.ndarray], pairs: Pairs, notes: tuple[str, ...]
+) -> VerificationSet:
     return VerificationSet(
         images=images,
         names=pairs.names,
@@ -173,4 +239,5 @@ def _with_pairs(images: Sequence[np.ndarray], pairs: Pairs) -> VerificationSet:
         right=pairs.right,
         same=pairs.same,
         folds=pairs.folds,
+        notes=notes,
     )

@@ -193,6 +193,7 @@ def main() -> None:
     parser = reading_flags(__doc__)
     parser.add_argument("data", help="the training set: all that training opens")
     parser.add_argument("--file_list", help="its image list")
+    parser.add_argument("--list_encoding", default="", help="of the image list")
     parser.add_argument("--identity_folder", choices=IDENTITY_FOLDERS, default="top")
     parser.add_argument("--output", help="folder for the report")
     parser.add_argument(
@@ -209,7 +210,9 @@ def main() -> None:
     for name, least in (("batch_size", 1), ("num_workers", 0)):
         if getattr(given, name) < least:
             raise ConfigError(name, getattr(given, name), f"it must be at least {least}.")
-    data = open_training_set(given.data, given.file_list, given.identity_folder)
+    data = open_training_set(
+        given.data, given.file_list, given.identity_folder, given.list_encoding
+    )
     weights = read_weights(given.source, given.lineage, given.weights, given.channel_order)
     backbone = build(weights, given.channel_order, given.input_mean, given.input_scale)
     by_weights = given.centres == "weights"

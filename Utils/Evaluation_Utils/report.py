@@ -226,7 +226,7 @@ def open_benchmark(
         demo = ensure_demo_sets(Path(config.demo_dataset_path))
         path = str(getattr(demo, f"{benchmark.prefix}_images"))
         file_list = str(getattr(demo, f"{benchmark.prefix}_pairs"))
-    data = open_verification_set(path, file_list, config.blp_channel_order)
+    data = open_verification_set(path, file_list, config.blp_channel_order, config.list_encoding)
     source = f"{path}, {file_list}" if file_list else path
     data = usable_pairs(data)
     if both_kinds and not has_both_kinds(data):

@@ -42,7 +42,7 @@ def open_training_data(config: Config) -> TrainingSet:
         path, file_list = demo.train_images, demo.train_list
     else:
         path, file_list = training_paths(config)
-    data = open_training_set(path, file_list or None, config.identity_folder)
+    data = open_training_set(path, file_list or None, config.identity_folder, config.list_encoding)
     data.channel_order = config.train_channel_order
     data = data.without_small(config.min_images)
     if data.num_classes == 1:

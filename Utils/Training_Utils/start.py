@@ -7,6 +7,7 @@ networks or restores them from the checkpoint, and makes the run's folder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
         state.restore(saved, config, processes)
     folder = None
     if not config.para_adj_mode:
-        folder = processes.from_main(lambda: _make_folder(config, resumed))
+        folder = processes.from_main(lambda: _make_folder(config, resumed, data.classes))
     return RunStart(
         config=config,
         processes=processes,
@@ -307,8 +308,9 @@ def _check_not_over(epoch: int, path: Path, config: Config) -> None:
     )
 
 
-def _make_folder(config: Config, resumed: Path | None) -> RunFolder:
-    """The folder of a new run, or of the one that a checkpoint is the newest of."""
+def _make_folder(config: Config, resumed: Path | None, classes: Sequence[str] | None) -> RunFolder:
+    """The folder of a new run, or of the one that a checkpoint is the newest of; with the table of
+    renumbered classes."""
     run = run_to_continue(resumed) if resumed else None
     if run is None:
         run = create_run(config)
@@ -316,5 +318,7 @@ def _make_folder(config: Config, resumed: Path | None) -> RunFolder:
         run.create(config)
         remove_unfinished(run)
         run.results.unlink(missing_ok=True)  # only a finished run has results
+    if classes:
+        run.save_classes(classes)
     note_launch(config.save_dir, run)
     return run

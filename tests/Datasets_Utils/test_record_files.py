@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.formats import storage
-from Utils.Datasets_Utils.formats.image_list import parse_list
+from Utils.Datasets_Utils.formats.list_lines import parse_list
 from Utils.Datasets_Utils.formats.record_set import Record, read_payload, read_record, scan_records
 from Utils.Datasets_Utils.formats.storage import MappedFile
 from Utils.Datasets_Utils.formats.writers import pack_payload, pack_record, whole_records
@@ -185,7 +185,7 @@ def test_a_list_takes_records_by_key(ms1m, tmp_path):
         np.testing.assert_array_equal(dataset[index][0], whole[key - 1][0])
         assert dataset[index][1] == label
     (tmp_path / "list.txt").write_text("1  0\n348  0\n")
-    with pytest.raises(DataError, match=r"list\.txt: 1 of 2 keys are no images .* first: 348"):
+    with pytest.raises(DataError, match=r"list\.txt: 1 of 2 names are no keys .* first: 348"):
         open_training_set(ms1m, tmp_path / "list.txt")
 
 

@@ -98,7 +98,6 @@ def test_absolute_paths_blanks_and_single_spaces_are_read(tree, tmp_path):
     [
         ("", "names no images"),
         ("b/0.jpg  0\nb/9.jpg  0\nd/0.jpg  1\n", "2 of 3 files are missing"),
-        ("b/0.jpg  0\nb/1.jpg  2\n", "not 0..C-1.*python -m Utils.Datasets_Utils.generate_dataset"),
         ("b/0.jpg  0\nb/1.jpg  -1\n", "line 2"),
         ("b/0.jpg  0\nb/1.jpg\n", "line 2"),
         ("b/0.jpg  0\nb/1.jpg  one\n", "line 2"),
@@ -115,7 +114,7 @@ def test_a_bad_list_is_named_with_what_is_wrong(tree, tmp_path, content, said):
     assert str(file_list) in str(error.value)
 
 
-@pytest.mark.parametrize("label", ["99999999999999999999", "1e300", "9007199254740993"])
+@pytest.mark.parametrize("label", ["99999999999999999999", "1e300", "0.5", "-1"])
 def test_a_label_too_large_for_an_lst_is_named(tmp_path, label):
     (tmp_path / "train.lst").write_text(f"0\t1\ta.jpg\n1\t{label}\tb.jpg\n")
     with pytest.raises(DataError, match=r"train\.lst, line 2"):
@@ -146,7 +145,7 @@ def test_folders_and_links_to_nowhere_are_no_files(tree, tmp_path, order):
     # Where the lines of a folder are apart, its later files are looked for one by one.
     names = names if order == 1 else ["b/0.jpg", "c/0.jpg", *names[1:]]
     (tmp_path / "list.txt").write_text("".join(f"{name}  0\n" for name in names))
-    said = rf"3 of {len(names)} files are missing.*: b/broken\.jpg, b/folder\.jpg, b/itself\.jpg\."
+    said = rf"3 of {len(names)} files are missing.*: b/broken\.jpg, b/folder\.jpg, b/itself\.jpg;"
     with pytest.raises(DataError, match=said):
         open_training_set(tree, tmp_path / "list.txt")
 

@@ -15,7 +15,7 @@ from Config import Config, ConfigError
 from tests.conftest import _write_face, assert_one_paragraph, run_script
 from tests.scripts.test_training import only_run
 from Utils.Datasets_Utils import open_training_set
-from Utils.Datasets_Utils.formats.image_list import parse_list
+from Utils.Datasets_Utils.formats.list_lines import parse_list
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import CheckpointError, DataError
 from Utils.Evaluation_Utils import label_noise
@@ -188,7 +188,7 @@ def test_wrong_labels_are_among_the_most_suspicious(noisy_run, tmp_path):
     target = tmp_path / "clean.txt"
     text = leave_out_worst(tmp_path, target, share=0.15)
     assert f"left out: {round(0.15 * len(rows))} images, 0 identities" in text
-    names, labels = parse_list(target)
+    names, labels, *_ = parse_list(target)
     kept = {name: int(label) for name, label in zip(names, labels, strict=True)}
     assert kept == {row["name"]: int(row["label"]) for row in rows[round(0.15 * len(rows)) :]}
     assert list(names) == sorted(names), "not in the order of the set"

@@ -4,6 +4,7 @@ The files of this package:
 
 storage.py      files mapped into memory, tables of paths, kept scans: what the formats share
 class_tree.py   whose the images in a tree of folders are, on disk or in an archive
+list_lines.py   the lines of an image list, in the forms that people have
 image_list.py   single image files: an image list, or a folder for each class
 archive.py      a .zip or .tar of a folder tree
 compressed.py   .tgz, .tar.gz, .tar.xz: the tar in it, unpacked once
@@ -23,6 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from Utils.Datasets_Utils.formats.archive import (
     Archive,
     is_archive,
@@ -33,14 +36,14 @@ from Utils.Datasets_Utils.formats.bin_set import is_bin, open_bin
 from Utils.Datasets_Utils.formats.blp_set import is_blp, open_blp
 from Utils.Datasets_Utils.formats.image_list import (
     FileImages,
-    parse_list,
-    parse_list_file,
     read_class_folders,
 )
+from Utils.Datasets_Utils.formats.list_lines import ListLines, parse_list, parse_list_file
 from Utils.Datasets_Utils.formats.record_set import is_records, open_records
 from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
 from Utils.Datasets_Utils.pairs import parse_pairs, read_pairs
-from Utils.Datasets_Utils.training_set import Labelled, TrainingSet
+from Utils.Datasets_Utils.text import is_text
+from Utils.Datasets_Utils.training_set import ImageStore, Labelled, TrainingSet
 from Utils.Datasets_Utils.verification_set import (
     VerificationSet,
     load_pairs_set,
@@ -51,7 +54,8 @@ from Utils.files import reading
 
 PAIRS_NAME = "pairs.txt"  # looked for in a folder or an archive if no pairs file is named
 
-# Opens a verification set: (path, its pairs file if one is named, channel order of .blp values).
+# Opens a verification set: (path, its pairs file if one is named, channel order of .blp values; or
+# the encoding of the pairs file).
 OpenPairs = Callable[[Path, Path | None, str], VerificationSet]
 
 
@@ -61,8 +65,9 @@ class Format:
 
     name: for people. recognise: whether a path is of this format. training: opens the images at a
     path with their labels; None: the format has verification sets only. verification: opens a
-    verification set; None: its pairs are in a pairs file. is_tree: whether folders are the labels;
-    `training` then takes identity_folder too.
+    verification set that holds its pairs. is_tree: whether folders are the labels; `training` then
+    takes identity_folder too. with_pairs: opens a verification set whose pairs are in a pairs file;
+    None: its names are those of the images of `training`.
     """
 
     name: str
@@ -70,41 +75,59 @@ class Format:
     training: Callable[..., Labelled] | None = None
     verification: OpenPairs | None = None
     is_tree: bool = False
+    with_pairs: OpenPairs | None = None
 
 
 def open_training_set(
-    path: str | Path, file_list: str | Path | None = None, identity_folder: str = "top"
+    path: str | Path,
+    file_list: str | Path | None = None,
+    identity_folder: str = "top",
+    list_encoding: str = "",
 ) -> TrainingSet:
     """Open training images with labels 0..C-1.
 
     path: a folder of images; a record file or its folder; a folder of tar shards; a .zip or .tar.
     file_list: an image list, lines `name  label`, to use those images with those labels. A name is
     a path in the folder or archive, a record's key, or `<shard>/<member>`. identity_folder: which
-    folder of a tree is the person, "top" or "deepest", see `class_tree`.
+    folder of a tree is the person, "top" or "deepest", see `class_tree`. list_encoding: of the
+    list; "" finds it out.
 
-    The set has `num_classes` and `len()`, and yields (uint8 H×W×3 RGB, label). Raises DataError,
-    before any image is read, for missing files, an empty set, labels that are not 0..C-1, and
-    damaged files of an archive format.
+    The set has `num_classes` and `len()`, and yields (uint8 H×W×3 RGB, label). Labels that are not
+    0..C-1 are renumbered, and `classes` has the old ones. Raises DataError, before any image is
+    read, for missing files, an empty set, and damaged files of an archive format.
     """
     path, file_list = Path(path).absolute(), Path(file_list) if file_list else None
     with reading(path, "training set"):
         chosen = _training_format(path)
         if chosen is FOLDER and file_list:
-            names, labels = parse_list(file_list)
-            return TrainingSet(FileImages(path, names, file_list), labels, file_list)
-        images, labels, rows, notes = _find(chosen, path, identity_folder)
+            lines = parse_list(file_list, list_encoding)
+            images = FileImages(path, lines.names, file_list, list_encoding)
+            return _listed(images, lines, file_list)
+        images, labels, rows = _find(chosen, path, identity_folder)
         if not file_list:
-            return TrainingSet(images, labels, path, rows, notes)
+            return TrainingSet(images, labels, path, rows, images.notes)
         # A list on disk, or one inside the archive itself.
         if isinstance(images, Archive) and not file_list.exists():
-            names, labels = parse_list_file(io.BytesIO(images.read(file_list)), file_list)
+            content = io.BytesIO(images.read(file_list))
+            lines = parse_list_file(content, file_list, list_encoding)
         else:
-            names, labels = parse_list(file_list)
-        return TrainingSet(images, labels, file_list, images.rows(names, file_list))
+            lines = parse_list(file_list, list_encoding)
+        return _listed(images, lines, file_list, images.rows(lines.names, file_list, list_encoding))
+
+
+def _listed(
+    images: ImageStore, lines: ListLines, file_list: Path, rows: np.ndarray | None = None
+) -> TrainingSet:
+    data = TrainingSet(images, lines.labels, file_list, rows, (*lines.notes, *images.notes))
+    data.classes = lines.classes or data.classes
+    return data
 
 
 def open_verification_set(
-    path: str | Path, file_list: str | Path | None = None, blp_channel_order: str = "BGR"
+    path: str | Path,
+    file_list: str | Path | None = None,
+    blp_channel_order: str = "BGR",
+    list_encoding: str = "",
 ) -> VerificationSet:
     """Open the unique images and the pairs of a verification benchmark.
 
@@ -112,15 +135,20 @@ def open_verification_set(
     or shards, each with a pairs file. file_list: the pairs file, in the format of LFW or of
     AgeDB-30 and CFP-FP (default: pairs.txt in the folder or archive), or the issame list of a .blp
     set (default: `<path>_list.npy`). blp_channel_order: of the values in a .blp set, BGR or RGB.
+    list_encoding: of the pairs file; "" finds it out.
 
-    The set has `images`, `left`, `right` (indices into images), `same` and `folds`. Raises
-    DataError for a path or list that can't be read or does not fit, PairsError for a pairs file.
+    The set has `images`, `left`, `right` (indices into images), `same` and `folds`, which hold
+    pairs of both kinds where there are two of each. Raises DataError for a path or list that can't
+    be read or does not fit, PairsError for a pairs file.
     """
     path, file_list = Path(path).absolute(), Path(file_list) if file_list else None
     with reading(path, "verification set"):
         chosen = _recognise(path, FORMATS, "verification set")
-        open_pairs = chosen.verification or _open_stored_pairs
-        return open_pairs(path, file_list, blp_channel_order).with_usable_folds()
+        if chosen.verification:
+            data = chosen.verification(path, file_list, blp_channel_order)
+        else:
+            data = (chosen.with_pairs or _open_stored_pairs)(path, file_list, list_encoding)
+        return data.with_usable_folds()
 
 
 def find_images(path: str | Path, identity_folder: str = "top") -> Labelled:
@@ -141,6 +169,13 @@ def is_image_folder(path: str | Path) -> bool:
         return path.is_dir() and _training_format(path) is FOLDER
 
 
+def is_image_list(path: Path) -> bool:
+    """Whether a path is a list, and a data set of no format."""
+    with reading(path, "image list"):
+        known = any(format.recognise(path.absolute()) for format in FORMATS)
+        return path.is_file() and not known and is_text(path)
+
+
 def _training_format(path: Path) -> Format:
     return _recognise(path, [known for known in FORMATS if known.training], "training set")
 
@@ -154,24 +189,25 @@ def _recognise(path: Path, formats: Sequence[Format], what: str) -> Format:
     raise DataError(f"the {what} {path} {problem}. Expected one of: {names}.")
 
 
-def _open_stored_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
+def _open_stored_pairs(path: Path, file_list: Path | None, encoding: str) -> VerificationSet:
     images = _training_format(path).training(path).images
-    return load_stored_pairs(images, read_pairs(_pairs_file(path, file_list)))
+    pairs = read_pairs(_pairs_file(path, file_list), encoding)
+    return load_stored_pairs(images, pairs, encoding=encoding)
 
 
-def _open_archive_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
+def _open_archive_pairs(path: Path, file_list: Path | None, encoding: str) -> VerificationSet:
     """The pairs file is on disk or inside the archive; without a name, it is its pairs.txt."""
     archive = open_archive(path)
     if file_list and file_list.exists():
-        pairs = read_pairs(file_list)
+        pairs = read_pairs(file_list, encoding)
     else:
         member = file_list or Path(PAIRS_NAME)
-        pairs = parse_pairs(path / member, archive.read(member))
-    return load_stored_pairs(archive, pairs, archive.top)
+        pairs = parse_pairs(path / member, archive.read(member), encoding)
+    return load_stored_pairs(archive, pairs, archive.top, encoding)
 
 
-def _open_folder_pairs(path: Path, file_list: Path | None, _: str) -> VerificationSet:
-    return load_pairs_set(path, _pairs_file(path, file_list))
+def _open_folder_pairs(path: Path, file_list: Path | None, encoding: str) -> VerificationSet:
+    return load_pairs_set(path, _pairs_file(path, file_list), encoding)
 
 
 def _pairs_file(path: Path, file_list: Path | None) -> Path:
@@ -188,8 +224,8 @@ FOLDER = Format(
     "a folder of class folders, or of images with an image list or a pairs file",
     Path.is_dir,
     read_class_folders,
-    _open_folder_pairs,
     is_tree=True,
+    with_pairs=_open_folder_pairs,
 )
 
 # The first row that recognises a path opens it, so formats that are recognised by the contents of a
@@ -203,8 +239,8 @@ FORMATS = (
         "a .zip, .tar, .tgz, .tar.gz or .tar.xz of a folder tree",
         is_archive,
         open_archive_tree,
-        _open_archive_pairs,
         is_tree=True,
+        with_pairs=_open_archive_pairs,
     ),
     FOLDER,
 )

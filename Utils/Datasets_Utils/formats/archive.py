@@ -82,11 +82,13 @@ class Archive(ImageStore):
             raise ImageError(f"{self.place(row)}: its check sum is wrong; the file is damaged")
         return content
 
-    def rows(self, names: Sequence[str], file_list: Path) -> np.ndarray:
+    def rows(
+        self, names: Sequence[str], file_list: Path, encoding: str = "", skip_bad: bool = False
+    ) -> np.ndarray:
         """As in `ImageStore`; names may leave out the folder `top`."""
         if self.top and len(names) and not names[0].startswith(self.top):
             names = [self.top + name for name in names]
-        return super().rows(names, file_list)
+        return super().rows(names, file_list, encoding, skip_bad)
 
     def read(self, name: Path) -> bytes:
         """The bytes of a file by its name, with or without the folder `top`.
@@ -129,7 +131,8 @@ def open_archive_tree(path: Path, identity_folder: str = "top") -> Labelled:
     archive = open_archive(path)
     tree = group_images(list(archive.names), archive.litter, identity_folder)
     labels, rows = np.array(tree.labels, np.int64), np.array(tree.rows, np.int64)
-    return Labelled(archive, labels, rows, tuple(tree.notes))
+    archive.notes = tuple(tree.notes)
+    return Labelled(archive, labels, rows)
 
 
 def check_inside(archive: Path, offset: int, name: str) -> None:

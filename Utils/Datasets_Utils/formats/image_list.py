@@ -1,27 +1,32 @@
 """Training sets of single image files: a list of them, or one folder for each class.
 
-A list has a line `path  label` for each image, usually with two blanks between; any white space
-before the last word is allowed, so that paths may contain blanks, but not begin with one. It is
-UTF-8, with or without a byte order mark. Paths are absolute or relative to the data set's folder.
+A list has a line for each image, see `list_lines`. Paths are absolute or relative to the data set's
+folder.
 """
 
-import io
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from Utils.Datasets_Utils.formats.class_tree import first_few, group_images, list_folder
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.images import read_encoded
+from Utils.Datasets_Utils.names import (
+    Finder,
+    folder_above,
+    folder_look,
+    folders,
+    is_foreign,
+    shorter,
+)
+from Utils.Datasets_Utils.text import COMMAND, mended, quoted
 from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, Labelled
 from Utils.errors import DataError
-from Utils.files import reading
 
-_LABEL_DIGITS = 18  # any number of 18 digits fits into an int64
+_TRIED = 100  # missing paths by which another folder is found
 
 
 class FileImages(ImageStore):
@@ -30,14 +35,25 @@ class FileImages(ImageStore):
     root: the data set's folder. paths: of the images, relative to it or absolute.
     source: the list or folder that names them, for messages.
 
-    The constructor raises DataError for missing files.
+    encoding: of paths that are not UTF-8; "" finds it out. Where a path has no file as it stands,
+    `paths` then has the one file that it means, see `names`, and `notes` says so.
+
+    The constructor raises DataError for missing files; skip_bad: `missing` has their rows.
     """
 
-    def __init__(self, root: Path, paths: PathTable, source: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        paths: PathTable,
+        source: Path,
+        encoding: str = "",
+        skip_bad: bool = False,
+    ) -> None:
         self.root = Path(root)
-        self.paths = paths
         self.source = source
-        _check_files(self.root, paths, source)
+        self.paths, self.missing, self.notes = _fit_paths(self.root, paths, encoding)
+        if self.missing.size and not skip_bad:
+            raise _not_found(self.root, paths, self.missing, source)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,22 +68,6 @@ class FileImages(ImageStore):
         return str(self.root / self.paths[row])
 
 
-def parse_list(file_list: str | Path) -> tuple[PathTable, np.ndarray]:
-    """The names and labels (int64) of an image list.
-
-    Raises DataError for a list that can't be read, and for a line that is not `path  label`.
-    """
-    with reading(file_list, "image list"), open(file_list, "rb") as file:
-        return parse_list_file(file, Path(file_list))
-
-
-def parse_list_file(file: BinaryIO, file_list: Path) -> tuple[PathTable, np.ndarray]:
-    """As `parse_list`, for an open file; file_list: its name, for messages."""
-    labels = array("q")
-    lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape")
-    return PathTable(_parse(lines, file_list, labels)), np.frombuffer(labels, np.int64)
-
-
 def read_class_folders(root: Path, identity_folder: str = "top") -> Labelled:
     """The images of a tree with a folder for each person, sorted; see `class_tree`."""
     found = list_folder(root)
@@ -76,28 +76,15 @@ def read_class_folders(root: Path, identity_folder: str = "top") -> Labelled:
         what = f"{len(found.empty):,} folders without images"
         tree.notes.append(f"left out: {what}: {first_few(found.empty)}")
     images = FileImages(root, PathTable(found.files[row] for row in tree.rows), root)
-    return Labelled(images, np.array(tree.labels, np.int64), notes=tuple(tree.notes))
+    images.notes = tuple(tree.notes)
+    return Labelled(images, np.array(tree.labels, np.int64))
 
 
-def _parse(lines: Iterable[str], file_list: Path, labels: array) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        words = line.rsplit(None, 1)
-        if not words:
-            continue
-        if len(words) != 2 or not words[1].isdecimal() or len(words[1]) > _LABEL_DIGITS:
-            raise DataError(
-                f"{file_list}, line {number}: {line.strip()[:80]!r} is not 'path  label' with a "
-                f"whole number of at most {_LABEL_DIGITS} digits as the label."
-            )
-        labels.append(int(words[1]))
-        yield words[0].lstrip()
-
-
-def _check_files(root: Path, paths: PathTable, source: Path) -> None:
-    """Raise DataError for missing files; lists each folder once instead of asking for each file."""
-    missing, count = [], 0
+def _missing(root: Path, paths: PathTable) -> np.ndarray:
+    """The rows (int64) of missing files; lists each folder once, not asking for each file."""
+    missing = array("q")
     folder, names, seen = None, frozenset(), set()
-    for path in paths:
+    for row, path in enumerate(paths):
         cut = path.rfind("/") + 1  # the slash belongs to the folder, which may be the root
         parent, name = path[:cut], path[cut:]
         if parent != folder and parent not in seen:
@@ -106,13 +93,69 @@ def _check_files(root: Path, paths: PathTable, source: Path) -> None:
         # An unsorted list would list a folder again for each line: there, ask for the file.
         found = name in names if parent == folder else os.path.isfile(root / path)
         if not found:
-            count += 1
-            missing += [path] if len(missing) < SHOWN else []
-    if count:
-        raise DataError(
-            f"{source}: {count} of {len(paths)} files are missing under {root}, "
-            f"the first: {', '.join(missing)}."
+            missing.append(row)
+    return np.frombuffer(missing, np.int64)
+
+
+def _fit_paths(
+    root: Path, paths: PathTable, encoding: str = ""
+) -> tuple[PathTable, np.ndarray, tuple[str, ...]]:
+    """Replace paths that are not there by the one file each of them means.
+
+    Returns (the paths, rows (int64) of those without such a file, notes about the others); see
+    `names`. encoding: of paths that are not UTF-8; "" finds it out.
+    """
+    missing = _missing(root, paths)
+    if not missing.size:
+        return paths, missing, ()
+    finder = Finder(folder_look(root), (paths[row] for row in missing.tolist()), encoding)
+    left = array("q")
+
+    def fitted() -> Iterator[str]:
+        ahead = iter(missing.tolist())
+        following = next(ahead)
+        for row, path in enumerate(paths):
+            if row != following:
+                yield path
+                continue
+            following = next(ahead, -1)
+            found = finder.find(path)
+            if found is None:
+                left.append(row)
+            yield found or path
+
+    made = PathTable(fitted())
+    # Two names of a list are not the same photo.
+    if _distinct(made) < _distinct(paths):
+        return paths, missing, ()
+    return made, np.frombuffer(left, np.int64), tuple(finder.notes)
+
+
+def _distinct(paths: PathTable) -> int:
+    return len(np.unique(np.fromiter(map(hash, paths), np.int64, len(paths))))
+
+
+def _not_found(root: Path, paths: PathTable, missing: np.ndarray, source: Path) -> DataError:
+    """The error for paths without a file, with what would help."""
+    names = [paths[row] for row in missing[:_TRIED].tolist()]
+    command = f"{COMMAND} {quoted(source)} {mended(source)} --images {quoted(root)}"
+    advice = f"`{command} --skip_bad` writes a list without them"
+    if count := shorter(folder_look(root), names):
+        advice = (
+            f"they are there without their first {folders(count)}: `{command} --drop_folders "
+            f"{count}` writes such a list"
         )
+        if folder := folder_above(root, names):
+            advice += f"; or give {quoted(folder)} as the data set's path"
+    elif any(map(is_foreign, names)):
+        advice = (
+            "the list is not UTF-8, and its encoding is not known; `--list_encoding NAME` names it"
+        )
+    shown = ", ".join(names[:SHOWN])
+    return DataError(
+        f"{source}: {missing.size} of {len(paths)} files are missing under {root}, the first: "
+        f"{shown}; {advice}."
+    )
 
 
 def _names(folder: Path) -> frozenset[str]:

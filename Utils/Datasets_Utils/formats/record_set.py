@@ -35,6 +35,7 @@ import numpy as np
 from Utils.Datasets_Utils.formats.class_tree import litter_in
 from Utils.Datasets_Utils.formats.storage import MappedFile, cached_arrays, progress_bar
 from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.text import COMMAND, mended, quoted
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
 from Utils.files import reading
@@ -172,17 +173,23 @@ class RecordImages(ImageStore):
     def place(self, row: int) -> str:
         return f"{self.source}, byte {self.offsets[row]} (key {self.name(row)})"
 
-    def rows(self, names: Sequence[str], file_list: Path) -> np.ndarray:
-        if not all(name.isdecimal() for name in names):
-            raise DataError(f"{file_list}: a record file's images are listed as 'key  label'.")
-        wanted = np.array([int(name) for name in names], np.int64)
+    def rows(
+        self, names: Sequence[str], file_list: Path, encoding: str = "", skip_bad: bool = False
+    ) -> np.ndarray:
+        """As in `ImageStore`; names are keys."""
+        is_key = [name.isdecimal() and len(name) < 19 for name in names]
+        wanted = np.array([int(n) if key else -1 for n, key in zip(names, is_key, strict=True)])
         rows = np.searchsorted(self.keys, wanted).clip(max=len(self) - 1)
         missing = np.flatnonzero(self.keys[rows] != wanted)
-        if missing.size:
+        if missing.size and not skip_bad:
+            what = "its images' keys" if all(is_key) else "'key  label', as for a record file"
+            command = f"{COMMAND} {quoted(file_list)} {mended(file_list)}"
             raise DataError(
-                f"{file_list}: {missing.size} of {len(names)} keys are no images of {self.source}, "
-                f"the first: {wanted[missing[0]]}."
+                f"{file_list}: {missing.size} of {len(names)} names are no keys of images of "
+                f"{self.source}, the first: {names[missing[0]]}; expected {what}. "
+                f"`{command} --images {quoted(self.source)} --skip_bad` writes a list without them."
             )
+        rows[missing] = -1
         return rows
 
 

@@ -8,6 +8,7 @@ Training_Utils      the training loop
 The files that all of them use:
 
 errors.py          exceptions for the user's mistakes; `run_script`
+file_kinds.py      what a file is that is not what its user took it for
 files.py           writing files completely or not at all; errors of reading that name the file
 pickled_arrays.py  NumPy's values in a pickle, read without running anything
 tables.py          aligns text in columns

@@ -8,19 +8,19 @@ import re
 import shlex
 import shutil
 import struct
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from Utils.errors import CheckpointError, DataError, RunError, UserError, first_line
+from Utils.file_kinds import other_kind
 
 _SHOWN = 3  # functions and classes that an error names
 
@@ -190,10 +190,10 @@ def refusing_code(path: Path) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        why = _other_kind(path) or _refusal(path, error)
+        why = other_kind(path) or _refusal(path, error)
         raise CheckpointError(f"checkpoint {path} can't be read: {why}") from None
     except _READ_ERRORS as error:
-        why = _other_kind(path) or _damage(error)
+        why = other_kind(path) or _damage(error)
         raise CheckpointError(f"checkpoint {path} can't be read: {why}") from None
 
 
@@ -282,55 +282,3 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
 
 def _damage(error: Exception) -> str:
     return f"it is truncated or not a checkpoint. Fetch it again. ({first_line(error)})"
-
-
-def _other_kind(path: Path) -> str:
-    """What a file is that is no checkpoint, and what to do; "" for none of these."""
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`."
-    if start.lstrip().startswith(b"<"):
-        return "it is a web page, so what was downloaded is not the file; fetch it again."
-    if _is_onnx(path):
-        return "it is an ONNX model, which is not read here; give the weights that it was made of."
-    folder = shlex.quote(str(path.with_name(path.name.partition(".")[0] + "_unpacked")))
-    for module, is_archive in (("tarfile", tarfile.is_tarfile), ("zipfile", zipfile.is_zipfile)):
-        if is_archive(path) and (module == "tarfile" or not _is_pytorchs(path)):
-            return (
-                f"it is an archive; unpack it and give the file in it: "
-                f"`python -m {module} -e {shlex.quote(str(path))} {folder}`."
-            )
-    return ""
-
-
-def _is_pytorchs(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/data.pkl") for name in archive.namelist())
-
-
-def _is_onnx(path: Path) -> bool:
-    """Whether this is a protobuf message with ONNX's first field, a version, and its graph."""
-    fields = set()
-    with path.open("rb") as file:
-        while tag := _varint(file):
-            if tag & 7 not in (0, 2) or tag >> 3 > 40:
-                return False
-            value = _varint(file)  # a number, or the length of what follows
-            if tag & 7 == 2:
-                file.seek(value, os.SEEK_CUR)
-            fields.add(tag >> 3)
-            if {1, 7} <= fields:
-                return True
-    return False
-
-
-def _varint(file: BinaryIO) -> int:
-    """A number of protobuf, 7 bits a byte; 0 at the end of the file."""
-    value = 0
-    for shift in range(0, 64, 7):
-        byte = file.read(1)
-        value |= (byte[0] & 127) << shift if byte else 0
-        if not byte or byte[0] < 128:
-            break
-    return value

@@ -91,3 +91,24 @@ def test_what_could_be_read_in_two_ways_is_refused(tmp_path, content, said):
     (tmp_path / "x.bin").write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=rf"x\.bin.*{said}"):
         open_verification_set(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("name", ["LFW.BIN", "lfw.pkl"])
+def test_a_pickle_of_another_name_is_read(tmp_path, name):
+    (tmp_path / name).write_bytes(pickle.dumps((FOUR, [True, False])))
+    assert len(open_verification_set(tmp_path / name).images) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("lfw.bin", b"<!DOCTYPE html>", "it is a web page"),
+        ("lfw.bin", b"version https://git-lfs.github.com/spec/v1", "`git lfs pull`"),
+        ("lfw.bin", b"\x01\x00\x00\x00" * 9, "does not start as a pickle does"),
+        ("notes.pkl", b"no pickle", "is of no known format"),
+    ],
+)
+def test_other_files_are_told_from_damaged_sets(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        open_verification_set(tmp_path / name)

@@ -1,6 +1,7 @@
 """Networks in files with more around them, and files that may be of two lineages."""
 
 import argparse
+import gzip
 import io
 import os
 import pathlib
@@ -296,6 +297,9 @@ def test_files_of_other_kinds_are_told_from_damaged_ones(state, tmp_path):
         (onnx, "ONNX model"),
         (onnx[:3], "not a checkpoint"),
         (b"\x08\x08" + damaged, "not a checkpoint"),
+        (b"\x08\x08" + b"\xff" * 40, "not a checkpoint"),
+        (gzip.compress(damaged)[:40], "not a checkpoint"),
+        (b"PK\x05\x06" + b"\xff" * 18, "not a checkpoint"),
         (b"<!DOCTYPE html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "`git lfs pull`"),
         (damaged, "truncated or not a checkpoint"),
@@ -303,6 +307,13 @@ def test_files_of_other_kinds_are_told_from_damaged_ones(state, tmp_path):
         (tmp_path / "odd.pth").write_bytes(content)
         with pytest.raises(CheckpointError, match=said):
             load_backbone(tmp_path / "odd.pth")
+
+
+def test_an_exported_program_is_told_from_an_archive(tmp_path):
+    program = torch.export.export(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(CheckpointError, match=r"exported PyTorch program of \.pt2, not read here"):
+        load_backbone(tmp_path / "net.pt2")
 
 
 @pytest.mark.parametrize("name", ["net.tar.gz", "net.zip"])

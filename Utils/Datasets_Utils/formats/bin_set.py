@@ -25,6 +25,7 @@ from Utils.Datasets_Utils.images import image_size
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
 from Utils.errors import DataError
+from Utils.file_kinds import other_kind
 from Utils.files import atomic_path, reading
 from Utils.pickled_arrays import STAND_INS, PickledArray
 
@@ -54,9 +55,14 @@ class BinImages(ImageStore):
 
 
 def is_bin(path: Path) -> bool:
-    """Whether a file is a .bin set, by its name and first bytes (of a pickle)."""
-    if path.suffix != ".bin" or not path.is_file():
+    """Whether a file is a .bin set: by its name, or as a pickle by its name and first bytes."""
+    suffix = path.suffix.lower()
+    if suffix not in (".bin", ".pkl", ".pickle") or not path.is_file():
         return False
+    return suffix == ".bin" or _is_pickle(path)
+
+
+def _is_pickle(path: Path) -> bool:
     with open(path, "rb") as f:
         start = f.read(6)
     return not start or start.startswith(_STARTS)
@@ -116,6 +122,9 @@ def write_bin(path: Path, encoded: Sequence[bytes], same: Sequence[bool]) -> Non
 def _unpickle(path: Path) -> Any:
     with reading(path, "verification set"):
         data = path.read_bytes()
+        if not _is_pickle(path):
+            why = other_kind(path) or f"it does not start as a pickle does. {_make(path)}"
+            raise DataError(f"{path} is no .bin set: {why}")
     file = io.BytesIO(data)
     try:
         _check_memo(path, file)

@@ -50,7 +50,8 @@ class Config:
     identity_folder: Literal["top", "deepest"] = setting(
         "top",
         "which folder of a tree is the person: top (directly under the root, with all images below "
-        "it) or deepest (each folder that has images)",
+        "it) or deepest (each folder that has images); of MegaFace's probes too",
+        scripts=(*TRAINING, "megaface"),
     )
     min_images: int = setting(
         1, "leave out identities with fewer images than this, and renumber the labels", at_least=1

@@ -44,7 +44,8 @@ _SAMPLE = 20  # names by which it is seen how they lie in a folder
 @dataclass(frozen=True, eq=False)
 class PhotoList:
     """N photos. names: relative paths. ids: N identities, or None if no person is named.
-    source: the file or folder they were read from, for messages. note: what was left out there."""
+    source: the file or folder they were read from, for messages. note: how it was read, and what
+    was left out."""
 
     names: Sequence[str]
     ids: Sequence[str] | None
@@ -230,8 +231,9 @@ def _below(folder: Path, names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def open_folder(folder: str | Path, with_ids: bool) -> Photos:
-    """All photos of a folder, sorted; with_ids: each in the folder of its person.
+def open_folder(folder: str | Path, with_ids: bool, identity_folder: str = "top") -> Photos:
+    """All photos of a folder, sorted; with_ids: each in the folder of its person, which
+    identity_folder chooses, see `class_tree`.
 
     A record file, shards or an archive will do as well; their labels are the people.
     Raises DataError if there are no photos, or a photo is in no person's folder.
@@ -241,13 +243,13 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
     found = list_folder(folder) if is_folder else Folder([], [], [])
     names = [name for name in found.files if is_image_name(name)]
     if not names:
-        store, labels, rows = find_images(folder)
+        store, labels, rows = find_images(folder, identity_folder)
         people = [str(label) for label in labels.tolist()]  # which may be any whole numbers
         if not people:
             raise DataError(f"{folder} has no images.")
         names = [f"{label}/{number:08d}" for number, label in enumerate(people)]
         return Photos(PhotoList(names, people, str(folder)), StoredImages(store, rows))
-    tree = group_images(names, found.litter)
+    tree = group_images(names, found.litter, identity_folder)
     if with_ids and len(tree.rows) < len(names):
         somebodys = set(tree.rows)
         stray = next(name for row, name in enumerate(names) if row not in somebodys)
@@ -255,5 +257,6 @@ def open_folder(folder: str | Path, with_ids: bool) -> Photos:
             f"{folder}/{stray} is in no person's folder; give a list, or a folder for each person."
         )
     people = [tree.classes[label] for label in tree.labels] if with_ids else None
-    listed = PhotoList(names, people, str(folder), litter_note(found.litter))
+    note = "; ".join(tree.notes) if with_ids else litter_note(found.litter)
+    listed = PhotoList(names, people, str(folder), note)
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))

@@ -151,7 +151,7 @@ def test_what_a_folder_of_probes_leaves_out_is_said(tmp_path):
         (tmp_path / name).write_bytes(PHOTO)
     listed = open_folder(tmp_path, with_ids=True).listed
     assert (len(listed.names), len(set(listed.ids))) == (3, 2)
-    assert listed.note == "left out: 1 hidden or system files or folders: __MACOSX"
+    assert listed.note.endswith("; left out: 1 hidden or system files or folders: __MACOSX")
     (tmp_path / "set/stray.png").write_bytes(PHOTO)
     with pytest.raises(DataError, match=r"set/stray\.png is in no person's folder"):
         open_folder(tmp_path, with_ids=True)
@@ -161,7 +161,11 @@ def test_probes_of_a_folder_belong_to_the_person_at_the_top(tmp_path):
     for name in VIDEOS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(PHOTO)
-    assert open_folder(tmp_path, with_ids=True).listed.ids == ["a"] * 4 + ["b"] * 4
+    listed = open_folder(tmp_path, with_ids=True).listed
+    assert listed.ids == ["a"] * 4 + ["b"] * 4
+    assert "With identity_folder deepest: 4 identities" in listed.note
+    listed = open_folder(tmp_path, with_ids=True, identity_folder="deepest").listed
+    assert listed.ids == [name[:3] for name in VIDEOS]
 
 
 @pytest.mark.parametrize(

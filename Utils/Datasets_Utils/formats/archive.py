@@ -156,7 +156,8 @@ def _open_zip(path: Path) -> Archive:
         if member.flag_bits & _ENCRYPTED or member.compress_type not in _METHODS:
             raise DataError(
                 f"{path}, byte {member.header_offset}: member {member.filename!r} is encrypted or "
-                f"packed by method {member.compress_type}; expected stored or deflated ones."
+                f"packed by method {member.compress_type}; expected stored or deflated ones; "
+                f"unpack it and give the folder."
             )
     # Some Windows programs write a backslash between folders, for which the format has a slash.
     names = [m.filename.replace("\\", "/").removeprefix("./") for m in members]

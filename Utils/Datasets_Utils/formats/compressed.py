@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from Utils.Datasets_Utils.formats.storage import cache_places, fingerprint, progress_bar
+from Utils.Datasets_Utils.text import quoted
 from Utils.errors import DataError, RunError
 from Utils.files import atomic_path, make_folder, reading
 
@@ -92,14 +93,18 @@ def _unpack(path: Path, target: Path) -> None:
             if out.tell() > limit:
                 raise DataError(
                     f"{path} unpacks to more than {limit:,} bytes, {MOST_GROWTH} times its own "
-                    f"size, which no archive of photos does; if you trust it, unpack it with "
-                    f"`tar -xf` and give the folder."
+                    f"size, which no archive of photos does; if you trust it, {_by_hand(path)}."
                 )
             if out.tell() > room:
                 raise RunError(
                     f"{target.parent} has no room for what {path} unpacks to ({room:,} bytes "
-                    f"were tried); unpack it elsewhere with `tar -xf` and give the folder."
+                    f"were tried); on a larger disk, {_by_hand(path)}."
                 )
+
+
+def _by_hand(path: Path) -> str:
+    folder = quoted(path.with_name(f"{path.name.partition('.')[0]}_unpacked"))
+    return f"`mkdir {folder} && tar -xf {quoted(path)} -C {folder}` unpacks it; then give {folder}"
 
 
 def _read(tar: BinaryIO, path: Path) -> bytes:

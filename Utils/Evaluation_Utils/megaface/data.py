@@ -130,7 +130,14 @@ def _with_demo(config: Config) -> Config:
 def _open_probes(config: Config) -> Source:
     folder, file_list = config.facescrub_dataset_path, config.facescrub_file_list
     listed = read_photo_list(file_list, with_ids=True) if file_list else None
-    source = _open("probes", folder, listed, config.probe_features, with_ids=True)
+    source = _open(
+        "probes",
+        folder,
+        listed,
+        config.probe_features,
+        with_ids=True,
+        identity_folder=config.identity_folder,
+    )
     if source.listed.ids is None:
         raise DataError(
             f"the probes in {config.probe_features} have no identities in list.json; give "
@@ -171,6 +178,7 @@ def _open(
     features: str,
     with_ids: bool,
     share_missing: float = 0,
+    identity_folder: str = "top",
 ) -> Source:
     if features and FeatureFolder(Path(features)).is_there():
         return _open_ready(name, folder, listed, features)
@@ -178,7 +186,9 @@ def _open(
     if folder:
         most_missing = int(share_missing * len(listed.names)) if listed else 0
         photos = (
-            open_listed(folder, listed, most_missing) if listed else open_folder(folder, with_ids)
+            open_listed(folder, listed, most_missing)
+            if listed
+            else open_folder(folder, with_ids, identity_folder)
         )
         listed = photos.listed
     if features:

@@ -18,7 +18,7 @@ def other_kind(path: Path) -> str:
         return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`."
     if start.lstrip().startswith(b"<"):
         return "it is a web page, so what was downloaded is not the file; fetch it again."
-    for kind, is_one in (("ONNX model", _is_onnx), ("PyTorch program of .pt2", _is_exported)):
+    for kind, is_one in (("ONNX model", _is_onnx), ("PyTorch program (.pt2)", _is_exported)):
         if _holds(is_one, path):
             return f"it is an exported {kind}, not read here; give the weights that it was made of."
     for module, is_one in (("tarfile", tarfile.is_tarfile), ("zipfile", _is_zip)):

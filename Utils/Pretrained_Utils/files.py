@@ -124,7 +124,8 @@ def writable_target(path: Path, suffixes: tuple[str, ...]) -> Path:
         if path.is_dir():
             raise RunError(f"{path} is a folder; name a file to write.")
         if not path.parent.is_dir():
-            raise RunError(f"the folder {path.parent} does not exist; make it first.")
+            make = shlex.join(["mkdir", "-p", str(path.parent)])
+            raise RunError(f"the folder {path.parent} does not exist; make it with `{make}`.")
     return path
 
 
@@ -182,7 +183,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             about = (file.metadata() or {}).get(METADATA)
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"checkpoint {path} can't be read: it is truncated or not a safetensors file. ({error})"
+            f"checkpoint {path} can't be read: it is truncated or not a safetensors file. "
+            f"Fetch it again. ({error})"
         ) from None
     return {**_description_in(path, about), "backbone": state} if about else state
 

@@ -29,7 +29,8 @@ def foreign_weights(
     architecture["preprocessing"] = lineage.preprocessing()
     if lineage.normalise:
         architecture["variant"]["normalise"] = True
-    if lineage.key == "cvlface" and (order := color_space(path.with_suffix(".yaml"))):
+    if lineage.key == "cvlface" and not channel_order:
+        order = color_space(path.with_suffix(".yaml")) or lineage.channel_order
         architecture["preprocessing"]["channel_order"] = order
     if lineage.key == "facex_zoo" and architecture["input_size"] == HALF_FACE:
         raise CheckpointError(

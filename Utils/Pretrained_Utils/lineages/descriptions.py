@@ -139,7 +139,7 @@ def color_space(path: Path) -> str:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"{path} can't be read as YAML in UTF-8, and it names the colours of the network "
-            f"beside it. ({reason})"
+            f"beside it; give `--channel_order RGB` or `--channel_order BGR` instead. ({reason})"
         ) from None
     value = _find(settings)
     if value is None:
@@ -148,7 +148,8 @@ def color_space(path: Path) -> str:
     if order not in CHANNEL_ORDERS:
         shown = repr(shortened(value)) if isinstance(value, str) else f"a {type(value).__name__}"
         raise CheckpointError(
-            f"{path}: {KEY} is {shown}; expected {' or '.join(CHANNEL_ORDERS)}. Correct it there."
+            f"{path}: {KEY} is {shown}; expected {' or '.join(CHANNEL_ORDERS)}. Correct it there, "
+            f"or give `--channel_order`."
         )
     return order
 

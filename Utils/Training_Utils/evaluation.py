@@ -33,6 +33,7 @@ class TestSets:
     """The verification sets that the settings name; with the demo's training set, also the demo's.
 
     processes: evaluate the sets together. descriptions: a line for the log about each benchmark.
+    flaws: what is wrong with images that were read all the same, once for each time.
     Raises DataError if a set can't be opened.
     """
 
@@ -45,6 +46,7 @@ class TestSets:
         self._protocol = "cosine" if config.protocol == "both" else config.protocol
         self._sets: dict[str, VerificationSet] = {}
         self.descriptions: list[str] = []
+        self.flaws: list[str] = []
         for benchmark in BENCHMARKS:
             path, _ = benchmark_paths(config, benchmark)
             if path or (benchmark.in_demo and config.train_dataset == "Demo"):
@@ -85,6 +87,7 @@ class TestSets:
             config.num_workers,
             dtype=EVAL_DTYPES[config.eval_dtype],
             processes=self._processes,
+            flaws=self.flaws,
         )
         return self._processes.from_main(
             lambda: evaluate_pairs(data, embeddings, [protocol])[protocol].accuracy

@@ -151,6 +151,12 @@ class Progress:
             self._curves.close()
         close_log(self._log)
 
+    def report_flaws(self, flaws: list[str]) -> None:
+        """Log what is wrong with images of test sets, and empty the list."""
+        self._flawed += flaws
+        flaws.clear()
+        self._report_images()
+
     def _report_images(self) -> None:
         """Log once each reason for which a process left an image out, and each flaw of another;
         many flaws go to the log's file alone."""

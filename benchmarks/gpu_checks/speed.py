@@ -57,7 +57,7 @@ class Case(NamedTuple):
 _R50_256 = Case("ResNet50_IR", "R50", 256, BF16, 1.3)
 _R50_128 = _R50_256._replace(batch=128)
 _R100_256 = Case("ResNet100_IR", "R100", 256, BF16, 1.15)
-COMPILED = (_R50_256, _R100_256)
+COMPILED = (_R50_256,)  # more would take too long to compile
 EAGER = (
     _R50_128,
     _R50_128._replace(classes=1_000_000),
@@ -320,8 +320,8 @@ def _one_process(place: Place) -> Iterator[None]:
 
 CHECKS = (
     Check("speed_heads", 60, heads, alone=True),
-    Check("speed_steps", 150, partial(steps, compiled=False), alone=True),
-    Check("speed_compiled", 200, partial(steps, compiled=True), alone=True),
+    Check("speed_compiled", 150, partial(steps, compiled=True), alone=True),
+    Check("speed_judging", 90, judging, alone=True),
     Check("speed_reading", 60, reading, after=("faces",), alone=True),
-    Check("speed_judging", 60, judging, alone=True),
+    Check("speed_steps", 150, partial(steps, compiled=False), alone=True),
 )

@@ -32,6 +32,8 @@ LABEL_WORDS = frozenset({"label", "class", "id", "identity", "person", "target",
 
 COMMAND = "python -m Utils.Datasets_Utils.generate_dataset_list"  # writes a mended list
 
+TEXT_SUFFIXES = (".txt", ".lst", ".csv", ".tsv", ".list")
+
 _SAMPLE = 1 << 12  # bytes by which UTF-16 without a mark is recognised
 _MARKS = (  # UTF-32's begin with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -52,11 +54,13 @@ def numbered_lines(
     """
     sample = file.read(_SAMPLE)
     file.seek(0)
-    encoding = encoding or _encoding_of(sample)
-    errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+    found = encoding or _encoding_of(sample)
+    errors = "surrogateescape" if found == "utf-8-sig" else "strict"
     number = 0
     try:
-        for number, line in enumerate(io.TextIOWrapper(file, encoding, errors), 1):
+        if codecs.lookup(found).name == "utf-8":
+            found = "utf-8-sig"  # a byte order mark is no part of the first name
+        for number, line in enumerate(io.TextIOWrapper(file, found, errors), 1):
             if "\0" in line:
                 raise raises(
                     f"{path}, line {number}: there are NUL bytes in it, as a file has that was not "
@@ -72,7 +76,7 @@ def numbered_lines(
         ) from None
     except UnicodeError:
         raise raises(
-            f"{path}, after line {number}: there are bytes that are not {encoding} text. "
+            f"{path}, after line {number}: there are bytes that are not {encoding or found} text. "
             f"`--list_encoding NAME` names its encoding, such as gbk, big5, cp932 or cp1252."
         ) from None
 
@@ -90,7 +94,7 @@ def _encoding_of(sample: bytes) -> str:
 
 def is_text(path: Path) -> bool:
     """Whether a file begins as text does; NUL bytes are in UTF-16 only, or in a damaged list."""
-    if path.suffix.lower() in (".txt", ".lst", ".csv", ".tsv", ".list"):
+    if path.suffix.lower() in TEXT_SUFFIXES:
         return True
     with open(path, "rb") as file:
         sample = file.read(_SAMPLE)

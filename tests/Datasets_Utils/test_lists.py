@@ -133,6 +133,7 @@ def run_remedies(message, cwd):
         (listed(lambda n, c: f"{n} {c}") + "0000045/003.jpg 1a\n", "line 5", 4),
         (listed(lambda n, c: f"{n} {c}", "foto klasse\n"), "line 1: 'foto klasse'", 4),
         (listed(lambda n, c: f"{n} {c}") + "0000045\0/001.jpg 0\n", "line 5: there are NUL", 5),
+        ("# nothing\n", "names no images", 4),
         # Two readings: label 0 of '3 x.jpg', or index 0 and label 3.
         (listed(lambda n, c: f"{c} {c} {n}"), "in several ways", None),
         # No labels.
@@ -160,6 +161,85 @@ def test_a_refused_list_is_mended_by_the_command_of_the_message(faces, tmp_path,
         dataset = open_training_set(faces, made)
         assert len(dataset) == kept
         assert dataset.labels[:4].tolist() == LABELS
+
+
+def test_a_list_that_does_not_exist_is_written_by_the_command_of_the_message(faces, tmp_path):
+    with pytest.raises(DataError, match="does not exist") as caught:
+        open_training_set(faces, tmp_path / "my list_mended.txt")
+    assert_the_faces(open_training_set(faces, run_remedies(str(caught.value), tmp_path)))
+
+
+def test_a_list_in_place_of_the_images_is_told(faces, tmp_path):
+    path = write(tmp_path, listed(lambda n, c: f"{n} {c}"))
+    with pytest.raises(DataError, match=r"is a text file.*--train_file_list"):
+        open_training_set(path)
+    with pytest.raises(DataError, match=r"is a text file.*--pairs"):
+        open_verification_set(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "pairs"),
+    [
+        ("lfw/{0} lfw/{1} 1\n", "without their first folder", 1),
+        ("lfw/{0}\tlfw/{2}\t1\n", "without their first folder", 1),
+        ("/home/ann/{0},/home/ann/{2},1\n", "without their first 3 folders", 1),
+        ("{0} {1} 1\n{0} x.jpg 0\n", "leave out the pairs", 1),
+        ("1\t1\n45\t1\t2\nAnn\t1\tBob\t2\n", "leave out the pairs", 1),
+    ],
+)
+def test_pairs_of_missing_images_are_mended_by_the_command(faces, tmp_path, text, said, pairs):
+    (faces / "45").mkdir()
+    for number in (1, 2):
+        shutil.copyfile(faces / NAMES[0], faces / f"45/45_000{number}.jpg")
+    path = write(tmp_path, text.format(*NAMES))
+    with pytest.raises(DataError) as caught:
+        open_verification_set(faces, path)
+    assert said in str(caught.value)
+    found = open_verification_set(faces, run_remedies(str(caught.value), tmp_path))
+    assert len(found.same) == pairs
+
+
+def test_the_folder_above_is_named_where_its_images_are_the_pairs(faces, tmp_path):
+    path = write(tmp_path, f"faces/{NAMES[0]} faces/{NAMES[1]} 1\n")
+    with pytest.raises(DataError, match=f"under {tmp_path} they are there"):
+        open_verification_set(faces, path)
+    assert len(open_verification_set(tmp_path, path).images) == 2
+    training = write(tmp_path, f"faces/{NAMES[0]} 0\n", "training.txt")
+    with pytest.raises(DataError, match=f"or give {tmp_path} as the data set's path"):
+        open_training_set(faces, training)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        listed(lambda n, c: f"{n},a.jpg,{c}", "path,file,label\n"),  # two columns of paths
+        listed(lambda n, c: f"{c},{c},{n}", "label,class,path\n"),  # two of labels
+        listed(lambda n, c: f"Lee, Ann/{n},{c}"),  # a comma that separates nothing
+        listed(lambda n, c: f"1\t{n}\tclass {c}\t5"),  # no number where insightface has the label
+        listed(lambda n, c: f"{n}\t{c}\t38.3\t73.5"),  # landmarks, but no index
+        listed(lambda n, c: f"{c} {n} {c}.jpg"),
+        listed(lambda n, c: f"{n} {n}"),  # a pairs file without flags
+        listed(lambda n, c: f"{n}\tpeople/{c}"),
+        listed(lambda n, c: f"{n} {c}").encode() + bytes(4096),  # was not written to its end
+    ],
+)
+def test_what_only_looks_like_a_list_is_refused(faces, tmp_path, text):
+    with pytest.raises(DataError, match=r"my list\.txt"):
+        open_training_set(faces, write(tmp_path, text))
+
+
+def test_names_that_begin_with_a_hash_or_hold_a_backslash_are_names(faces, tmp_path):
+    odd = ["#1/a.jpg", "#hash.jpg", "b\\c.jpg"]
+    (faces / "#1").mkdir()
+    (faces / "b").mkdir()
+    for name, own in zip(odd, NAMES, strict=False):
+        shutil.copyfile(faces / own, faces / name)
+    shutil.copyfile(faces / NAMES[3], faces / "b/c.jpg")
+    path = write(tmp_path, "".join(f"{name} {c}\n" for c, name in enumerate(odd)))
+    dataset = open_training_set(faces, path)
+    assert [dataset.name(i) for i in range(3)] == odd
+    assert dataset[2][0].mean() == pytest.approx(100, abs=2)
+    assert dataset.notes == ()
 
 
 def test_running_numbers_are_not_taken_for_labels(faces, tmp_path):
@@ -230,7 +310,7 @@ def people(tmp_path):
     def make(names):
         for number, name in enumerate(names):
             (tmp_path / "people" / name).parent.mkdir(parents=True)
-            image = cv2.imencode(".jpg", np.full((8, 8, 3), 100 * number, np.uint8))[1]
+            image = cv2.imencode(".jpg", np.full((8, 8, 3), 50 * number, np.uint8))[1]
             (tmp_path / "people" / name).write_bytes(image.tobytes())
         return tmp_path / "people"
 
@@ -249,9 +329,9 @@ def test_the_encoding_of_a_list_is_that_in_which_its_images_exist(
     pairs = write(tmp_path, "{}\t{}\t0\n".format(*names).encode(encoding), "pairs.txt")
     for given in ("", encoding):
         dataset = open_training_set(folder, path, list_encoding=given)
-        assert [image.mean() for image, _ in (dataset[0], dataset[1])] == pytest.approx([0, 100])
+        assert [image.mean() for image, _ in (dataset[0], dataset[1])] == pytest.approx([0, 50])
         data = open_verification_set(folder, pairs, list_encoding=given)
-        assert data.images[int(data.right[0])].mean() == pytest.approx(100)
+        assert data.images[int(data.right[0])].mean() == pytest.approx(50)
     write_list(path, tmp_path / "new.txt", images=folder)
     assert (tmp_path / "new.txt").read_text() == "".join(
         f"{name}  {label}\n" for label, name in enumerate(names)
@@ -282,8 +362,18 @@ def test_names_in_another_normal_form_are_found(people, tmp_path, disk, written)
         ),
     )
     dataset = open_training_set(folder, path)
-    assert dataset[1][0].mean() == pytest.approx(100)
+    assert dataset[1][0].mean() == pytest.approx(50)
     assert "another Unicode normal form" in dataset.notes[0]
+
+
+def test_normal_forms_and_encodings_of_which_two_fit_are_refused(people, tmp_path):
+    """Three ways to write one letter with two accents; a list of which no encoding fits all."""
+    ways = [unicodedata.normalize("NFC", "ệ"), "e\u0302\u0323", unicodedata.normalize("NFD", "ệ")]
+    folder = people([*(f"{way}/1.jpg" for way in ways[::2]), "王/1.jpg", "José/1.jpg"])
+    mixed = "王/1.jpg 0\n".encode("gbk") + b"Jos\xe9/1.jpg 1\n"
+    for text in (f"{ways[1]}/1.jpg 0\n".encode(), mixed):
+        with pytest.raises(DataError, match="missing"):
+            open_training_set(folder, write(tmp_path, text))
 
 
 def test_a_list_of_another_program_trains_and_the_run_keeps_the_table(tiny_faces, tmp_path):

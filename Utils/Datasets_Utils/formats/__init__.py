@@ -42,7 +42,7 @@ from Utils.Datasets_Utils.formats.list_lines import ListLines, parse_list, parse
 from Utils.Datasets_Utils.formats.record_set import is_records, open_records
 from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
 from Utils.Datasets_Utils.pairs import parse_pairs, read_pairs
-from Utils.Datasets_Utils.text import is_text
+from Utils.Datasets_Utils.text import COMMAND, TEXT_SUFFIXES, is_text, mended, quoted
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled, TrainingSet
 from Utils.Datasets_Utils.verification_set import (
     VerificationSet,
@@ -99,10 +99,15 @@ def open_training_set(
     path, file_list = Path(path).absolute(), Path(file_list) if file_list else None
     with reading(path, "training set"):
         chosen = _training_format(path)
+        if file_list and not file_list.exists() and chosen.recognise is not is_archive:
+            raise DataError(
+                f"the image list {file_list} does not exist. `{COMMAND} {quoted(path)} "
+                f"{quoted(file_list)}` writes one of the images there."
+            )
         if chosen is FOLDER and file_list:
             lines = parse_list(file_list, list_encoding)
             images = FileImages(path, lines.names, file_list, list_encoding)
-            return _listed(images, lines, file_list)
+            return _listed(images, lines, path, file_list)
         images, labels, rows = _find(chosen, path, identity_folder)
         if not file_list:
             return TrainingSet(images, labels, path, rows, images.notes)
@@ -112,12 +117,22 @@ def open_training_set(
             lines = parse_list_file(content, file_list, list_encoding)
         else:
             lines = parse_list(file_list, list_encoding)
-        return _listed(images, lines, file_list, images.rows(lines.names, file_list, list_encoding))
+        rows = images.rows(lines.names, file_list, list_encoding)
+        return _listed(images, lines, path, file_list, rows)
 
 
 def _listed(
-    images: ImageStore, lines: ListLines, file_list: Path, rows: np.ndarray | None = None
+    images: ImageStore,
+    lines: ListLines,
+    path: Path,
+    file_list: Path,
+    rows: np.ndarray | None = None,
 ) -> TrainingSet:
+    if not len(lines.labels):
+        raise DataError(
+            f"{file_list} names no images. `{COMMAND} {quoted(path)} {mended(file_list)}` writes a "
+            f"list of those in {path}."
+        )
     data = TrainingSet(images, lines.labels, file_list, rows, (*lines.notes, *images.notes))
     data.classes = lines.classes or data.classes
     return data
@@ -186,6 +201,12 @@ def _recognise(path: Path, formats: Sequence[Format], what: str) -> Format:
             return known
     names = "; ".join(known.name for known in formats)
     problem = "is of no known format" if path.exists() else "does not exist"
+    if path.is_file() and path.suffix.lower() in TEXT_SUFFIXES:
+        raise DataError(
+            f"the {what} {path} is a text file. If it is a list, name it as such, with "
+            f"`--train_file_list {quoted(path)}` or `--pairs {quoted(path)}`, and the folder of "
+            f"its images as the path."
+        )
     raise DataError(f"the {what} {path} {problem}. Expected one of: {names}.")
 
 
@@ -215,7 +236,8 @@ def _pairs_file(path: Path, file_list: Path | None) -> Path:
     file_list = file_list or (path if path.is_dir() else path.parent) / PAIRS_NAME
     if not file_list.is_file():
         raise DataError(
-            f"the pairs file {file_list} does not exist; {path} holds images but no pairs."
+            f"the pairs file {file_list} does not exist; {path} holds images but no pairs. "
+            f"`--pairs`, or a benchmark's own setting such as `--lfw_file_list`, names it."
         )
     return file_list
 

@@ -69,6 +69,9 @@ def write_list(
     write_lines(file_list, (names[row] for row in kept.tolist()), labels)
     if left_out:
         notes = (f"left out: {left_out} identities with fewer than {min_images} images", *notes)
+    if labels.max() == 0:
+        form = "a folder for each person, <person>/<image>"
+        notes = (f"warning: one identity can't be trained on; expected {form}", *notes)
     return "\n  ".join(
         (f"{file_list}: {len(labels)} images, {labels.max() + 1} identities", *notes)
     )

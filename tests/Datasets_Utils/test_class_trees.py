@@ -183,6 +183,11 @@ def test_photos_without_peoples_folders_are_refused(make, files, problem):
     assert "<person>/<image>" in str(error.value)
 
 
+def test_the_list_of_one_identity_says_that_it_cannot_be_trained_on(make, tmp_path):
+    report = write_list(make("img_align_celeba/0.png", "img_align_celeba/1.png"), tmp_path / "x")
+    assert "warning: one identity can't be trained on; expected a folder for each" in report
+
+
 def test_a_list_or_min_images_that_leave_one_identity_are_refused(tmp_path):
     for name in PEOPLE:
         (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from Backbone.mobilefacenet import REPEATS
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
 from Utils.errors import CheckpointError, run_script
-from Utils.Pretrained_Utils.contents import State
+from Utils.Pretrained_Utils.contents import State, open_contents
 from Utils.Pretrained_Utils.files import (
     SAFETENSORS,
     Description,
@@ -31,7 +31,7 @@ from Utils.Pretrained_Utils.lineages import (
     reading_flags,
 )
 from Utils.Pretrained_Utils.lineages.layouts import Counts, Layout
-from Utils.Pretrained_Utils.lineages.recognise import examine, to_theirs
+from Utils.Pretrained_Utils.lineages.recognise import examine, matches, most_likely, to_theirs
 from Utils.Pretrained_Utils.load import build, describe, read_weights
 
 TARGETS = ("quasarlight", "insightface", "face_evolve")
@@ -61,10 +61,14 @@ def main() -> None:
         print(f"written  {target}: {len(weights.state)} tensors, this project's names")
         return
     lineage = find_lineage(flags.to)
-    write_backbone(target, rename_for(weights.state, architecture, lineage), None)
+    theirs = rename_for(weights.state, architecture, lineage)
+    write_backbone(target, theirs, None)
     print(f"written  {target}: {len(weights.state)} tensors, {lineage.title}'s names")
     for note in usage_notes(architecture, lineage):
         print(f"note     {note}")
+    likely = most_likely(matches(theirs), open_contents(theirs)[0], target.name)
+    if len({row.input() for row, _ in likely}) > 1:
+        print(f"note     to read it here again, give --lineage {lineage.key}")
 
 
 def rename_for(state: State, architecture: dict[str, Any], lineage: Lineage) -> State:

@@ -79,7 +79,7 @@ def _choose(
     orders = {lineage.channel_order for lineage in inputs.values()}
     flags = [f"`--lineage {lineage.key}` for {text}" for text, lineage in inputs.items()]
     if len(orders) > 1:
-        flags.append("or `--channel_order`, " + " or ".join(sorted(orders)))
+        flags.append("or " + " or ".join(f"`--channel_order {order}`" for order in sorted(orders)))
     raise CheckpointError(
         f"checkpoint {path} may be from {' or '.join(row.title for row, _ in likely)}: they give "
         f"the same names and shapes to the tensors of a {_kind(likely[0][1])}, but train with "

@@ -118,6 +118,17 @@ def test_another_code_bases_habits_are_pointed_out(command, tmp_path):
     assert "their code feeds channels as BGR, these weights want RGB" in said
 
 
+def test_what_reads_a_target_again_is_said_where_it_needs_a_flag(command, tmp_path):
+    variant = {"shortcut": "pool", "middle_norm": False}
+    backbone = build_backbone("ResNet50_IR", 16, (32, 32), **variant)
+    torch.save(backbone.state_dict(), tmp_path / "ours.pt")
+    said = command(convert.main, tmp_path / "ours.pt", tmp_path / "ev.pth", "--to", "face_evolve")
+    assert "to read it here again, give --lineage face_evolve" in said
+    with pytest.raises(CheckpointError, match="may be from"):
+        load_backbone(tmp_path / "ev.pth")
+    assert load_backbone(tmp_path / "ev.pth", "face_evolve").preprocessing.channel_order == "RGB"
+
+
 def randomised(name: str, size: tuple[int, int] = (32, 32)) -> torch.nn.Module:
     torch.manual_seed(0)
     # A short MobileFaceNet: the time of an export grows with the number of layers.

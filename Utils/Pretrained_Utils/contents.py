@@ -49,8 +49,8 @@ class Contents:
 
     @property
     def place(self) -> str:
-        """Keys and prefix in one, for messages and for `--part`."""
-        return ".".join(filter(None, (self.container, self.prefix.rstrip("."))))
+        """Keys and prefix in one, for messages and for `--part`; "." for the top of the file."""
+        return ".".join(filter(None, (self.container, self.prefix.rstrip(".")))) or "."
 
 
 def open_contents(tree: dict[str, Any]) -> list[Contents]:

@@ -1,5 +1,6 @@
 """Networks in other code bases' files: which one, whose, and what to say if that is open."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def _several(path: Path, places: list[Contents]) -> str:
     if len(places) == 1:
         names = ", ".join(map(shortened, list(first.extra)[:SHOWN_KEYS]))
         text += f", and beside it {len(first.extra)} tensors that are no head's ({names})"
-    target = path.with_name(f"{path.stem}_{first.place.replace('.', '_')}.pt")
+    target = path.with_name(f"{path.stem}_{re.sub(r'[^a-zA-Z0-9]+', '_', first.place)[:40]}.pt")
     module = "Utils.Pretrained_Utils.convert"
     command = shlex.join(["python", "-m", module, str(path), str(target), "--part", first.place])
     return text + (

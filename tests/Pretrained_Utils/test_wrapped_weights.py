@@ -163,6 +163,7 @@ def test_a_head_beside_a_wrapped_network_comes_along(state, tmp_path):
     [
         (lambda s: {**prefixed("student.", s), **prefixed("teacher.", s)}, "student"),
         (lambda s: {"model": s, "ema": {k: v + 1 for k, v in s.items()}}, "model"),
+        (lambda s: {**s, "ema/0.999": {k: v + 1 for k, v in s.items()}}, "_"),
         (lambda s: {**prefixed("net.", s), "projector.weight": torch.zeros(64, 512)}, "net"),
     ],
 )
@@ -176,5 +177,5 @@ def test_more_than_a_network_and_its_head_is_refused_with_a_way_out(
     run_printed(commands(refused.stderr)[0])
     written = read_weights(tmp_path / f"my net_{part}.pt")
     assert torch.equal(written.state["conv2.conv.weight"], state["conv_sep.layers.0.weight"])
-    with pytest.raises(CheckpointError, match=f"no network under 'tutor', but .*--part {part}"):
+    with pytest.raises(CheckpointError, match="no network under 'tutor', but one under `--part "):
         read_weights(path, part="tutor")

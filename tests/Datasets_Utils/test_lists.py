@@ -2,8 +2,10 @@
 
 import io
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -117,7 +119,7 @@ def test_labels_from_zero_need_no_table(faces, tmp_path):
 def run_remedies(message, cwd):
     """Run the first command that a message prints; returns the list that it wrote."""
     command = re.search(r"`([^`]*)`", message)[1]
-    command = command.replace("python -m", f"{ROOT}/.venv/bin/python -m")
+    command = command.replace("python -m", f"{shlex.quote(sys.executable)} -m")
     run = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     return cwd / "my list_mended.txt"

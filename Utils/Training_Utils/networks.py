@@ -89,7 +89,7 @@ class Networks:
             self._distribute(head, config, device, processes)
         self._eager = self._backbone
         self._may_fail = False  # without ending the run
-        if compiles(config, device, iterations):
+        if compiles(config, device, processes, iterations):
             # Around DDP, so that its buckets are exchanged during the backward pass. Gradients in
             # a CUDA graph's memory can't be summed over micro-batches.
             graphs = processes.world_size == config.accumulate_steps == 1
@@ -194,15 +194,15 @@ class _Loss(nn.Module):
         return self.head.loss(embeddings, labels)
 
 
-def compiles(config: Config, device: torch.device, iterations: int) -> bool:
+def compiles(config: Config, device: torch.device, processes: Processes, iterations: int) -> bool:
     """Whether a run of so many iterations compiles its backbone.
 
-    If `compile` leaves it open: on a GPU where it pays and can be done. It depends on nothing that
-    changes when a run is resumed, because compiled code rounds differently.
+    If `compile` leaves it open: in one process on a GPU, where it pays and can be done. It depends
+    on nothing that changes when a run is resumed, because compiled code rounds differently.
     """
     if config.compile is not None:
         return config.compile
-    pays = device.type == "cuda" and iterations >= COMPILED_FROM
+    pays = device.type == "cuda" and iterations >= COMPILED_FROM and processes.world_size == 1
     return pays and not (config.use_multi_gpus or config.deterministic or lacks_compiler(device))
 
 

@@ -127,15 +127,16 @@ def test_compiling_does_not_go_with_data_parallel():
 def test_left_open_compiling_is_for_long_runs_on_a_gpu(monkeypatch):
     gpu, needed = torch.device("cuda"), networks.COMPILED_FROM
     monkeypatch.setattr(networks, "lacks_compiler", lambda device: "")
-    assert networks.compiles(Config(), gpu, needed)
-    assert not networks.compiles(Config(), gpu, needed - 1)
-    assert not networks.compiles(Config(), CPU, needed)
-    assert not networks.compiles(Config(compile=False), gpu, needed)
-    assert networks.compiles(Config(compile=True), CPU, 1)
+    assert networks.compiles(Config(), gpu, ALONE, needed)
+    assert not networks.compiles(Config(), gpu, ALONE, needed - 1)
+    assert not networks.compiles(Config(), CPU, ALONE, needed)
+    assert not networks.compiles(Config(compile=False), gpu, ALONE, needed)
+    assert networks.compiles(Config(compile=True), CPU, ALONE, 1)
+    assert not networks.compiles(Config(), gpu, Processes(world_size=2), needed)
     for other in (Config(use_multi_gpus=True), Config(deterministic=True)):
-        assert not networks.compiles(other, gpu, needed)
+        assert not networks.compiles(other, gpu, ALONE, needed)
     monkeypatch.setattr(networks, "lacks_compiler", lambda device: "no C compiler")
-    assert not networks.compiles(Config(), gpu, needed)
+    assert not networks.compiles(Config(), gpu, ALONE, needed)
 
 
 def test_where_nobody_asked_to_compile_a_run_goes_on_without(monkeypatch):

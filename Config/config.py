@@ -239,8 +239,8 @@ class Config:
     )
     compile: bool | None = setting(
         None,
-        "compile the backbone: a minute or two, then faster steps; none: on one GPU, for runs of "
-        "at least 5,000 iterations",
+        "compile the backbone: a minute or two, then faster steps; None, or neither flag: on "
+        "one GPU, in runs of at least 5,000 iterations",
     )
     use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
     gpus: tuple[int, ...] = setting(

@@ -12,8 +12,8 @@ file_kinds.py      what a file is that is not what its user took it for
 files.py           writing files completely or not at all; errors of reading that name the file
 pickled_arrays.py  NumPy's values in a pickle, read without running anything
 tables.py          aligns text in columns
-devices.py         device and dtype from the settings
+devices.py         device, dtype and precision from the settings; copies that nothing waits for
 cpu.py             memory and threads on the CPU
-processes.py       the processes that torchrun started
+processes.py       the processes that torchrun started; loaders whose workers survive SIGTERM
 run_folder.py      a run's folder and the names in it
 """

@@ -197,8 +197,9 @@ class _Loss(nn.Module):
 def compiles(config: Config, device: torch.device, processes: Processes, iterations: int) -> bool:
     """Whether a run of so many iterations compiles its backbone.
 
-    If `compile` leaves it open: in one process on a GPU, where it pays and can be done. It depends
-    on nothing that changes when a run is resumed, because compiled code rounds differently.
+    If `compile` leaves it open: in one process on a GPU, where it pays and can be done.
+    iterations: of the whole run, not those that are left, so that a resumed run decides as before:
+    compiled code rounds differently.
     """
     if config.compile is not None:
         return config.compile

@@ -45,7 +45,12 @@ class Trainer:
 
         self.loader = build_loader(config, self.data, device, processes)
         self.networks = Networks(
-            *(state.backbone, state.head, config, device, processes, self.amp_dtype),
+            backbone=state.backbone,
+            head=state.head,
+            config=config,
+            device=device,
+            processes=processes,
+            amp_dtype=self.amp_dtype,
             iterations=config.total_epoch * self.loader.batches_per_epoch,
         )
         self.step = TrainingStep(config, state, self.networks, processes)

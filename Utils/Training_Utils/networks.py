@@ -38,7 +38,7 @@ from Utils.processes import Processes
 # split classes sends only embeddings.
 SHARDED_FROM = 20_000  # classes
 
-# Compiling takes about a minute, and saves 5 to 30 ms an iteration (see benchmarks/RESULTS.md).
+# Compiling takes a minute or two, and saves 12 to 29 ms an iteration (benchmarks/RESULTS.md).
 COMPILED_FROM = 5_000  # iterations
 
 _COMPRESSION = {"fp16": fp16_compress_hook, "bf16": bf16_compress_hook}

@@ -114,7 +114,7 @@ class NegativeScores:
         if self._bins is not None:
             self.counts += self._bins.count(scores)
         if self.floor == -np.inf and scores.numel() > self.keep:
-            self.floor = _highest(scores, self.keep) - 2 * self._bound
+            self.floor = _least_of_highest(scores, self.keep) - 2 * self._bound
         probe, column = pairs_from(scores, np.flatnonzero(highest >= self.floor), self.floor)
         self._waiting.append(self._exact(probe, distractors[column]))
         if sum(map(len, self._waiting)) > _WAITING + self.keep // 8:
@@ -129,12 +129,12 @@ class NegativeScores:
         return self._kept
 
 
-def _highest(scores: Tensor, number: int) -> float:
-    """The last of the `number` highest scores."""
+def _least_of_highest(scores: Tensor, count: int) -> float:
+    """The lowest of the `count` highest scores."""
     if not uses_numpy(scores):
-        return float(scores.flatten().topk(number, sorted=False).values.amin())
-    place = scores.numel() - number
-    return float(np.partition(scores.numpy().reshape(-1), place)[place])
+        return float(scores.flatten().topk(count, sorted=False).values.amin())
+    index = scores.numel() - count
+    return float(np.partition(scores.numpy().reshape(-1), index)[index])
 
 
 def pairs_from(
@@ -147,12 +147,12 @@ def pairs_from(
     chosen = torch.from_numpy(rows).to(scores.device)
     limits = torch.as_tensor(np.broadcast_to(floors, len(rows)).astype(np.float32))
     found = scores[chosen] >= limits.to(scores.device)[:, None]
-    row, column = places_of(found)
+    row, column = true_indices(found)
     return rows[row], column
 
 
-def places_of(found: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The (row, column) of each True of R×B bools, in order."""
+def true_indices(found: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, columns) of the True values of R×B bools, in order."""
     if uses_numpy(found):
         return np.divmod(np.flatnonzero(found.numpy()), found.shape[1])
     row, column = found.nonzero(as_tuple=True)  # far less to copy than the bools

@@ -19,7 +19,7 @@ from Utils.Evaluation_Utils.identification.exact_scores import (
     row_products,
     uses_numpy,
 )
-from Utils.Evaluation_Utils.identification.negatives import pairs_from, places_of
+from Utils.Evaluation_Utils.identification.negatives import pairs_from, true_indices
 
 TIES = ("mate", "against")
 
@@ -137,10 +137,10 @@ class RankCounter:
         above, reached = (torch.zeros_like(low, dtype=torch.int64) for _ in range(2))
         row, mate = (scores.amax(dim=1)[:, None] >= low).nonzero(as_tuple=True)
         size = max(_SCORES_AT_ONCE // scores.shape[1], 1)
-        for places in zip(row.split(size), mate.split(size), strict=True):
-            values = scores[places[0]]
-            above[places] = (values > high[places][:, None]).sum(dim=1)
-            reached[places] = (values >= low[places][:, None]).sum(dim=1)
+        for r, m in zip(row.split(size), mate.split(size), strict=True):
+            values = scores[r]
+            above[r, m] = (values > high[r, m][:, None]).sum(dim=1)
+            reached[r, m] = (values >= low[r, m][:, None]).sum(dim=1)
         return above, reached - above
 
     def _sorted_rows(self, scores: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class RankCounter:
             part = slice(start, start + _ROWS_AT_ONCE)
             values = scores[rows[part]]
             found = (values >= low[part, None]) & (values <= high[part, None])
-            k, column = places_of(found)
+            k, column = true_indices(found)
             return k + start, column
 
         parts = self._threads.map(look, range(0, len(rows), _ROWS_AT_ONCE))

@@ -229,7 +229,7 @@ def _on_cpu(value: Any) -> Any:
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """Write a file of https://github.com/huggingface/safetensors, a part of a tensor at a time.
+    """Write a file of https://github.com/huggingface/safetensors, a chunk of a tensor at a time.
 
     about: its `__metadata__`. Raises OSError; the file is then incomplete.
     """
@@ -245,23 +245,23 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, s
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
-            for part in parts_on_cpu(tensor):
-                file.write(part.view(torch.uint8).numpy())
+            for chunk in chunks_on_cpu(tensor):
+                file.write(chunk.view(torch.uint8).numpy())
         file.flush()
         os.fsync(file.fileno())
 
 
-def parts_on_cpu(tensor: Tensor, size: int = 2**24) -> Iterator[Tensor]:
-    """The values of a tensor in order, in flat parts of at most `size` values on the CPU.
+def chunks_on_cpu(tensor: Tensor, size: int = 2**24) -> Iterator[Tensor]:
+    """The values of a tensor in order, in flat chunks of at most `size` values on the CPU.
 
-    Values on a GPU come through one pinned buffer, which the next part overwrites: copies into
+    Values on a GPU come through one pinned buffer, which the next chunk overwrites: copies into
     other memory are several times slower.
     """
     flat, buffer = tensor.detach().reshape(-1), None
     if not tensor.is_cpu:
         buffer = torch.empty(min(size, len(flat)), dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    for part in flat.split(size):
-        yield part if buffer is None else buffer[: len(part)].copy_(part)
+    for chunk in flat.split(size):
+        yield chunk if buffer is None else buffer[: len(chunk)].copy_(chunk)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:

@@ -9,8 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from Utils.errors import CheckpointError, DataError, RunError, UserError
 from Utils.files import (
     atomic_path,
+    chunks_on_cpu,
     link_or_copy,
-    parts_on_cpu,
     read_json,
     reading,
     save_json,
@@ -91,7 +91,7 @@ def test_tensors_of_a_gpu_are_written_as_the_cpus(tmp_path, monkeypatch):
     assert state["net"]["weight"].is_cuda, "the state itself was changed"
 
 
-def test_a_table_comes_from_a_gpu_in_parts():
+def test_a_table_comes_from_a_gpu_in_chunks():
     with FakeTensorMode():
-        parts = list(parts_on_cpu(torch.empty(5, 3, device="cuda"), size=4))
-    assert [(part.device.type, len(part)) for part in parts] == [("cpu", n) for n in (4, 4, 4, 3)]
+        chunks = list(chunks_on_cpu(torch.empty(5, 3, device="cuda"), size=4))
+    assert [(c.device.type, len(c)) for c in chunks] == [("cpu", n) for n in (4, 4, 4, 3)]

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from Utils.Datasets_Utils import open_training_set, open_verification_set
+from Utils.Datasets_Utils.formats import archive as archive_format
 from Utils.Datasets_Utils.formats import compressed
+from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import DataError
 
 MODES = {"lfw.tgz": "gz", "lfw.tar.gz": "gz", "lfw.tar.xz": "xz", "lfw.tar.bz2": "bz2"}
@@ -117,7 +119,9 @@ def test_links_in_a_compressed_tar_are_not_followed(tmp_path):
         link = tarfile.TarInfo("lfw/c/0.png")
         link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.png")
         archive.addfile(link)
-    assert [image[0, 0, 0] for image, _ in open_training_set(tmp_path / "lfw.tgz")] == [10, 20, 30]
+    data = open_training_set(tmp_path / "lfw.tgz")
+    assert [image[0, 0, 0] for image, _ in data] == [10, 20, 30]
+    assert "1 links, whose files are elsewhere: " in data.notes[-1]
 
 
 def test_a_compressed_file_that_is_no_tar_is_of_no_known_format(tmp_path):
@@ -145,3 +149,14 @@ def test_a_zip_with_backslashes_out_of_its_folder_is_refused(tmp_path, name):
         archive.writestr(name, photo(2))
     with pytest.raises(DataError, match="lies outside the archive's own folder"):
         open_training_set(tmp_path / "lfw.zip")
+
+
+def test_a_file_of_a_zip_that_would_fill_the_memory_is_not_inflated(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_format, "_LARGEST", 1000)
+    with zipfile.ZipFile(tmp_path / "lfw.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/0.png", photo(1))
+        archive.writestr("b/0.png", bytes(1001))
+    data = open_training_set(tmp_path / "lfw.zip")
+    assert data[0][1] == 0
+    with pytest.raises(ImageError, match=r"b/0\.png\): unpacks to 1,001 bytes"):
+        data[1]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.formats.class_tree import group_images, litter_in
+from Utils.Datasets_Utils.formats.class_tree import first_few, group_images, litter_in
 from Utils.Datasets_Utils.formats.compressed import is_compressed_tar, unpacked
 from Utils.Datasets_Utils.formats.storage import MappedFile, PathTable
 from Utils.Datasets_Utils.images import ImageError
@@ -26,6 +26,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member; lengths of its nam
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _ZIP_MAGIC = b"PK\3\4"
+_LARGEST = 1 << 28  # bytes of one file; deflated, they can be a thousandth of that
 # A file in an archive. offset: of a zip member's local header, of a tar member's content. packed,
 # size: bytes in the archive and unpacked. crc: the check sum of the content, which a tar lacks.
 _MEMBER = np.dtype(
@@ -39,7 +40,7 @@ class Archive(ImageStore):
 
     names: N paths in the archive. members: N of _MEMBER. is_zip: whether it is a zip. litter:
     hidden and system files and folders, which are left out. top: the folder, with its slash, in
-    which all files lie; empty if there is none.
+    which all files lie; empty if there is none. links: names of links, which are left out.
     """
 
     def __init__(self, path: Path, names: Sequence[str], members: np.ndarray, is_zip: bool) -> None:
@@ -52,6 +53,7 @@ class Archive(ImageStore):
         self.names = PathTable(names[i] for i in order)
         self.members = members[order]
         self.is_zip = is_zip
+        self.links: list[str] = []
         self.top = _common_folder(self.names)
 
     def __len__(self) -> int:
@@ -68,6 +70,8 @@ class Archive(ImageStore):
         offset, packed, size, deflated, crc = self.members[row].tolist()
         if not self.is_zip:
             return self.file.read(offset, packed)
+        if size > _LARGEST:
+            raise ImageError(f"{self.place(row)}: unpacks to {size:,} bytes, which no photo has")
         magic, name, extra = _LOCAL_HEADER.unpack(self.file.read(offset, _LOCAL_HEADER.size))
         if magic != _ZIP_MAGIC:
             raise ImageError(f"{self.place(row)}: no zip member begins there; the file is damaged")
@@ -131,6 +135,9 @@ def open_archive_tree(path: Path, identity_folder: str = "top") -> Labelled:
     archive = open_archive(path)
     tree = group_images(list(archive.names), archive.litter, identity_folder)
     labels, rows = np.array(tree.labels, np.int64), np.array(tree.rows, np.int64)
+    if archive.links:
+        what = f"{len(archive.links):,} links, whose files are elsewhere"
+        tree.notes.append(f"left out: {what}: {first_few(archive.links)}")
     archive.notes = tuple(tree.notes)
     return Labelled(archive, labels, rows)
 
@@ -171,14 +178,18 @@ def _open_zip(path: Path) -> Archive:
 
 
 def _open_tar(path: Path) -> Archive:
-    members = list(tar_members(path))
+    links: list[str] = []
+    members = list(tar_members(path, links))
     table = np.array([(m.offset_data, m.size, m.size, False, 0) for m in members], _MEMBER)
-    return Archive(path, [m.name for m in members], table, is_zip=False)
+    archive = Archive(path, [m.name for m in members], table, is_zip=False)
+    archive.links = [name for name in links if not litter_in(name)]
+    return archive
 
 
-def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
+def tar_members(path: Path, links: list[str] | None = None) -> Iterator[tarfile.TarInfo]:
     """The regular files of an uncompressed tar, in its order, names without a leading ./ .
 
+    links: takes the names of symbolic links, which are left out.
     Raises DataError, naming the byte, for a tar that is truncated or damaged, a path outside its
     own folder, or a hard link.
     """
@@ -192,6 +203,8 @@ def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
                         f"{path}, byte {member.offset}: {member.name!r} is a hard link, whose "
                         f"content is elsewhere; pack the files with tar --hard-dereference."
                     )
+                if member.issym() and links is not None:
+                    links.append(member.name.removeprefix("./"))
                 if not member.isreg():
                     continue
                 check_inside(path, member.offset, member.name)

@@ -89,12 +89,16 @@ def read_torchscript(path: Path) -> dict[str, Any]:
     copy = io.BytesIO()
     names = set()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as target:
-        for name in archive.namelist():
-            inner = name.partition("/")[2]
+        for member in archive.infolist():
+            name, inner = member.filename, member.filename.partition("/")[2]
+            if not (inner in ("data.pkl", "version", "byteorder") or inner.startswith("data/")):
+                continue
+            if member.compress_type != zipfile.ZIP_STORED:  # a few bytes could become gigabytes
+                raise ValueError(f"{name} is compressed, which PyTorch does to code alone")
+            content = archive.read(name)
             if inner == "data.pkl":
-                names = _names_in(archive.read(name))
-            if inner in ("data.pkl", "version", "byteorder") or inner.startswith("data/"):
-                target.writestr(name, archive.read(name))
+                names = _names_in(content)
+            target.writestr(name, content)
     modules = [(type("Module", (_Module,), {}), n) for n in names if n.startswith(_PROGRAM)]
     marks = [(_as_it_is, f"torch.jit._pickle.{name}") for name in _MARKS]
     copy.seek(0)

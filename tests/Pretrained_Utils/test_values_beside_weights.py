@@ -134,6 +134,15 @@ def test_torchscript_that_is_frozen_or_hostile_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_torchscript_whose_tensors_are_deflated_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "net.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/constants.pkl", b"\x80\x02).")
+        archive.writestr("net/data.pkl", b"\x80\x02}.", zipfile.ZIP_STORED)
+        archive.writestr("net/data/0", bytes(100_000))
+    with pytest.raises(CheckpointError, match="net/data/0 is compressed"):
+        load_backbone(tmp_path / "net.pt")
+
+
 # --- Files that are something else ---------------------------------------------------------------
 
 

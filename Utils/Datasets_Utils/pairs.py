@@ -44,11 +44,12 @@ from Utils.files import reading
 
 _LONGEST_QUOTE = 80
 _DELETED = 40  # lines that a message offers to delete
+_MOST_DIGITS = 18
 _LIST_FORM = (
     "`left right 1` or `left right -1` or `left right 0` (tabs between them if names hold blanks)"
 )
 _FLAGS = {"1": True, "0": False, "-1": False, "1.0": True, "0.0": False, "-1.0": False}
-_FLAGS |= {"true": True, "false": False}
+_FLAGS |= {"+1": True, "true": True, "false": False}
 
 
 class PairsError(UserError, ValueError):
@@ -304,7 +305,7 @@ def _check_flags(path: Path, pairs: Sequence[_Pair], header: str, has_header: bo
 
 
 def _is_number(field: str) -> bool:
-    return field.isascii() and field.isdigit()
+    return field.isascii() and field.isdigit() and len(field) <= _MOST_DIGITS
 
 
 def _index(

@@ -12,6 +12,7 @@ import csv
 import io
 import shlex
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -120,7 +121,9 @@ def splits(text: str) -> Iterator[list[str]]:
     for separator in ",;":
         if separator in text:
             row = csv.reader([text.rstrip(f"{separator} ")], delimiter=separator)
-            yield [field.strip() for field in next(row)]
+            with suppress(csv.Error):  # a field is longer than any path
+                if fields := [field.strip() for field in next(row)]:
+                    yield fields
     yield text.split()
 
 

@@ -162,7 +162,7 @@ def test_a_list_has_ten_consecutive_folds_nearly_equal(tmp_path, count):
     "bad",
     [
         "a.jpg b.jpg 2",
-        "a.jpg b.jpg +1",
+        "a.jpg b.jpg +2",
         "a.jpg b.jpg",
         "a.jpg 1",
         "1",
@@ -230,6 +230,7 @@ LIST = [("ann/1.jpg", "ann/2.jpg", True), ("ann/1.jpg", "bob/1.jpg", False)]
         "1 ann/1.jpg ann/2.jpg\n0 ann/1.jpg bob/1.jpg\n",
         "# from a paper\nann/1.jpg\tann/2.jpg\t1.0\nann/1.jpg\tbob/1.jpg\t0.0\n",
         "ann/1.jpg,ann/2.jpg,True\nann/1.jpg,bob/1.jpg,False\n",
+        "ann/1.jpg ann/2.jpg +1\nann/1.jpg bob/1.jpg -1\n",
         'left,right,same\n"ann/1.jpg","ann/2.jpg",1\n"ann/1.jpg","bob/1.jpg",0\n',
         "label,img1,img2\n1,ann/1.jpg,ann/2.jpg\n0,ann/1.jpg,bob/1.jpg\n",
         "different left right\n0 ann/1.jpg ann/2.jpg\n1 ann/1.jpg bob/1.jpg\n",
@@ -304,6 +305,10 @@ def test_a_refused_file_is_mended_by_the_commands_of_the_message(tmp_path, text,
         "a.jpg b.jpg yes\n",
         "Ann,1,2,x\n",
         "Ann Lee 1 2\n",
+        ",\na.jpg b.jpg 1\n",  # separators alone
+        "1" * 5000 + "\n",  # numbers that Python won't convert
+        "Ann 1 " + "2" * 5000 + "\n",
+        "a" * 200_000 + ",b.jpg,1,2\n",  # a field longer than Python's csv reads
     ],
 )
 def test_what_only_looks_like_pairs_is_refused(tmp_path, text):

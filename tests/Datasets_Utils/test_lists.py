@@ -398,3 +398,24 @@ def test_the_command_renumbers_a_list(tmp_path):
     run = run_script("-m", LIST_MAKER, path, tmp_path / "new.txt", check=True)
     assert (tmp_path / "new.txt").read_text() == "a  1\nb  0\nc  1\n"
     assert "the labels 4 to 9, without 0, 1, 2, are renumbered: 0 to 1" in run.stdout
+
+
+@pytest.mark.parametrize("line", ["{} 0 0.97", "{} 0.5", "{} nan", "a" * 200_000 + ",{},1"])
+def test_a_list_of_no_known_form_is_not_told_to_leave_every_line_out(people, tmp_path, line):
+    folder = people(["a/1.jpg", "b/1.jpg"])
+    path = write(tmp_path, "".join(f"{line.format(name)}\n" for name in ("a/1.jpg", "b/1.jpg")))
+    with pytest.raises(DataError, match="of no known form") as error:
+        open_training_set(folder, path)
+    assert "--skip_bad" not in str(error.value)
+
+
+def test_the_columns_that_a_header_names_may_be_of_any_number(people, tmp_path):
+    folder = people(["a/1.jpg", "b/1.jpg"])
+    path = write(tmp_path, "path label x\na/1.jpg 0 0.97\nb/1.jpg 1 0.5\n")
+    assert open_training_set(folder, path).labels.tolist() == [0, 1]
+
+
+def test_a_list_of_other_images_is_not_told_to_leave_all_of_them_out(people, tmp_path):
+    path = write(tmp_path, "c/1.jpg 0\nd/1.jpg 1\n")
+    with pytest.raises(DataError, match=r"2 of 2 files are missing .*check the data set's path"):
+        open_training_set(people(["a/1.jpg"]), path)

@@ -140,6 +140,8 @@ def _not_found(root: Path, paths: PathTable, missing: np.ndarray, source: Path) 
     names = [paths[row] for row in missing[:_TRIED].tolist()]
     command = f"{COMMAND} {quoted(source)} {mended(source)} --images {quoted(root)}"
     advice = f"`{command} --skip_bad` writes a list without them"
+    if missing.size == len(paths):
+        advice = "check the data set's path"
     if count := shorter(folder_look(root), names):
         advice = (
             f"they are there without their first {folders(count)}: `{command} --drop_folders "

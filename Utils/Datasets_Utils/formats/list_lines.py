@@ -252,7 +252,14 @@ def _choose(file_list: Path, sample: list[str], forms: dict[str, Split]) -> Form
             f"{file_list}: its lines, such as {sample[0][:80]!r}, are paths without labels. "
             f"{_by_folder(file_list)}"
         )
-    return whole[0] if whole else max(likely, key=fits.get)
+    best = whole[0] if whole else max(likely, key=fits.get)
+    if sample and not fits[best]:
+        raise DataError(
+            f"{file_list}: its lines, such as {sample[0][:80]!r}, are of no known form; the forms "
+            f"are {', '.join(FORMS)}, with labels that are names or whole numbers of at most 18 "
+            f"digits. Of more columns, a first line says which they are, such as 'path label x'."
+        )
+    return best
 
 
 def _by_folder(file_list: Path) -> str:

@@ -11,7 +11,7 @@ import codecs
 import csv
 import io
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +31,7 @@ LABEL_WORDS = frozenset({"label", "class", "id", "identity", "person", "target",
     *("class_id", "person_id", "identity_id", "subject_id", "classid", "label_id", "labels", "pid")
 }
 
+SHOWN = 3  # examples that a message names
 COMMAND = "python -m Utils.Datasets_Utils.generate_dataset_list"  # writes a mended list
 
 TEXT_SUFFIXES = (".txt", ".lst", ".csv", ".tsv", ".list")
@@ -131,6 +132,11 @@ def column(header: list[str], words: Collection[str]) -> int | None:
     """The only column whose name is one of these; None for none or several."""
     found = [i for i, name in enumerate(header) if name.lower().lstrip("# ") in words]
     return found[0] if len(found) == 1 else None
+
+
+def first_few(names: Sequence[object], count: int = SHOWN) -> str:
+    """The first names, for a message."""
+    return ", ".join(map(str, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def quoted(path: Path) -> str:

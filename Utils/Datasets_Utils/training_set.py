@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +12,8 @@ from torch.utils.data import Dataset
 
 from Utils.Datasets_Utils.images import decode_image
 from Utils.Datasets_Utils.names import Finder, names_look, shorter
-from Utils.Datasets_Utils.text import COMMAND, mended, quoted
+from Utils.Datasets_Utils.text import COMMAND, SHOWN, first_few, mended, quoted
 from Utils.errors import DataError
-
-SHOWN = 3  # examples that an error names
 
 
 class ImageStore(ABC):
@@ -69,19 +66,22 @@ class ImageStore(ABC):
         finder = Finder(look, unknown, encoding)
         rows[missing] = [known.get(finder.find(name), -1) for name in unknown]
         self.notes = tuple(finder.notes)
-        unknown = [names[i] for i in np.flatnonzero(rows < 0).tolist()]
-        if skip_bad or (not unknown and len(np.unique(rows)) == len(set(names))):
+        left = [names[i] for i in np.flatnonzero(rows < 0).tolist()]
+        if not left and len(np.unique(rows)) < len(set(names)):
+            left = unknown  # two names of a list are not the same image
+        if skip_bad or not left:
             return rows
-        first = ", ".join(islice(unknown or names, SHOWN))
         command = (
             f"{COMMAND} {quoted(file_list)} {mended(file_list)} --images {quoted(self.source)}"
         )
         advice = f"`{command} --skip_bad` writes a list without them"
-        if count := shorter(look, unknown):
+        if len(left) == len(names):
+            advice = "check the data set's path"
+        if count := shorter(look, left):
             advice = f"`{command} --drop_folders {count}` writes a list of names that are there"
         raise DataError(
-            f"{file_list}: {len(unknown)} of {len(names)} images are missing in {self.source}, the "
-            f"first: {first}; {advice}."
+            f"{file_list}: {len(left)} of {len(names)} images are missing in {self.source}, the "
+            f"first: {first_few(left)}; {advice}."
         )
 
     def epoch_order(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -199,8 +199,8 @@ def renumbering(labels: np.ndarray) -> tuple[str, ...]:
     present = np.unique(labels)
     if not len(present) or (present[0] == 0 and present[-1] == len(present) - 1):
         return ()
-    missing = np.setdiff1d(np.arange(min(present[-1], len(present) + SHOWN)), present)[:SHOWN]
-    without = f", without {', '.join(map(str, missing))}" if missing.size else ""
+    missing = np.setdiff1d(np.arange(min(present[-1], len(present) + SHOWN + 1)), present)
+    without = f", without {first_few(missing)}" if missing.size else ""
     return (
         f"the labels {present[0]} to {present[-1]}{without}, are renumbered: 0 to "
         f"{len(present) - 1}",

@@ -22,14 +22,13 @@ from Utils.Datasets_Utils.names import (
     shorter,
 )
 from Utils.Datasets_Utils.pairs import Pairs, dropping, read_pairs, without_images
-from Utils.Datasets_Utils.text import quoted
+from Utils.Datasets_Utils.text import first_few, quoted
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import DataError
 
 # The suffixes that are tried for a name, in this order.
 _ADDED = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
 _SUFFIXES = ("", *IMAGE_SUFFIXES)
-_SHOWN = 5  # missing images that an error names
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,10 +170,9 @@ def locate_images(
     found = _locate(folder, names, source)
     missing = [name for name, place in zip(names, found, strict=True) if place is None]
     if len(missing) > most_missing:
-        first = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         raise DataError(
             f"{len(missing)} of the {len(names)} images named in {source} are not in {folder}, "
-            f"with or without a suffix: {first}; check the data set's path."
+            f"with or without a suffix: {first_few(missing)}; check the data set's path."
         )
     files = (name if file is None else file for name, file in zip(names, found, strict=True))
     return [os.path.join(folder, file) for file in files]
@@ -222,10 +220,9 @@ def _require_all(pairs: Pairs, found: Sequence[str | None], place: Path, look: L
         advice = f"without their first {folders(count)} they are there: {dropping(pairs, count)}"
     elif command := without_images(pairs, missing):
         advice += f"; or leave out the pairs of these images: {command}"
-    first = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
     raise DataError(
         f"{len(names)} of the {len(found)} images named in {pairs.source} are not in {place}, with "
-        f"or without a suffix: {first}; {advice}."
+        f"or without a suffix: {first_few(names)}; {advice}."
     )
 
 

@@ -19,8 +19,8 @@ from Config import Config, settings_for, validate
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.appearance import look
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
-from Utils.Datasets_Utils.formats.class_tree import first_few
 from Utils.Datasets_Utils.images import describe_sizes
+from Utils.Datasets_Utils.text import first_few
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, DataError, RunError

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -387,7 +388,7 @@ def test_a_list_of_another_program_trains_and_the_run_keeps_the_table(tiny_faces
     folder = next((tmp_path / "runs").iterdir())
     log = (folder / "train.log").read_text()
     assert "its lines are read as '1 path label'" in log
-    assert "the labels 1 to 51, without 0, 2, 3, are renumbered: 0 to 5" in log
+    assert "the labels 1 to 51, without 0, 2, 3, ..., are renumbered: 0 to 5" in log
     rows = [line.split(",") for line in (folder / "classes.csv").read_text().splitlines()]
     assert rows[1:] == [[str(label), str(10 * label + 1)] for label in range(6)]
     assert run.returncode == 0
@@ -397,7 +398,7 @@ def test_the_command_renumbers_a_list(tmp_path):
     path = write(tmp_path, "a,9\nb,4\nc,9\n", "list.csv")
     run = run_script("-m", LIST_MAKER, path, tmp_path / "new.txt", check=True)
     assert (tmp_path / "new.txt").read_text() == "a  1\nb  0\nc  1\n"
-    assert "the labels 4 to 9, without 0, 1, 2, are renumbered: 0 to 1" in run.stdout
+    assert "the labels 4 to 9, without 0, 1, 2, ..., are renumbered: 0 to 1" in run.stdout
 
 
 @pytest.mark.parametrize("line", ["{} 0 0.97", "{} 0.5", "{} nan", "a" * 200_000 + ",{},1"])
@@ -419,3 +420,16 @@ def test_a_list_of_other_images_is_not_told_to_leave_all_of_them_out(people, tmp
     path = write(tmp_path, "c/1.jpg 0\nd/1.jpg 1\n")
     with pytest.raises(DataError, match=r"2 of 2 files are missing .*check the data set's path"):
         open_training_set(people(["a/1.jpg"]), path)
+
+
+def test_a_list_of_other_images_than_an_archives_is_told_which_are_missing(people, tmp_path):
+    """Also where two of its names are one image, which none of them has as it stands."""
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        archive.write(people(["a/1.jpg"]) / "a/1.jpg", "a/1.jpg")
+    for names, said in (
+        (("c/1.jpg", "d/1.jpg"), "2 of 2 images are missing .* check the data set's path"),
+        (("a/1.jpg", "a/1.JPG"), r"1 of 2 images are missing .* a/1\.JPG; "),
+    ):
+        path = write(tmp_path, "".join(f"{name} {row}\n" for row, name in enumerate(names)))
+        with pytest.raises(DataError, match=said):
+            open_training_set(tmp_path / "faces.zip", path)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.formats.class_tree import first_few, group_images, litter_in
+from Utils.Datasets_Utils.formats.class_tree import group_images, litter_in
 from Utils.Datasets_Utils.formats.compressed import is_compressed_tar, unpacked
 from Utils.Datasets_Utils.formats.storage import MappedFile, PathTable
 from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.text import first_few
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
 

@@ -51,7 +51,7 @@ class BinImages(ImageStore):
         return self._encoded[row]
 
     def name(self, row: int) -> str:
-        return f"image {row}"
+        return str(row)
 
 
 def is_bin(path: Path) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from Utils.Datasets_Utils.images import is_image_name
-from Utils.Datasets_Utils.training_set import SHOWN
+from Utils.Datasets_Utils.text import first_few
 from Utils.errors import DataError
 
 IDENTITY_FOLDERS = ("top", "deepest")
@@ -133,11 +133,6 @@ def _root(folders: set[str]) -> str:
 def _first_folder(folder: str, start: int) -> str:
     end = folder.find("/", start)
     return folder if end < 0 else folder[:end]
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first names, for a message."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.formats.class_tree import first_few, group_images, list_folder
+from Utils.Datasets_Utils.formats.class_tree import group_images, list_folder
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.images import read_encoded
 from Utils.Datasets_Utils.names import (
@@ -22,8 +22,8 @@ from Utils.Datasets_Utils.names import (
     is_foreign,
     shorter,
 )
-from Utils.Datasets_Utils.text import COMMAND, mended, quoted
-from Utils.Datasets_Utils.training_set import SHOWN, ImageStore, Labelled
+from Utils.Datasets_Utils.text import COMMAND, first_few, mended, quoted
+from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
 
 _TRIED = 100  # missing paths by which another folder is found
@@ -153,10 +153,9 @@ def _not_found(root: Path, paths: PathTable, missing: np.ndarray, source: Path) 
         advice = (
             "the list is not UTF-8, and its encoding is not known; `--list_encoding NAME` names it"
         )
-    shown = ", ".join(names[:SHOWN])
     return DataError(
         f"{source}: {missing.size} of {len(paths)} files are missing under {root}, the first: "
-        f"{shown}; {advice}."
+        f"{first_few(names)}; {advice}."
     )
 
 

@@ -27,13 +27,13 @@ from Utils.Datasets_Utils.text import (
     IMAGE_WORDS,
     LABEL_WORDS,
     column,
+    first_few,
     is_comment,
     mended,
     numbered_lines,
     quoted,
     splits,
 )
-from Utils.Datasets_Utils.training_set import SHOWN
 from Utils.errors import DataError
 from Utils.files import reading
 
@@ -100,8 +100,7 @@ def parse_list_file(
         found = rank[found]
     notes = [] if form.name == PLAIN else [f"{file_list}: its lines are read as '{form.name}'"]
     if skipped:
-        shown = ", ".join(map(str, skipped[:SHOWN])) + (", ..." if skipped[SHOWN:] else "")
-        notes.append(f"left out: {len(skipped)} lines of another form: {shown}")
+        notes.append(f"left out: {len(skipped)} lines of another form: {first_few(skipped)}")
     if form.name != PLAIN and len(found) >= _TOLD and len(np.unique(found)) == len(found):
         raise DataError(
             f"{file_list}: read as '{form.name}', every image has a label of its own, as if that "

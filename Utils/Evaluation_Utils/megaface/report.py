@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from Config import Config
-from Utils.Datasets_Utils.formats.class_tree import first_few
+from Utils.Datasets_Utils.text import first_few
 from Utils.Evaluation_Utils.identification import IdentificationResult
 from Utils.Evaluation_Utils.identification.figures import Verification
 from Utils.Evaluation_Utils.megaface.data import MegaFaceData

@@ -5,6 +5,7 @@ The files of this package:
 training_set.py             images with labels, and the store that a format is a subclass of
 verification_set.py         unique images, and pairs of them in folds
 pairs.py                    pairs files
+pair_lines.py               the forms of their lines
 folds.py                    the folds of pairs
 names.py                    the images that a list means, where it writes names otherwise
 text.py                     lists in text files: encodings, lines, fields

@@ -9,15 +9,14 @@ A list: `left right 1` for a matched pair, `left right -1` (as it circulates wit
 CFP-FP) or `left right 0` for a mismatched one, with image names relative to the data set's folder;
 or the flag first. CSV may have a header, which names the columns.
 
-Only LFW's header defines folds; other pairs are divided into ten, in order. Another published form
-is one more row in READINGS.
+Only LFW's header defines folds; other pairs are divided into ten, in order.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,31 +24,34 @@ from typing import NamedTuple
 import numpy as np
 
 from Utils.Datasets_Utils.folds import consecutive_folds
+from Utils.Datasets_Utils.pair_lines import (
+    HEADERS,
+    PLAIN,
+    READINGS,
+    Pair,
+    Reader,
+    by_header,
+    is_number,
+    lfw_pair,
+)
 from Utils.Datasets_Utils.text import (
     DIFFERENT_WORDS,
     FLAG_WORDS,
-    LEFT_WORDS,
-    RIGHT_WORDS,
     SAME_WORDS,
-    column,
     fields_of,
     is_comment,
     mended,
     numbered_lines,
     quoted,
-    splits,
 )
 from Utils.errors import UserError
 from Utils.files import reading
 
 _LONGEST_QUOTE = 80
 _DELETED = 40  # lines that a message offers to delete
-_MOST_DIGITS = 18
 _LIST_FORM = (
     "`left right 1` or `left right -1` or `left right 0` (tabs between them if names hold blanks)"
 )
-_FLAGS = {"1": True, "0": False, "-1": False, "1.0": True, "0.0": False, "-1.0": False}
-_FLAGS |= {"+1": True, "true": True, "false": False}
 
 
 class PairsError(UserError, ValueError):
@@ -82,16 +84,6 @@ class _Line(NamedTuple):
     text: str
 
 
-class _Pair(NamedTuple):
-    left: str
-    right: str
-    same: bool
-    flag: str = ""  # as the file has it
-
-
-_Reader = Callable[[str], _Pair | None]  # of a line's text; None for another kind of line
-
-
 def read_pairs(path: str | os.PathLike[str], encoding: str = "") -> Pairs:
     """The pairs in a file of any form (see above). Blank lines and comments are left out.
 
@@ -117,13 +109,13 @@ def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
             f"pairs file, or none for a set that holds its pairs"
         )
     header = fields_of(lines[0].text)
-    if len(header) <= 2 and all(map(_is_number, header)):
+    if len(header) <= 2 and all(map(is_number, header)):
         per_class = int(header[-1])
         fold_count = int(header[0]) if len(header) == 2 else 1
         pairs, folds = _read_lfw(path, lines, fold_count, per_class)
         lines, counted = lines[1:], lines[0].number
     else:
-        read = _by_header(header)
+        read = by_header(header)
         readings = {"the header's columns": read} if read else READINGS
         body = lines[1:] if read else lines
         name, pairs = _read_all(path, body, readings)
@@ -131,7 +123,7 @@ def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
         if DIFFERENT_WORDS & words:
             pairs = [pair._replace(same=not pair.same) for pair in pairs]
         elif not SAME_WORDS & words:
-            _check_flags(path, pairs, " ".join(header) if read else _HEADERS[name], bool(read))
+            _check_flags(path, pairs, " ".join(header) if read else HEADERS[name], bool(read))
         lines, counted = body, 0
         folds = consecutive_folds(len(pairs))
     return _index(pairs, folds, path, [line.number for line in lines], counted)
@@ -139,19 +131,19 @@ def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
 
 def _read_lfw(
     path: Path, lines: Sequence[_Line], fold_count: int, per_class: int
-) -> tuple[list[_Pair], np.ndarray]:
+) -> tuple[list[Pair], np.ndarray]:
     """The pairs and folds of LFW's file: a header, `fold_count` folds of `per_class` pairs each."""
     first, lines, block = lines[0], lines[1:], 2 * per_class
     without = f"; without its header it is read in ten folds: {_deleting(path, [first.number])}"
     if not lines or len(lines) != fold_count * block:
         folds = f" ({len(lines) // block} folds)" if block and len(lines) % block == 0 else ""
-        remedy = without if all(_lfw_pair(line.text) for line in lines) and lines else ""
+        remedy = without if all(lfw_pair(line.text) for line in lines) and lines else ""
         raise PairsError(
             f"{path}: the header says {fold_count} folds of {per_class} matched and {per_class} "
             f"mismatched pairs, so {fold_count * block} lines, but {len(lines)} follow{folds}; "
             f"correct the header or restore the missing lines{remedy}"
         )
-    pairs = [_lfw_pair(line.text) for line in lines]
+    pairs = [lfw_pair(line.text) for line in lines]
     out_of_place = [
         (line, index % block < per_class)
         for index, (line, pair) in enumerate(zip(lines, pairs, strict=True))
@@ -172,93 +164,21 @@ def _read_lfw(
     return pairs, np.arange(len(lines)) // block
 
 
-def _by_header(header: list[str]) -> _Reader | None:
-    """The reader of the lines below a header that names columns; None for another line."""
-    names = [name.lower().lstrip("# ") for name in header]
-    if names[0] in ("name", "name1", "person", "person1") and "imagenum1" in names:
-        return _lfw_pair
-    places = [column(header, words) for words in (LEFT_WORDS, RIGHT_WORDS, FLAG_WORDS)]
-    if None in places:
-        return None
-
-    def read(text: str) -> _Pair | None:
-        rows = (fields for fields in splits(text) if len(fields) == len(header))
-        return _first(_flagged([fields[place] for place in places]) for fields in rows)
-
-    return read
-
-
-def _first(pairs: Iterable[_Pair | None]) -> _Pair | None:
-    return next((pair for pair in pairs if pair), None)
-
-
-def _list_pair(text: str) -> _Pair | None:
-    return _first(_flagged(fields) for fields in (*splits(text), _split_flag(text)))
-
-
-def _split_flag(text: str) -> list[str]:
-    # Some files have a tab between the names, and a blank before the flag.
-    *rest, flag = text.rsplit(maxsplit=1)
-    return [*fields_of(rest[0]), flag] if rest else []
-
-
-def _flag_first(text: str) -> _Pair | None:
-    return _first(_flagged([*fields[1:], fields[0]]) for fields in splits(text))
-
-
-def _flagged(fields: list[str]) -> _Pair | None:
-    """The pair of three fields: left, right, flag; None for other fields."""
-    if len(fields) != 3 or fields[2].lower() not in _FLAGS:
-        return None
-    return _Pair(fields[0], fields[1], _FLAGS[fields[2].lower()], fields[2])
-
-
-def _lfw_pair(text: str) -> _Pair | None:
-    return _first(map(_names_and_numbers, splits(text)))
-
-
-def _names_and_numbers(fields: list[str]) -> _Pair | None:
-    matched = len(fields) == 3
-    names, numbers = (fields[:1] * 2, fields[1:]) if matched else (fields[::2], fields[1::2])
-    if len(fields) not in (3, 4) or not all(map(_is_number, numbers)):
-        return None
-    left, right = (
-        f"{name}/{name}_{int(number):04d}" for name, number in zip(names, numbers, strict=True)
-    )
-    return _Pair(left, right, matched)
-
-
-# The forms of a line in a file without a header. A file is read in the one that fits all its lines;
-# the first, in which images may have any names, before the others.
-_PLAIN = "left right flag"
-READINGS: dict[str, _Reader] = {
-    _PLAIN: _list_pair,
-    "flag left right": _flag_first,
-    "LFW's name and numbers": _lfw_pair,
-}
-# The header lines that choose between them.
-_HEADERS = {
-    _PLAIN: "left right same",
-    "flag left right": "same left right",
-    "LFW's name and numbers": "name imagenum1 imagenum2",
-}
-
-
 def _read_all(
-    path: Path, lines: Sequence[_Line], readings: dict[str, _Reader]
-) -> tuple[str, list[_Pair]]:
+    path: Path, lines: Sequence[_Line], readings: dict[str, Reader]
+) -> tuple[str, list[Pair]]:
     """(the one reading that fits all lines, their pairs)."""
     found = {}
     for name, read in readings.items():
         found[name] = [read(line.text) for line in lines]
-        if name == _PLAIN and None not in found[name]:
+        if name == PLAIN and None not in found[name]:
             break
     fits = [name for name, pairs in found.items() if pairs and None not in pairs]
     if len(fits) > 1:
         raise PairsError(
             f"{path}: every line can be read as {' and as '.join(fits)}. A first line that names "
             f"the columns says which it is: "
-            + ", ".join(f"{_with_header(path, _HEADERS[name])} for {name}" for name in fits)
+            + ", ".join(f"{_with_header(path, HEADERS[name])} for {name}" for name in fits)
         )
     # Of readings that all fail, the message is about the one that fits the most lines.
     name = fits[0] if fits else min(found, key=lambda name: found[name].count(None))
@@ -272,7 +192,7 @@ def _read_all(
     return name, pairs
 
 
-def _check_flags(path: Path, pairs: Sequence[_Pair], header: str, has_header: bool) -> None:
+def _check_flags(path: Path, pairs: Sequence[Pair], header: str, has_header: bool) -> None:
     """Raise PairsError for flags that may mean something else than they are read as.
 
     header: the words of a header line for the file; has_header: whether it has that line.
@@ -304,12 +224,8 @@ def _check_flags(path: Path, pairs: Sequence[_Pair], header: str, has_header: bo
         )
 
 
-def _is_number(field: str) -> bool:
-    return field.isascii() and field.isdigit() and len(field) <= _MOST_DIGITS
-
-
 def _index(
-    pairs: Sequence[_Pair], folds: np.ndarray, path: Path, numbers: list[int], header: int
+    pairs: Sequence[Pair], folds: np.ndarray, path: Path, numbers: list[int], header: int
 ) -> Pairs:
     """Give each image one index, so that an image in several pairs is embedded once."""
     rows: dict[str, int] = {}

@@ -90,15 +90,19 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def _states(tree: dict[Any, Any], path: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
-    """The dictionaries with tensors in them, with the keys that lead there."""
-    if state := _named(tree):
-        yield path, state
-    if depth == DEEPEST:
-        return
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _states(value, f"{path}.{key}" if path else str(key), depth + 1)
+def _states(tree: dict[Any, Any]) -> Iterator[tuple[str, State]]:
+    """The dictionaries with tensors in them, with the first keys that lead to each."""
+    level, seen = [("", tree)], {id(tree)}  # a dictionary may be in several, or in itself
+    for _ in range(DEEPEST + 1):
+        below = []
+        for path, found in level:
+            if state := _named(found):
+                yield path, state
+            for key, value in found.items():
+                if isinstance(value, dict) and id(value) not in seen:
+                    seen.add(id(value))
+                    below.append((f"{path}.{key}" if path else str(key), value))
+        level = below
 
 
 def _named(tree: dict[Any, Any]) -> State:

@@ -179,3 +179,13 @@ def test_more_than_a_network_and_its_head_is_refused_with_a_way_out(
     assert torch.equal(written.state["conv2.conv.weight"], state["conv_sep.layers.0.weight"])
     with pytest.raises(CheckpointError, match="no network under 'tutor', but one under `--part "):
         read_weights(path, part="tutor")
+
+
+def test_a_dictionary_that_is_in_itself_is_looked_at_once():
+    tree = {"conv.weight": torch.zeros(1)}
+    tree |= {f"again {number}": tree for number in range(3)}
+    inner = {"fc.weight": torch.zeros(1)}
+    inner |= {f"again {number}": inner for number in range(1000)}
+    tree["inner"] = inner
+    tree["again"] = tree
+    assert [place.container for place in open_contents(tree)] == [""]

@@ -11,6 +11,7 @@ errors.py          exceptions for the user's mistakes; `run_script`
 file_kinds.py      what a file is that is not what its user took it for
 files.py           writing files completely or not at all; errors of reading that name the file
 pickled_arrays.py  NumPy's values in a pickle, read without running anything
+matlab_files.py    variables of MATLAB's files, checked
 tables.py          aligns text in columns
 devices.py         device, dtype and precision from the settings; copies that nothing waits for
 cpu.py             memory and threads on the CPU

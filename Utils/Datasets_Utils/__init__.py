@@ -4,8 +4,7 @@ The files of this package:
 
 training_set.py             images with labels, and the store that a format is a subclass of
 verification_set.py         unique images, and pairs of them in folds
-pairs.py                    pairs files
-pair_lines.py               the forms of their lines
+pairs/                      pairs files in every form, and groups of pairs
 folds.py                    the folds of pairs
 names.py                    the images that a list means, where it writes names otherwise
 text.py                     lists in text files: encodings, lines, fields
@@ -15,6 +14,7 @@ photos.py                   MegaFace's photos: its lists, and images by their na
 formats/                    the table of formats, a file for each, and the writers
 demo/                       the drawn faces that a fresh clone trains on
 generate_dataset_list.py    a command: write the image list of a training set
+make_pairs.py               a command: draw verification pairs for a folder of people
 convert_dataset.py          a command: convert a data set to another format
 check_dataset.py            a command: read every image of a training set, report what is wrong
 """

@@ -13,6 +13,18 @@ def consecutive_folds(count: int, folds: int = LIST_FOLDS) -> np.ndarray:
     return np.repeat(np.arange(folds), [len(fold) for fold in split])
 
 
+def folds_by_kind(same: np.ndarray, folds: int = LIST_FOLDS) -> np.ndarray:
+    """The fold (ints from 0) of each pair: each kind's pairs are divided in their order.
+
+    same: P bools. There are fewer folds where there are fewer pairs of a kind.
+    """
+    count = min(folds, *(n for n in (int(same.sum()), int((~same).sum())) if n))
+    made = np.empty(len(same), np.int64)
+    for kind in (same, ~same):
+        made[kind] = consecutive_folds(int(kind.sum()), count)
+    return made
+
+
 def folds_of_both_kinds(same: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, str]:
     """(folds in which an accuracy means something, why they are not the given ones or "").
 
@@ -31,13 +43,10 @@ def folds_of_both_kinds(same: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray
     count = min(LIST_FOLDS, int(same.sum()), int((~same).sum()))
     if count < 2 or (len(numbers) > 1 and not one_kind.any()):
         return folds, ""
-    made = np.empty(len(same), np.int64)
-    for kind in (same, ~same):
-        made[kind] = consecutive_folds(int(kind.sum()), count)
     why = f"{one_kind.sum()} of {len(numbers)} folds held pairs of one kind only"
     if len(numbers) == 1:
         why = "the pairs were all in one fold"
-    return made, (
+    return folds_by_kind(same), (
         f"{why}: the folds were made anew, {count} with their share of the matched and of the "
         f"mismatched pairs"
     )

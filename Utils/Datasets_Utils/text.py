@@ -24,6 +24,7 @@ RIGHT_WORDS = frozenset({"right", "image2", "img2", "path2", "file2", "im2", "b"
 SAME_WORDS = frozenset({"same", "issame", "is_same", "match", "matched", "ismatch", "is_match"})
 DIFFERENT_WORDS = frozenset({"different", "mismatch", "mismatched"})
 FLAG_WORDS = SAME_WORDS | DIFFERENT_WORDS | {"label", "flag", "target"}
+GROUP_WORDS = frozenset({"group", "race", "ethnicity", "subgroup"})
 IMAGE_WORDS = frozenset({"path", "image", "img", "file", "filename", "file_name", "name"}) | {
     *("image_path", "img_path", "filepath", "file_path", "image_name", "imagepath", "images")
 }

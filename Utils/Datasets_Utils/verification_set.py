@@ -42,6 +42,7 @@ class VerificationSet:
     sizes: how many images have which (height, width), None for unreadable ones; empty if the
         format does not tell it without reading every image.
     notes: sentences for tables about how the pairs were read, where that is not plain.
+    groups: P texts, the group of each pair, "" for a pair of none; empty for a set without groups.
 
     Raises ValueError if these do not fit together.
     """
@@ -54,6 +55,7 @@ class VerificationSet:
     folds: np.ndarray
     sizes: dict[tuple[int, int] | None, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    groups: np.ndarray = field(default_factory=lambda: np.empty(0, str))
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.images):
@@ -61,7 +63,7 @@ class VerificationSet:
                 f"verification set: {len(self.names)} names for {len(self.images)} images; "
                 "expected one for each"
             )
-        sizes = {name: len(getattr(self, name)) for name in ("left", "right", "same", "folds")}
+        sizes = {name: len(getattr(self, name)) for name in self._columns}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"verification set: expected one entry per pair in each of {sizes}")
         for name in ("left", "right"):
@@ -71,6 +73,15 @@ class VerificationSet:
                     f"verification set: {name} refers to images {rows.min()} to {rows.max()}, but "
                     f"there are {len(self.images)}, numbered from 0"
                 )
+
+    @property
+    def _columns(self) -> list[str]:
+        """What there is one of for each pair."""
+        return ["left", "right", "same", "folds", *(["groups"] if len(self.groups) else [])]
+
+    def of_pairs(self, rows: np.ndarray) -> VerificationSet:
+        """The set with some of its pairs (indices, or a bool for each) and all its images."""
+        return replace(self, **{c: np.asarray(getattr(self, c))[rows] for c in self._columns})
 
     def with_usable_folds(self) -> VerificationSet:
         """The set in folds that hold pairs of both kinds, with a note where they are new."""
@@ -237,4 +248,5 @@ def _with_pairs(
         same=pairs.same,
         folds=pairs.folds,
         notes=notes,
+        groups=pairs.groups,
     )

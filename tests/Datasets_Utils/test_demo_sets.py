@@ -3,17 +3,21 @@
 import hashlib
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from Config import Config
 from Utils.Datasets_Utils.demo import sets as demo_sets
 from Utils.Datasets_Utils.demo.faces import draw_face
 from Utils.Datasets_Utils.demo.people import random_identity, random_photo
 from Utils.Datasets_Utils.demo.sets import DemoSizes, ensure_demo_sets
+from Utils.Datasets_Utils.demo.tinyface import ensure_tinyface
 from Utils.errors import RunError
+from Utils.Evaluation_Utils.tinyface.data import open_tinyface
 
 TINY = DemoSizes(
     train_people=3,
@@ -127,6 +131,30 @@ def test_megaface_lists_are_contiguous_and_nested(sets):
     listed = json.loads(sets.distractor_lists[0].read_text())["path"]
     assert len(listed) == 10
     assert set(listed) <= files_below(sets.distractor_images)
+
+
+def test_tinyface_has_the_probes_again_as_poor_photos_among_the_distractors(sets, tmp_path):
+    shutil.copytree(sets.root, tmp_path / "sets")
+    sets = ensure_demo_sets(tmp_path / "sets", seed=1, sizes=TINY)
+    folder = ensure_tinyface(sets)
+    first = digests(folder)
+    (folder / "Probe" / "mark").touch()
+    assert digests(ensure_tinyface(sets)).keys() - first.keys() == {"Probe/mark"}  # made once
+    shutil.rmtree(folder)
+    again = digests(ensure_tinyface(sets))
+    assert {k: v for k, v in again.items() if k.endswith("png")}.items() <= first.items()
+    assert not [path for path in sets.root.iterdir() if "building" in path.name]
+
+    data = open_tinyface(Config(tinyface_dataset_path=str(folder)))
+    assert [len(part.images) for part in data.parts.values()] == [2, 4, 12]
+    assert set(data.probes.listed.ids) == set(data.gallery.listed.ids) == {"1", "2"}
+    name = json.loads(sets.facescrub_list.read_text())["path"][0]
+    good, poor = cv2.imread(str(sets.facescrub_images / name)), data.probes.images[0][..., ::-1]
+    assert poor.shape == good.shape
+    sharpness = [cv2.Laplacian(image, cv2.CV_64F).std() for image in (poor, good)]
+    assert sharpness[0] < sharpness[1] / 2
+    blurred = (cv2.GaussianBlur(image, (0, 0), 6).astype(float) for image in (poor, good))
+    assert np.abs(np.subtract(*blurred)).mean() < 5  # the same photo
 
 
 def test_default_distractor_lists_are_the_three_nested_sizes(tmp_path):

@@ -1,4 +1,4 @@
-"""pairs.py on files written here by hand, and on the real one."""
+"""Pairs files in text: on files written here by hand, and on the real one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.conftest import assert_one_paragraph, run_script
+from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.folds import consecutive_folds, folds_of_both_kinds
+from Utils.Datasets_Utils.make_pairs import draw_pairs, write_pairs
 from Utils.Datasets_Utils.pairs import PairsError, read_pairs
+from Utils.errors import DataError
 
 LFW = """2\t2
 Ann\t1\t2
@@ -202,7 +206,7 @@ def test_another_kind_of_file_is_refused(tmp_path, text, message):
     assert isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize(("name", "why"), [("nope", "No such file"), ("", "Is a directory")])
+@pytest.mark.parametrize(("name", "why"), [("nope", "No such file"), ("nope/x", "No such file")])
 def test_a_file_that_cannot_be_read_is_called_the_pairs_file(tmp_path, name, why):
     with pytest.raises(PairsError, match=f"the pairs file .*can't be read: {why}") as caught:
         read_pairs(tmp_path / name)
@@ -334,3 +338,94 @@ def test_folds_of_one_kind_are_made_anew():
     assert few.tolist() == [0, 0, 1, 1, 2, 0, 1, 2]
     # With one pair of a kind there are no such folds.
     assert folds_of_both_kinds(np.array([True, True, False]), np.arange(3))[1] == ""
+
+
+# --- make_pairs ---------------------------------------------------------------------------------
+
+
+def people_folder(root, counts, name="{person}/{person}_{number:04d}.jpg"):
+    for person, count in enumerate(counts):
+        for number in range(1, count + 1):
+            path = root / name.format(person=f"Ann {person}", number=number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    return root
+
+
+def assert_good_pairs(found, folds, pairs):
+    """Equally many of each kind in each fold, none twice, people of one fold only."""
+    people = np.array([name.split("/")[0] for name in found.names])
+    both = np.stack([people[found.left], people[found.right]])
+    assert (found.same == (both[0] == both[1])).all()
+    assert (found.left != found.right).all()
+    assert len({frozenset(pair) for pair in named(found)}) == 2 * folds * pairs
+    seen = set()
+    for fold in range(folds):
+        chosen = found.folds == fold
+        assert (chosen & found.same).sum() == (chosen & ~found.same).sum() == pairs
+        own = set(both[:, chosen].ravel())
+        assert not own & seen
+        seen |= own
+
+
+@pytest.mark.parametrize(("folds", "pairs"), [(10, 3), (3, 20)])
+def test_pairs_of_a_folder_are_written_in_lfws_form(tmp_path, folds, pairs):
+    rng = np.random.default_rng(0)
+    folder = people_folder(tmp_path / "faces", [40, *rng.integers(1, 7, 59)])
+    report = write_pairs(folder, tmp_path / "a" / "pairs.txt", folds, pairs)
+    text = (tmp_path / "a" / "pairs.txt").read_text()
+    assert text.startswith(f"{folds}\t{pairs}\n")
+    assert f"{folds} folds of {pairs} matched" in report
+    found = open_verification_set(folder, tmp_path / "a" / "pairs.txt")
+    assert_good_pairs(found, folds, pairs)
+    write_pairs(folder, tmp_path / "pairs.txt", folds, pairs)
+    assert (tmp_path / "pairs.txt").read_text() == text
+    write_pairs(folder, tmp_path / "pairs.txt", folds, pairs, seed=1)
+    assert (tmp_path / "pairs.txt").read_text() != text
+
+
+def test_images_of_other_names_become_a_list_in_ten_folds(tmp_path):
+    folder = people_folder(tmp_path / "faces", [4] * 30, "all/{person}/photo {number}.png")
+    assert "a list" in write_pairs(folder, tmp_path / "pairs.txt", pairs=6)
+    found = open_verification_set(folder, tmp_path / "pairs.txt")
+    found.names[:] = [name.removeprefix("all/") for name in found.names]
+    assert_good_pairs(found, 10, 6)
+    with pytest.raises(DataError, match="leave --folds at that"):
+        write_pairs(folder, tmp_path / "pairs.txt", folds=5, pairs=6)
+    people_folder(tmp_path / "tabs", [4] * 30, "{person}/photo\t{number}.png")
+    with pytest.raises(DataError, match="rename"):
+        write_pairs(tmp_path / "tabs", tmp_path / "tabs.txt", pairs=6)
+    assert not (tmp_path / "tabs.txt").exists()
+
+
+def test_every_pair_that_there_is_can_be_asked_for(tmp_path):
+    people = [[f"{person}/{photo}" for photo in range(3)] for person in range(4)]
+    drawn = draw_pairs(people, folds=2, pairs=6, seed=3, source="")
+    matched = {frozenset(pair[:2]) for pair in drawn if pair.same}
+    assert len(matched) == 4 * 3
+    with pytest.raises(DataError, match=r"only 6 matched pairs .* 7 are wanted: give --pairs 6 or"):
+        draw_pairs(people, folds=2, pairs=7, seed=3, source="")
+
+
+def test_nobody_with_many_photos_fills_a_fold():
+    people = [
+        [f"{person}/{photo}" for photo in range(100 if person < 2 else 2)] for person in range(42)
+    ]
+    drawn = draw_pairs(people, folds=2, pairs=20, seed=0, source="")
+    assert sum(pair.left.split("/")[0] in "01" for pair in drawn if pair.same) <= 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([2] * 5, "has 5 people, 5 of them with two photos"),
+        ([1] * 40, "only 0 matched pairs to choose from, but 300 are wanted: give fewer --folds"),
+        ([], "has no images in folders"),
+    ],
+)
+def test_folders_with_too_few_people_or_photos_are_one_paragraph(tmp_path, counts, said):
+    (tmp_path / "faces").mkdir()
+    folder = people_folder(tmp_path / "faces", counts)
+    command = ("-m", "Utils.Datasets_Utils.make_pairs", folder, tmp_path / "pairs.txt")
+    assert_one_paragraph(run_script(*command), said)
+    assert not (tmp_path / "pairs.txt").exists()

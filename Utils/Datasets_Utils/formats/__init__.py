@@ -12,6 +12,7 @@ shards.py       tar shards, as webdataset writes them
 record_set.py   training sets in a record file of MXNet, as insightface distributes them
 bin_set.py      verification sets in a .bin file, as insightface distributes them
 blp_set.py      verification sets in a bcolz array, as face.evoLVe distributes them
+rfw.py          RFW's four races in one set
 writers.py      writing a record file, tar shards or a folder tree
 
 A new format is a file here and a row in FORMATS.
@@ -40,8 +41,10 @@ from Utils.Datasets_Utils.formats.image_list import (
 )
 from Utils.Datasets_Utils.formats.list_lines import ListLines, parse_list, parse_list_file
 from Utils.Datasets_Utils.formats.record_set import is_records, open_records
+from Utils.Datasets_Utils.formats.rfw import is_rfw, open_rfw
 from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
 from Utils.Datasets_Utils.pairs import parse_pairs, read_pairs
+from Utils.Datasets_Utils.pairs.protocols import cfp_splits
 from Utils.Datasets_Utils.text import COMMAND, TEXT_SUFFIXES, is_text, mended, quoted
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled, TrainingSet
 from Utils.Datasets_Utils.verification_set import (
@@ -146,10 +149,10 @@ def open_verification_set(
 ) -> VerificationSet:
     """Open the unique images and the pairs of a verification benchmark.
 
-    path: a .bin file; a folder of .blp chunks; a folder of images, an archive of one, a record file
-    or shards, each with a pairs file. file_list: the pairs file, in the format of LFW or of
-    AgeDB-30 and CFP-FP (default: pairs.txt in the folder or archive), or the issame list of a .blp
-    set (default: `<path>_list.npy`). blp_channel_order: of the values in a .blp set, BGR or RGB.
+    path: a .bin file; a folder of .blp chunks; RFW's folder; a folder of images, an archive of one,
+    a record file or shards, each with a pairs file. file_list: the pairs file, in any form that
+    `pairs` knows (default: pairs.txt in the folder or archive), or the issame list of a .blp set
+    (default: `<path>_list.npy`). blp_channel_order: of the values in a .blp set, BGR or RGB.
     list_encoding: of the pairs file; "" finds it out.
 
     The set has `images`, `left`, `right` (indices into images), `same` and `folds`, which hold
@@ -232,9 +235,11 @@ def _open_folder_pairs(path: Path, file_list: Path | None, encoding: str) -> Ver
 
 
 def _pairs_file(path: Path, file_list: Path | None) -> Path:
-    """The pairs file that is named, or else the one beside the images."""
+    """The pairs file that is named, or else the one beside the images; or a folder of CFP's."""
+    if not file_list and path.is_dir() and not (path / PAIRS_NAME).exists() and cfp_splits(path):
+        return path
     file_list = file_list or (path if path.is_dir() else path.parent) / PAIRS_NAME
-    if not file_list.is_file():
+    if not file_list.exists():
         raise DataError(
             f"the pairs file {file_list} does not exist; {path} holds images but no pairs. "
             f"`--pairs`, or a benchmark's own setting such as `--lfw_file_list`, names it."
@@ -255,6 +260,7 @@ FOLDER = Format(
 FORMATS = (
     Format("a .bin file", is_bin, None, open_bin),
     Format("a folder of .blp chunks", is_blp, None, open_blp),
+    Format("RFW's folder, or its four .bin files", is_rfw, None, open_rfw),
     Format("a record file (train.rec, or the folder with it)", is_records, open_records),
     Format("tar shards (a folder of .tar files with .jpg and .cls)", is_shards, open_shards),
     Format(

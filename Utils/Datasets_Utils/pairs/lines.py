@@ -1,6 +1,6 @@
 """The lines of a pairs file: the images of a pair and whether they are of one person, in each form.
 
-The forms are described in `pairs`. Another published form is one more row in READINGS.
+The forms are described in `lists`. Another published form is one more row in READINGS.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from Utils.Datasets_Utils.text import (
     FLAG_WORDS,
+    GROUP_WORDS,
     LEFT_WORDS,
     RIGHT_WORDS,
     column,
@@ -23,10 +24,13 @@ _FLAGS |= {"+1": True, "true": True, "false": False}
 
 
 class Pair(NamedTuple):
+    """Two images, by their names."""
+
     left: str
     right: str
     same: bool
     flag: str = ""  # as the file has it
+    group: str = ""
 
 
 Reader = Callable[[str], Pair | None]  # of a line's text; None for another kind of line
@@ -40,10 +44,14 @@ def by_header(header: list[str]) -> Reader | None:
     places = [column(header, words) for words in (LEFT_WORDS, RIGHT_WORDS, FLAG_WORDS)]
     if None in places:
         return None
+    group = column(header, GROUP_WORDS)
 
     def read(text: str) -> Pair | None:
-        rows = (fields for fields in splits(text) if len(fields) == len(header))
-        return _first(_flagged([fields[place] for place in places]) for fields in rows)
+        rows = [fields for fields in splits(text) if len(fields) == len(header)]
+        pair = _first(_flagged([fields[place] for place in places]) for fields in rows)
+        if pair and group is not None:
+            return pair._replace(group=rows[0][group]) if rows[0][group] else None
+        return pair
 
     return read
 
@@ -52,7 +60,7 @@ def _first(pairs: Iterable[Pair | None]) -> Pair | None:
     return next((pair for pair in pairs if pair), None)
 
 
-def _list_pair(text: str) -> Pair | None:
+def list_pair(text: str) -> Pair | None:
     return _first(_flagged(fields) for fields in (*splits(text), _split_flag(text)))
 
 
@@ -92,7 +100,7 @@ def _names_and_numbers(fields: list[str]) -> Pair | None:
 # the first, in which images may have any names, before the others.
 PLAIN = "left right flag"
 READINGS: dict[str, Reader] = {
-    PLAIN: _list_pair,
+    PLAIN: list_pair,
     "flag left right": _flag_first,
     "LFW's name and numbers": lfw_pair,
 }

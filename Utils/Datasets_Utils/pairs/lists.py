@@ -1,30 +1,36 @@
-"""Pairs files: which images are compared, and in which folds. Recognised by their contents.
+"""Pairs in text files, recognised by their contents.
 
 LFW's (http://vis-www.cs.umass.edu/lfw/README.txt): a header `folds<TAB>n`, then for each fold n
 matched pairs `Name<TAB>i<TAB>j` and n mismatched ones `NameA<TAB>i<TAB>NameB<TAB>j`. Image i of a
 person is `Name/Name_000i`, with a suffix that the file does not give. The header of its development
-sets is `n` alone, for one fold; copies in CSV have `name,imagenum1,imagenum2` in its place.
+sets is `n` alone, for one fold; copies in CSV have `name,imagenum1,imagenum2` in its place; RFW's
+files (http://whdeng.cn/RFW/testing.html) have no header, and their ten folds follow each other.
 
 A list: `left right 1` for a matched pair, `left right -1` (as it circulates with AgeDB-30 and
 CFP-FP) or `left right 0` for a mismatched one, with image names relative to the data set's folder;
-or the flag first. CSV may have a header, which names the columns.
+or the flag first. CSV may have a header, which names the columns; one may be `group`.
 
-Only LFW's header defines folds; other pairs are divided into ten, in order.
+CALFW's and CPLFW's: two lines `image label` for a pair, with one label: 0 for a mismatched pair,
+otherwise 1 or (CALFW) the fold. First come all matched pairs, then all mismatched ones, each kind
+in ten consecutive folds.
+
+Other pairs are divided into ten folds, in order.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from Utils.Datasets_Utils.folds import consecutive_folds
-from Utils.Datasets_Utils.pair_lines import (
+from Utils.Datasets_Utils.folds import consecutive_folds, folds_by_kind
+from Utils.Datasets_Utils.pairs.lines import (
     HEADERS,
     PLAIN,
     READINGS,
@@ -33,19 +39,21 @@ from Utils.Datasets_Utils.pair_lines import (
     by_header,
     is_number,
     lfw_pair,
+    list_pair,
 )
 from Utils.Datasets_Utils.text import (
     DIFFERENT_WORDS,
     FLAG_WORDS,
+    IMAGE_WORDS,
     SAME_WORDS,
     fields_of,
     is_comment,
     mended,
     numbered_lines,
     quoted,
+    splits,
 )
 from Utils.errors import UserError
-from Utils.files import reading
 
 _LONGEST_QUOTE = 80
 _DELETED = 40  # lines that a message offers to delete
@@ -65,8 +73,9 @@ class Pairs:
 
     names: the unique image names, in the order in which the file first mentions them.
     left, right: P ints, indices into names. same: P bools. folds: P ints, from 0.
-    source: the pairs file. numbers: P ints, the line of each pair.
+    source: the pairs file. numbers: P×L ints, the lines of each pair; empty if it is no text file.
     header: the line of LFW's header, which counts the pairs; 0 without one.
+    groups: P texts, the group of each pair; empty if the file has none.
     """
 
     names: list[str]
@@ -77,6 +86,7 @@ class Pairs:
     source: Path
     numbers: np.ndarray
     header: int = 0
+    groups: np.ndarray = field(default_factory=lambda: np.empty(0, str))
 
 
 class _Line(NamedTuple):
@@ -84,23 +94,14 @@ class _Line(NamedTuple):
     text: str
 
 
-def read_pairs(path: str | os.PathLike[str], encoding: str = "") -> Pairs:
-    """The pairs in a file of any form (see above). Blank lines and comments are left out.
+def parse_list(path: Path, content: bytes, encoding: str = "") -> Pairs:
+    """The pairs in the bytes of a text file of any form (see above). Blank lines and comments are
+    left out; LFW's names become `Name/Name_0001`, without a suffix.
 
-    LFW's names become `Name/Name_0001`, without a suffix. encoding: of the file; "" finds it out.
-
-    Raises PairsError for a file that can't be read, for a malformed line, with its number and text,
-    for another number of lines than LFW's header gives, with both numbers, and for a file that can
-    be read in two ways.
+    path: the file's name, for messages. Raises PairsError for a malformed line, with its number and
+    text, for another number of lines than LFW's header gives, with both numbers, and for a file
+    that can be read in two ways.
     """
-    path = Path(path)
-    with reading(path, "pairs file", PairsError):
-        content = path.read_bytes()
-    return parse_pairs(path, content, encoding)
-
-
-def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
-    """As `read_pairs`, for the bytes of a pairs file; path: its name, for messages."""
     found = list(numbered_lines(io.BytesIO(content), path, encoding, PairsError))
     lines = [_Line(number, text) for number, text in found if not is_comment(text)]
     if not lines:
@@ -114,6 +115,10 @@ def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
         fold_count = int(header[0]) if len(header) == 2 else 1
         pairs, folds = _read_lfw(path, lines, fold_count, per_class)
         lines, counted = lines[1:], lines[0].number
+    elif _has_two_columns(header):
+        return _read_two_lines(path, lines[1:], True)
+    elif 2 * sum(map(bool, map(_labelled, lines))) > len(lines):
+        return _read_two_lines(path, lines, False)
     else:
         read = by_header(header)
         readings = {"the header's columns": read} if read else READINGS
@@ -126,7 +131,7 @@ def parse_pairs(path: Path, content: bytes, encoding: str = "") -> Pairs:
             _check_flags(path, pairs, " ".join(header) if read else HEADERS[name], bool(read))
         lines, counted = body, 0
         folds = consecutive_folds(len(pairs))
-    return _index(pairs, folds, path, [line.number for line in lines], counted)
+    return index_pairs(pairs, folds, path, [[line.number] for line in lines], counted)
 
 
 def _read_lfw(
@@ -162,6 +167,70 @@ def _read_lfw(
             "without the header, and such lines, it is read in ten folds",
         )
     return pairs, np.arange(len(lines)) // block
+
+
+def _read_two_lines(path: Path, lines: Sequence[_Line], has_header: bool) -> Pairs:
+    """The pairs of CALFW's and CPLFW's files: two lines `image label` for each.
+
+    A list of images with their classes looks the same, so without a header the images' names and
+    the order of the labels have to be those of pairs.
+    """
+    fields = [_labelled(line) for line in lines]
+    for line, found in zip(lines, fields, strict=True):
+        if not found:
+            raise _malformed(path, line, "`image label`, as the other lines are", [], "")
+    if len(fields) % 2 or not fields:
+        raise PairsError(
+            f"{path}: lines `image label` are read as two for each pair, but there are "
+            f"{len(fields)}, the last of them line {lines[-1].number if lines else 1}; give the "
+            f"file of pairs that belongs to the images, {_LIST_FORM}."
+        )
+    pairs = []
+    for at in range(0, len(fields), 2):
+        (left, label), (right, other) = fields[at : at + 2]
+        if int(label) != int(other):
+            raise PairsError(
+                f"{path}, lines {lines[at].number} and {lines[at + 1].number}: the labels {label} "
+                f"and {other} differ, where two lines `image label` are a pair of one label, as in "
+                f"CALFW's and CPLFW's lists; a list of images with their classes is none. Correct "
+                f"them, or give pairs {_LIST_FORM}."
+            )
+        pairs.append(Pair(left, right, int(label) != 0, label))
+    same = np.array([pair.same for pair in pairs])
+    people = [(_person(pair.left), _person(pair.right)) for pair in pairs if not pair.same]
+    if not has_header and (
+        not same.any()
+        or not people
+        or all(left == right for left, right in people)
+        or (np.diff(same.astype(int)) > 0).any()
+    ):
+        raise PairsError(
+            f"{path}: may be two lines `image label` for each pair, but may also be a list of "
+            f"images with their classes, as it does not have matched pairs (a label other than 0) "
+            f"and then mismatched pairs of different people (label 0). If two lines are a pair, a "
+            f"first line says so: {_with_header(path, 'image same')}"
+        )
+    numbers = np.array([line.number for line in lines]).reshape(-1, 2)
+    return index_pairs(pairs, folds_by_kind(same), path, numbers)
+
+
+def _labelled(line: _Line) -> list[str] | None:
+    """[image, label] of a line of two fields; None for another line."""
+    if list_pair(line.text):
+        return None
+    fields = (f for f in splits(line.text) if len(f) == 2 and is_number(f[1]))
+    return next((f for f in fields if not is_number(f[0])), None)
+
+
+def _has_two_columns(header: list[str]) -> bool:
+    """Whether a line is the header of lines `image label`, two for a pair."""
+    names = [name.lower().lstrip("# ") for name in header]
+    return len(names) == 2 and names[0] in IMAGE_WORDS and names[1] in SAME_WORDS
+
+
+def _person(name: str) -> str:
+    """A name without its image number: `Ann_Lee` of `Ann_Lee_0001.jpg` or `Ann_Lee/1.jpg`."""
+    return re.sub(r"[_/\\ ]?\d*$", "", os.path.splitext(name)[0])
 
 
 def _read_all(
@@ -224,8 +293,12 @@ def _check_flags(path: Path, pairs: Sequence[Pair], header: str, has_header: boo
         )
 
 
-def _index(
-    pairs: Sequence[Pair], folds: np.ndarray, path: Path, numbers: list[int], header: int
+def index_pairs(
+    pairs: Sequence[Pair],
+    folds: np.ndarray,
+    path: Path,
+    numbers: np.ndarray | list[list[int]],
+    header: int = 0,
 ) -> Pairs:
     """Give each image one index, so that an image in several pairs is embedded once."""
     rows: dict[str, int] = {}
@@ -241,6 +314,7 @@ def _index(
         source=path,
         numbers=np.array(numbers),
         header=header,
+        groups=np.array([pair.group for pair in pairs if pair.group]),
     )
 
 
@@ -262,16 +336,22 @@ def _with_header(path: Path, header: str, copy: str = "cat") -> str:
 
 def without_images(pairs: Pairs, missing: Sequence[int]) -> str:
     """A command that copies a pairs file without the pairs of some images (rows of its names),
-    and without LFW's header; "" for too many of them."""
+    and without LFW's header; "" for too many of them, and where the pairs are in no text file."""
+    if not pairs.numbers.size:
+        return ""
     bad = np.isin(pairs.left, missing) | np.isin(pairs.right, missing)
-    numbers = pairs.numbers[bad].tolist()
-    if len(numbers) > _DELETED or len(numbers) == len(bad):
+    numbers = pairs.numbers[bad].ravel().tolist()
+    if len(numbers) > _DELETED or bad.all():
         return ""
     return _deleting(pairs.source, [pairs.header, *numbers] if pairs.header else numbers)
 
 
 def dropping(pairs: Pairs, count: int) -> str:
-    """A command that copies a list without the first folders of its names."""
+    """A command that copies a list without the first folders of its names; or, where the pairs are
+    in no text file, what to do with the images."""
+    if not pairs.numbers.size:
+        folder = "/".join(pairs.names[0].split("/")[:count])
+        return f"put them into a folder {folder} and give the folder above it"
     blank = "" if any(" " in name for name in pairs.names) else " "
     script = rf"s#(^|[\t,;{blank}])([^/\t,;{blank}]*/){{{count}}}#\1#g"
     return f"`sed -E '{script}' {quoted(pairs.source)} > {mended(pairs.source)}`"

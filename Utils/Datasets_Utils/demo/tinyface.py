@@ -1,0 +1,81 @@
+"""The demo's TinyFace: its MegaFace's photos, made as poor as a surveillance camera's.
+
+The people of the probes are in the gallery too, with other photos, among the distractors. Each face
+is shrunk to 14 to 24 pixels, with noise, and enlarged to 112×112, as aligned copies of TinyFace
+are. Folders and lists are the real ones'; the images have another suffix than the lists say, which
+is usual for such copies.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import scipy.io
+
+from Utils.Datasets_Utils.demo.sets import DemoSets
+from Utils.errors import RunError
+from Utils.files import not_written
+
+_SIDES = (14, 24)  # pixels of a face, as in the real set
+_NOISE = 6.0  # standard deviation, in grey levels
+_PROBES = 3  # every third photo of a person is a probe
+
+
+def ensure_tinyface(demo: DemoSets) -> Path:
+    """The demo's TinyFace, made from the other demo sets unless it is there. Returns the folder of
+    Probe, Gallery_Match, Gallery_Distractor and the lists. Raises RunError if it can't be written.
+    """
+    folder = demo.root / "tinyface" / "Testing_Set"
+    if folder.is_dir():
+        return folder
+    building = demo.root / f".tinyface.building-{os.getpid()}"
+    try:
+        _make(demo, building)
+        folder.parent.mkdir(exist_ok=True)
+        if not folder.is_dir():  # else another process was faster; it made the same
+            building.rename(folder)
+    except OSError as error:
+        raise RunError(not_written(folder, error)) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _make(demo: DemoSets, root: Path) -> None:
+    listed = json.loads(demo.facescrub_list.read_text())
+    people = {name: number for number, name in enumerate(dict.fromkeys(listed["id"]), 1)}
+    names: dict[str, list[str]] = {"Probe": [], "Gallery_Match": []}
+    jobs = []
+    for number, (path, person) in enumerate(zip(listed["path"], listed["id"], strict=True)):
+        part = "Gallery_Match" if number % _PROBES else "Probe"
+        names[part].append(f"{people[person]}_{number}")
+        jobs.append((demo.facescrub_images / path, f"{part}/{names[part][-1]}"))
+    for number, path in enumerate(sorted(demo.distractor_images.rglob("*.jpg"))):
+        jobs.append((path, f"Gallery_Distractor/{number:06d}"))
+    for part in (*names, "Gallery_Distractor"):
+        (root / part).mkdir(parents=True)
+    for number, (path, name) in enumerate(jobs):
+        image = worsened(cv2.imread(str(path)), np.random.default_rng(number))
+        data = cv2.imencode(".png", image)[1]
+        (root / f"{name}.png").write_bytes(data.tobytes())
+    for part, file, prefix in (
+        ("Probe", "probe", "probe"),
+        ("Gallery_Match", "gallery_match", "gallery"),
+    ):
+        cells = np.empty((len(names[part]), 1), object)
+        cells[:, 0] = [f"{name}.jpg" for name in names[part]]
+        ids = np.array([[int(name.split("_")[0])] for name in names[part]], np.uint16)
+        values = {f"{prefix}_set": cells, f"{prefix}_ids": ids}
+        scipy.io.savemat(root / f"{file}_img_ID_pairs.mat", values)
+
+
+def worsened(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A uint8 H×W×3 image as a small, noisy one of its content, enlarged to the same size."""
+    height, width = image.shape[:2]
+    side = int(rng.integers(_SIDES[0], _SIDES[1] + 1))
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    small = (small + rng.normal(0, _NOISE, small.shape)).clip(0, 255).astype(np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -80,10 +80,8 @@ def usable_pairs(data: VerificationSet) -> VerificationSet:
     few = f"is only one {rare} pair" if count else f"are no {rare} pairs"
     rate = "TAR" if rare == "mismatched" else "FAR"
     kept = same == (rate == "TAR")
-    columns = ("left", "right", "same", "folds")
     return replace(
-        data,
-        **{name: np.asarray(getattr(data, name))[kept] for name in columns},
+        data.of_pairs(kept),
         notes=(
             *data.notes,
             f"there {few}: no threshold can be chosen, so there is no accuracy, {rate} alone",

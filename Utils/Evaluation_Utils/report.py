@@ -24,7 +24,13 @@ from Utils.Datasets_Utils.text import first_few
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, DataError, RunError
+from Utils.Evaluation_Utils.analysis.further import draw_quality, further_figures, open_others
+from Utils.Evaluation_Utils.analysis.intervals import show_range
+from Utils.Evaluation_Utils.analysis.kept_scores import keep_scores, scores_path
+from Utils.Evaluation_Utils.analysis.pictures import plot_det
+from Utils.Evaluation_Utils.analysis.thresholds import show_threshold
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
+from Utils.Evaluation_Utils.groups import evaluate_groups_of, groups_table, with_groups
 from Utils.Evaluation_Utils.one_kind import (
     OneKind,
     evaluate_one_kind,
@@ -106,11 +112,16 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     backbone = load_network(config, device)
     folder = make_output(config)
     data, source = open_benchmark(config, benchmark)
+    data = with_groups(data, config)
+    asked = (config.compare, config.threshold_from, config.quality)
+    others = open_others(data, _protocols(config), *asked)
     warnings = [text for text in look(data.images, backbone.preprocessing.input_size) if text]
     flaws: list[str] = []
-    results = _evaluate_backbone(
+    embeddings = _embed(
         backbone, data, config, device, config.eval_dtype, f"Embedding {benchmark.title}", flaws
     )
+    results = evaluate_pairs(data, embeddings, _protocols(config))
+    groups = evaluate_groups_of(data, embeddings, results, config)
     if flaws:
         warnings.append(f"{len(flaws):,} images were read in spite of a flaw: {first_few(flaws)}")
     about = {
@@ -128,16 +139,35 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     }
     if has_both_kinds(data) and config.eval_dtype != "fp32":
         about["precision"] = compare_precision(backbone, data, config, device)
+    results_file = folder / f"{benchmark.file_name}.json"
+    kept = keep_scores(scores_path(results_file), data, embeddings[0], results)
+    further = further_figures(kept, others, config.checkpoint)
+    warnings += further.warnings
     figures = {protocol: result.to_dict() for protocol, result in results.items()}
-    save_json(folder / f"{benchmark.file_name}.json", {**about, "results": figures})
+    if groups:
+        about["groups"] = {protocol: found.to_dict() for protocol, found in groups.items()}
+    for protocol, found in further.intervals.items():
+        figures[protocol]["intervals"] = found
+    save_json(results_file, {**about, **further.values, "results": figures})
     if not has_both_kinds(data):
         kind = "all matched" if data.same[0] else "all mismatched"
-        return Report(f"{_heading(about, kind)}\n{rates_table(results)}", folder)
+        tables = [f"{_heading(about, kind)}\n{rates_table(results)}", *further.tables]
+        return Report("\n\n".join(tables), folder)
     draw_verification(data, results, folder / benchmark.file_name, benchmark.title)
-    return Report(_table(about, results), folder)
+    curves = {protocol: result.roc for protocol, result in results.items()}
+    plot_det(curves, folder / f"{benchmark.file_name}_det.png", benchmark.title)
+    draw_quality(further.values, folder / benchmark.file_name, benchmark.title)
+    tables = [_table(about, results, further.intervals), *further.tables]
+    if groups:
+        tables.append(groups_table(groups))
+    return Report("\n\n".join(tables), folder)
 
 
-def _evaluate_backbone(
+def _protocols(config: Config) -> list[str]:
+    return list(PROTOCOLS) if config.protocol == "both" else [config.protocol]
+
+
+def _embed(
     backbone: nn.Module,
     data: VerificationSet,
     config: Config,
@@ -145,13 +175,13 @@ def _evaluate_backbone(
     dtype: str,
     progress: str | None = None,
     flaws: list[str] | None = None,
-) -> dict[str, VerificationResult] | dict[str, OneKind]:
-    """Embed each image once and evaluate the pairs under the protocols of the settings.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embed each image once: N×D of the images, N×D of their mirror images.
 
     dtype: a name in EVAL_DTYPES. progress: label of a progress bar; None shows none. flaws: takes
     what is wrong with images that were read all the same.
     """
-    embeddings = embed(
+    return embed(
         backbone,
         data.images,
         device,
@@ -161,8 +191,6 @@ def _evaluate_backbone(
         dtype=EVAL_DTYPES[dtype],
         flaws=flaws,
     )
-    protocols = list(PROTOCOLS) if config.protocol == "both" else [config.protocol]
-    return evaluate_pairs(data, embeddings, protocols)
 
 
 def evaluate_pairs(
@@ -303,30 +331,53 @@ def _heading(about: dict[str, Any], kind: str) -> str:
     )
 
 
-def _table(about: dict[str, Any], results: dict[str, VerificationResult]) -> str:
+def _table(
+    about: dict[str, Any],
+    results: dict[str, VerificationResult],
+    intervals: dict[str, dict[str, Any]],
+) -> str:
     lines = [_heading(about, f"{about['folds']} folds")]
-    rows = [["fold", *(cell for protocol in results for cell in (protocol, "threshold"))]]
+    columns = ("threshold", "95 % interval")
+    rows = [["fold", *(cell for protocol in results for cell in (protocol, *columns))]]
     for fold in range(about["folds"]):
         rows.append([str(fold + 1)])
         for result in results.values():
             accuracy, threshold = result.fold_accuracies[fold], result.fold_thresholds[fold]
-            rows[-1] += [_percent(accuracy), f"{threshold:.4f}"]
+            rows[-1] += [_percent(accuracy), f"{threshold:.4f}", ""]
     rows.append([])
-    for cells in zip(*map(_figures, results.values()), strict=True):
+    figures = [_figures(result, intervals[protocol]) for protocol, result in results.items()]
+    for cells in zip(*figures, strict=True):
         rows.append([cells[0][0], *(cell for row in cells for cell in row[1:])])
-    lines.append(format_table(rows, "<" + ">>" * len(results)))
+    lines.append(format_table(rows, "<" + ">>>" * len(results)))
+    lines.append(f"\nThe intervals are over {next(iter(intervals.values()))['over']}.")
     if "precision" in about:
         lines += ["", _describe_precision(about["precision"])]
     return "\n".join(lines)
 
 
-def _figures(result: VerificationResult) -> list[tuple[str, str, str]]:
-    """(label, figure, deviation) of the rows below the folds."""
+def _figures(
+    result: VerificationResult, intervals: dict[str, Any]
+) -> list[tuple[str, str, str, str]]:
+    """(label, figure, deviation or threshold, interval) of the rows below the folds."""
+    ranges = intervals["tar_at_far"]
     return [
-        ("accuracy", _percent(result.accuracy), f"± {100 * result.std:.2f}"),
-        *((f"TAR@FAR={far:g}", _percent(tar), "") for far, tar in result.tar_at_far.items()),
-        ("AUC", f"{result.auc:.5f}", ""),
-        ("EER", _percent(result.eer), ""),
+        (
+            "accuracy",
+            _percent(result.accuracy),
+            f"± {100 * result.std:.2f}",
+            show_range(intervals["accuracy"]),
+        ),
+        *(
+            (
+                f"TAR@FAR={point.target:g}",
+                _percent(point.tar),
+                show_threshold(point.threshold, result.protocol),
+                show_range(ranges[str(point.target)]),
+            )
+            for point in result.operating_points
+        ),
+        ("AUC", f"{result.auc:.5f}", "", ""),
+        ("EER", _percent(result.eer), "", ""),
     ]
 
 
@@ -346,7 +397,9 @@ def compare_precision(
     """
     sample = sample_pairs(data, COMPARED_PAIRS)
     results = {
-        dtype: _evaluate_backbone(backbone, sample, config, device, dtype)
+        dtype: evaluate_pairs(
+            sample, _embed(backbone, sample, config, device, dtype), _protocols(config)
+        )
         for dtype in ("fp32", config.eval_dtype)
     }
     return {
@@ -385,14 +438,12 @@ def sample_pairs(data: VerificationSet, count: int) -> VerificationSet:
             size = min(len(group), max(1, round(share * len(group))))
             taken.append(group[np.linspace(0, len(group) - 1, size).round().astype(int)])
     rows = np.concatenate(taken)
-    left, right = np.asarray(data.left)[rows], np.asarray(data.right)[rows]
-    used = np.unique(np.concatenate((left, right)))
+    sample = data.of_pairs(rows)
+    used = np.unique(np.concatenate((sample.left, sample.right)))
     return replace(
-        data,
+        sample,
         images=Subset(data.images, used.tolist()),
         names=[data.names[image] for image in used],
-        left=np.searchsorted(used, left),
-        right=np.searchsorted(used, right),
-        same=np.asarray(data.same)[rows],
-        folds=np.asarray(data.folds)[rows],
+        left=np.searchsorted(used, sample.left),
+        right=np.searchsorted(used, sample.right),
     )

@@ -1,0 +1,130 @@
+"""What an evaluation adds to its table: intervals, a comparison, thresholds of another set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.errors import DataError
+from Utils.Evaluation_Utils.analysis.intervals import (
+    check_same_pairs,
+    compare,
+    comparison_table,
+    intervals,
+)
+from Utils.Evaluation_Utils.analysis.kept_scores import KeptScores, load_scores
+from Utils.Evaluation_Utils.analysis.pictures import plot_discard
+from Utils.Evaluation_Utils.analysis.quality import (
+    NORM,
+    discard_curves,
+    discard_table,
+    read_quality,
+)
+from Utils.Evaluation_Utils.analysis.thresholds import (
+    Thresholds,
+    at_thresholds,
+    read_thresholds,
+    thresholds_table,
+)
+from Utils.files import read_json
+
+
+@dataclass(frozen=True)
+class Others:
+    """Other evaluations that the settings name.
+
+    compared: of each on the same pairs (results file, its checkpoint, its scores). thresholds: of
+    another set. quality: (where from, N of the images or None for their norms). None: not asked
+    for.
+    """
+
+    compared: list[tuple[str, str, KeptScores]]
+    thresholds: Thresholds | None = None
+    quality: tuple[str, np.ndarray | None] | None = None
+
+
+@dataclass(frozen=True)
+class Further:
+    """values: more keys of the results file. tables: to print below the figures. warnings: to print
+    above them. intervals: by protocol, as of `intervals`; empty for pairs of one kind."""
+
+    values: dict[str, Any]
+    tables: list[str]
+    warnings: list[str]
+    intervals: dict[str, dict[str, Any]]
+
+
+def open_others(
+    pairs: VerificationSet | KeptScores,
+    protocols: Sequence[str],
+    compare_with: str = "",
+    threshold_from: str = "",
+    quality: str = "",
+) -> Others:
+    """Read the files that are named, before the work.
+
+    Raises DataError if one can't be used with these pairs and protocols.
+    """
+    compared = []
+    both_kinds = bool(np.any(pairs.same)) and not np.all(pairs.same)
+    for path in filter(None, map(str.strip, compare_with.split(","))):
+        checkpoint, scores = str(read_results(path).get("checkpoint")), load_scores(path)
+        if not both_kinds:
+            raise DataError(f"{path}: pairs of one kind have no accuracy to compare.")
+        check_same_pairs(pairs, scores)
+        compared.append((path, checkpoint, scores))
+    thresholds = read_thresholds(threshold_from, protocols) if threshold_from else None
+    if quality and not both_kinds:
+        raise DataError(f"quality is {quality!r}, but pairs of one kind have no FNMR at an FMR.")
+    of_images = read_quality(quality, pairs.names) if quality and quality != NORM else None
+    return Others(compared, thresholds, (quality, of_images) if quality else None)
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """The results file of a verification. Raises DataError if it is none."""
+    values = read_json(path, "results file")
+    if not isinstance(values, dict) or not isinstance(values.get("results"), dict):
+        raise DataError(f"{path} is not the JSON file that an evaluation of pairs writes.")
+    return values
+
+
+def further_figures(kept: KeptScores, others: Others, checkpoint: str) -> Further:
+    """Everything beyond the table. checkpoint: the network of `kept`."""
+    values: dict[str, Any] = {}
+    tables, warnings = [], []
+    both_kinds = all(own.wrong is not None for own in kept.protocols.values())
+    for path, other, scores in others.compared:
+        found = compare(kept, scores)
+        about = {"file": path, "checkpoint": other, "results": found}
+        values.setdefault("comparisons", []).append(about)
+        tables.append(comparison_table(found, f"{path} ({other})"))
+    if others.thresholds:
+        values["at_thresholds"] = at_thresholds(kept, others.thresholds)
+        tables.append(thresholds_table(values["at_thresholds"]))
+        if others.thresholds.checkpoint != checkpoint:
+            warnings.append(
+                f"the thresholds of {others.thresholds.path} were found with the checkpoint "
+                f"{others.thresholds.checkpoint}, and this is {checkpoint}: thresholds of one "
+                f"network do not suit another"
+            )
+    if others.quality:
+        by, quality = others.quality
+        values["quality"] = discard_curves(kept, by, kept.norms if quality is None else quality)
+        tables.append(discard_table(values["quality"]))
+    norms = np.quantile(kept.norms, (0, 0.05, 0.5, 0.95, 1)).tolist()
+    names = ("lowest", "5 %", "median", "95 %", "highest")
+    values["feature_norms"] = dict(zip(names, norms, strict=True))
+    return Further(values, tables, warnings, intervals(kept) if both_kinds else {})
+
+
+def draw_quality(values: dict[str, Any], path: Path, title: str) -> None:
+    """Write <path>_discard_<protocol>.png for the quality, if any, of `Further.values`."""
+    found = values.get("quality", {"results": {}})
+    for protocol, curves in found["results"].items():
+        heading = f"{title}, {protocol}: error versus discard by {Path(found['by']).name}"
+        plot_discard(curves, f"{path}_discard_{protocol}.png", heading)

@@ -1,0 +1,148 @@
+"""The scores of an evaluation in a file, <benchmark>_scores.npz beside <benchmark>.json.
+
+Figures can be computed from it again, without network or photos, and compared pair by pair.
+
+    names                      N texts: the images
+    norms                      N float64: the length of each image's embedding
+    left, right, same, folds   P: of the pairs, as in `VerificationSet`
+    <protocol>_scores          P float64, higher = more alike; of all pairs, nothing subtracted
+    <protocol>_fold_scores, <protocol>_wrong   P: what decided in each pair's fold, and was it wrong
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.errors import DataError
+from Utils.Evaluation_Utils.one_kind import OneKind
+from Utils.Evaluation_Utils.verification import PROTOCOLS, VerificationResult
+from Utils.files import atomic_path
+
+_PAIRS = ("left", "right", "same", "folds")
+
+
+@dataclass(frozen=True, eq=False)
+class ProtocolScores:
+    """P scores, and P bools: which pairs got the wrong answer in their fold (None for pairs of one
+    kind, which have no accuracy)."""
+
+    scores: np.ndarray
+    wrong: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class KeptScores:
+    """What the file holds; see the module. protocols: by name. source: to name in errors."""
+
+    names: np.ndarray
+    norms: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    same: np.ndarray
+    folds: np.ndarray
+    protocols: dict[str, ProtocolScores]
+    source: str
+
+
+def scores_path(results: Path | str) -> Path:
+    """The file of scores that belongs to a results file <benchmark>.json."""
+    results = Path(results)
+    return results.with_name(f"{results.stem}_scores.npz")
+
+
+def keep_scores(
+    path: Path,
+    data: VerificationSet,
+    features: np.ndarray,
+    results: Mapping[str, VerificationResult] | Mapping[str, OneKind],
+) -> KeptScores:
+    """Write the file; returns what it holds. features: N×D embeddings of the images."""
+    columns = {name: np.asarray(getattr(data, name)) for name in _PAIRS}
+    columns["names"] = np.array(data.names, dtype=np.str_)
+    columns["norms"] = np.linalg.norm(np.asarray(features, np.float64), axis=1)
+    for protocol, result in results.items():
+        columns[f"{protocol}_scores"] = result.scores
+        if isinstance(result, VerificationResult):
+            columns[f"{protocol}_fold_scores"] = result.fold_scores
+            columns[f"{protocol}_wrong"] = result.wrong
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **columns)
+    return _from_columns(columns, str(path))
+
+
+def load_scores(results: Path | str) -> KeptScores:
+    """The scores beside a results file. Raises DataError, naming the file, if they can't be read
+    or do not fit together."""
+    path = scores_path(results)
+    if not path.is_file():
+        raise DataError(
+            f"{path} is not there: the scores that belong to {results}, which evaluations write "
+            f"beside it. Evaluate that checkpoint again, or give the JSON file of another one."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"the scores {path} can't be read: {error}.") from None
+    missing = [name for name in ("names", "norms", *_PAIRS) if name not in columns]
+    if missing:
+        raise DataError(f"the scores {path} have no {', '.join(missing)}: not of an evaluation.")
+    pairs = len(columns["same"])
+    lengths = {name: len(c) for name, c in columns.items() if name not in ("names", "norms")}
+    if set(lengths.values()) != {pairs} or len(columns["names"]) != len(columns["norms"]):
+        raise DataError(f"the scores {path} are damaged: their columns differ in length.")
+    for name, column in columns.items():
+        if name.endswith("scores") and not np.isfinite(column).all():
+            row = int(np.flatnonzero(~np.isfinite(column))[0])
+            raise DataError(f"the scores {path} are damaged: {name} of pair {row + 1} is NaN.")
+    return _from_columns(columns, str(path))
+
+
+def _from_columns(columns: dict[str, np.ndarray], source: str) -> KeptScores:
+    protocols = {
+        protocol: ProtocolScores(columns[f"{protocol}_scores"], columns.get(f"{protocol}_wrong"))
+        for protocol in PROTOCOLS
+        if f"{protocol}_scores" in columns
+    }
+    own = {name: columns[name] for name in ("names", "norms", *_PAIRS)}
+    return KeptScores(**own, protocols=protocols, source=source)
+
+
+def subjects_of(kept: KeptScores) -> tuple[np.ndarray, np.ndarray] | None:
+    """(P ints, P ints): the subject of each pair's two images; None if the names do not tell it.
+
+    A subject is a folder (the one of the image, or the one above it) or what stands before the
+    last number of the name (Name_0001). It counts only where it agrees with every pair: matched
+    ones have one subject, mismatched ones two.
+    """
+    same = np.asarray(kept.same, bool)
+    for subject_in in (_folder, _folder_above, _before_number):
+        words = [subject_in(str(name)) for name in kept.names]
+        if not all(words):
+            continue
+        subjects = np.unique(words, return_inverse=True)[1]
+        left, right = subjects[kept.left], subjects[kept.right]
+        if np.array_equal(left == right, same):
+            return left, right
+    return None
+
+
+def _folder(name: str) -> str:
+    parent = PurePosixPath(name).parent
+    return str(parent) if parent.name else ""
+
+
+def _folder_above(name: str) -> str:
+    return _folder(str(PurePosixPath(name).parent))
+
+
+def _before_number(name: str) -> str:
+    found = re.fullmatch(r"(.*[^\d])_?\d+(\.\w+)?", name)
+    return found[1] if found else ""

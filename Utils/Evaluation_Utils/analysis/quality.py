@@ -1,0 +1,150 @@
+"""Error versus discard: how much better pairs get when those of the lowest quality are dropped.
+
+After Grother and Tabassi, "Performance of biometric quality measures" (2007), and the evaluation of
+CR-FIQA (Boutros et al. 2023). A pair's quality is the lower one of its two images'. For each share
+u = 0, 5 %, ... 95 % the lowest int(u·P) of the P pairs are dropped, matched and mismatched alike
+(of equal quality, the first in the list), and the FNMR of the rest is computed at an FMR, under two
+rules: at the threshold of all pairs (Grother and Tabassi), and with the threshold found again on
+the rest (CR-FIQA). Thresholds are the lowest with an FMR of at most the target. The area under the
+curve is that of the trapezoidal rule: the lower, the better the quality tells what goes wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from Utils.Datasets_Utils.images import IMAGE_SUFFIXES
+from Utils.Datasets_Utils.text import numbered_lines
+from Utils.errors import DataError
+from Utils.Evaluation_Utils.analysis.kept_scores import KeptScores
+from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
+from Utils.files import reading
+from Utils.tables import format_table
+
+NORM = "norm"
+FMRS = (1e-2, 1e-3)
+STEPS = 20  # shares are k / STEPS
+
+_SHOWN = (0, 2, 4, 10)  # steps in the table
+_RULES = ("fixed", "found_again", "ideal")
+
+
+@dataclass(frozen=True)
+class DiscardCurve:
+    """FNMR (0..1) over the share of the pairs that is dropped.
+
+    threshold: of all pairs, on the scale of the scores; inf if it accepts nothing.
+    shares: of the steps, as far as pairs of both kinds remain. fixed, found_again: FNMR under each
+    rule. ideal: FNMR if exactly the false non-matches at the fixed threshold came first.
+    """
+
+    threshold: float
+    shares: list[float]
+    fixed: list[float]
+    found_again: list[float]
+    ideal: list[float]
+
+    def area(self, rule: str) -> float:
+        """Under one of the three curves, from the first share to the last."""
+        values, shares = np.array(getattr(self, rule)), np.array(self.shares)
+        return float(np.sum(np.diff(shares) * (values[1:] + values[:-1])) / 2)
+
+
+def discard_curve(
+    scores: np.ndarray, same: np.ndarray, quality: np.ndarray, fmr: float
+) -> DiscardCurve:
+    """The curve of P pairs at an FMR. scores, quality: higher = more alike, better."""
+    scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
+    order = np.argsort(quality, kind="stable")
+    (start,) = tar_at_far(roc_curve(scores, same), [fmr])
+    missed = int(np.sum(scores[same] < start.threshold))
+    curve = DiscardCurve(start.threshold, [], [], [], [])
+    for step in range(STEPS):
+        dropped = step * len(scores) // STEPS
+        rest = order[dropped:]
+        matched = same[rest]
+        if matched.all() or not matched.any():
+            break
+        curve.shares.append(step / STEPS)
+        curve.fixed.append(float(np.mean(scores[rest][matched] < start.threshold)))
+        (point,) = tar_at_far(roc_curve(scores[rest], matched), [fmr])
+        curve.found_again.append(1 - point.tar)
+        left = max(missed - dropped, 0)
+        curve.ideal.append(left / (int(same.sum()) - missed + left) if left else 0.0)
+    return curve
+
+
+def discard_curves(kept: KeptScores, by: str, quality: np.ndarray) -> dict[str, Any]:
+    """The curves at FMRS under each protocol, JSON-ready: {"by", "results": {protocol: {fmr:
+    {"threshold", "shares", "fixed", "found_again", "ideal", "areas": {rule: area}}}}}.
+
+    quality: N, of the images, as of `read_quality`.
+    """
+    pairs = np.minimum(quality[kept.left], quality[kept.right])
+    results: dict[str, dict[str, Any]] = {}
+    for protocol, own in kept.protocols.items():
+        for fmr in FMRS:
+            curve = discard_curve(own.scores, kept.same, pairs, fmr)
+            values = dict(vars(curve), areas={rule: curve.area(rule) for rule in _RULES})
+            if not np.isfinite(curve.threshold):
+                values["threshold"] = None  # JSON has no infinity
+            results.setdefault(protocol, {})[str(fmr)] = values
+    return {"by": by, "results": results}
+
+
+def discard_table(found: dict[str, Any]) -> str:
+    """The result of `discard_curves`."""
+    shares = [f"{100 * step // STEPS} %" for step in _SHOWN]
+    rows = [["", "FMR", "threshold", *shares, "area"]]
+    for protocol, curves in found["results"].items():
+        for fmr, curve in curves.items():
+            for rule in _RULES:
+                values = curve[rule]
+                shown = (f"{100 * values[s]:.2f} %" if s < len(values) else "" for s in _SHOWN)
+                words = rule.replace("_", " ")
+                area = f"{curve['areas'][rule]:.4f}"
+                rows.append([protocol, f"{float(fmr):g}", words, *shown, area])
+    by = "feature norms" if found["by"] == NORM else f"qualities of {found['by']}"
+    heading = f"FNMR with these shares of the pairs dropped, the lowest {by} first:"
+    return f"{heading}\n{format_table(rows, '<<<' + '>' * 5, indent=2)}"
+
+
+def read_quality(path: str | Path, names: list[str] | np.ndarray) -> np.ndarray:
+    """N qualities of the images with these names, from a file of lines `image score`.
+
+    Names are those of the pairs, with or without the suffix of an image. Other images of the file
+    are not used. Raises DataError naming the file and the line, or the first missing image.
+    """
+    path, found = Path(path), {}
+    with reading(path, "file of qualities"), open(path, "rb") as file:
+        for number, line in numbered_lines(file, path):
+            fields = re.fullmatch(r"(.+?)[\s,]+([^\s,]+)", line)
+            try:
+                name, score = fields[1], float(fields[2])
+            except (TypeError, ValueError):  # no two fields, or no number
+                name, score = line, np.nan
+            if not np.isfinite(score):
+                raise DataError(
+                    f"{path}, line {number}: {line!r} is not an image's name and a finite number, "
+                    f"such as `Ann/Ann_0001 0.73`."
+                )
+            if _plain(name) in found:
+                raise DataError(f"{path}, line {number}: {name} is there twice.")
+            found[_plain(name)] = score
+    missing = [str(name) for name in names if _plain(str(name)) not in found]
+    if missing:
+        raise DataError(
+            f"{path} has no quality of {len(missing):,} of the {len(names):,} images: "
+            f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}."
+        )
+    return np.array([found[_plain(str(name))] for name in names])
+
+
+def _plain(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name

@@ -1,0 +1,201 @@
+"""TinyFace from photos to figures: what the script does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from Config import Config, settings_for, validate
+from Utils.Datasets_Utils.appearance import LOOKED_AT, look
+from Utils.Datasets_Utils.formats.class_tree import first_few
+from Utils.Datasets_Utils.images import ImageError
+from Utils.devices import choose_device
+from Utils.Evaluation_Utils.analysis.bootstrap import mean_interval
+from Utils.Evaluation_Utils.analysis.intervals import show_range
+from Utils.Evaluation_Utils.features import (
+    embedded,
+    feature_size,
+    folder_for,
+    list_digest,
+    packed_features,
+    weights_digest,
+)
+from Utils.Evaluation_Utils.report import Report, load_network, make_output
+from Utils.Evaluation_Utils.tinyface.data import TinyFaceData, open_tinyface
+from Utils.Evaluation_Utils.tinyface.figures import TinyFaceResult, evaluate
+from Utils.files import save_json
+from Utils.Pretrained_Utils.load import describe
+from Utils.processes import ALONE, Processes, started_by_torchrun
+from Utils.tables import format_table, format_warnings
+
+FILE_NAME = "tinyface"
+
+
+def evaluate_tinyface(config: Config) -> Report | None:
+    """Evaluate `config.checkpoint` on TinyFace.
+
+    Writes <output>/tinyface.json with every number of the table, and the features below
+    <output>/features, where a later start finds them. Returns None in all processes of torchrun
+    but the first. Raises ConfigError, DataError, ImageError, CheckpointError or RunError.
+    """
+    with started_by_torchrun() as processes:
+        validate(config, torch.cuda.device_count(), settings_for("tinyface"))
+        device = choose_device(config, processes)
+        backbone = load_network(config, device)
+        folder = make_output(config)
+        data = processes.one_by_one(lambda: open_tinyface(config))
+        flaws: list[str] = []
+        tables = _features(config, data, backbone, device, folder / "features", processes, flaws)
+        flaws = [flaw for own in processes.gather(flaws) for flaw in own]
+        if not processes.is_main:
+            return None
+    result = evaluate(
+        tables["probes"],
+        data.probes.listed.ids,
+        tables["gallery"],
+        data.gallery.listed.ids,
+        tables["distractors"],
+        progress="Scoring TinyFace",
+    )
+    about = _about(config, data, backbone, result, flaws)
+    figures = {
+        "mAP": result.mean_average_precision,
+        "rank_rates": {str(rank): rate for rank, rate in result.rank_rates.items()},
+        "best_rank": result.best_rank.tolist(),
+    }
+    figures["intervals"] = _intervals(result, data.probes.listed.ids)
+    save_json(folder / f"{FILE_NAME}.json", {**about, "results": figures})
+    return Report(_table(about, result, figures["intervals"]), folder)
+
+
+def _intervals(result: TinyFaceResult, people: Sequence[object]) -> dict[str, Any]:
+    """95 % intervals over the probes' people, JSON-ready, under the names of the figures."""
+    found = result.best_rank > 0
+    own = np.asarray(people)[found]
+    return {
+        "over": "subjects",
+        "mAP": mean_interval(result.average_precision[found], own),
+        "rank_rates": {
+            str(rank): mean_interval(result.best_rank[found] <= rank, own)
+            for rank in result.rank_rates
+        },
+    }
+
+
+def _features(
+    config: Config,
+    data: TinyFaceData,
+    backbone: nn.Module,
+    device: torch.device,
+    folder: Path,
+    processes: Processes = ALONE,
+    flaws: list[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """N×D of each part; those that are in the folder are used again."""
+    flip, tables = config.feature_flip, {}
+    made_with = {
+        "dtype": config.feature_dtype,
+        "network": weights_digest(backbone),
+        "dim": feature_size(backbone, flip),
+        "flip": flip,
+        "preprocessing": str(backbone.preprocessing),
+        "photos": str(data.folder.absolute()),
+    }
+    for name, photos in data.parts.items():
+        about = {"list": list_digest(photos.listed), **made_with}
+        produce = embedded(
+            photos, backbone, flip, device, config.eval_batch_size, config.num_workers, flaws=flaws
+        )
+        place = folder_for(folder, f"{FILE_NAME}-{name}", about)
+        label = f"{name.capitalize():<11}"
+        packed = packed_features(place, photos.listed, about, produce, processes, progress=label)
+        tables[name] = packed.table
+    return tables
+
+
+def _about(
+    config: Config,
+    data: TinyFaceData,
+    backbone: nn.Module,
+    result: TinyFaceResult,
+    flaws: list[str],
+) -> dict[str, Any]:
+    """What tinyface.json says beside the figures."""
+    input_size = backbone.preprocessing.input_size
+    warnings = [
+        f"{name}: {text}"
+        for name, photos in data.parts.items()
+        for text in look(photos.images, input_size)
+        if text
+    ]
+    if flaws:
+        warnings.append(f"{len(flaws):,} images were read in spite of a flaw: {first_few(flaws)}")
+    notes = [f"{name}: {p.listed.note}" for name, p in data.parts.items() if p.listed.note]
+    if result.without_mate:
+        lone = np.flatnonzero(result.best_rank == 0).tolist()
+        names = first_few([data.probes.listed.names[row] for row in lone])
+        notes.append(f"{len(lone):,} probes have no mate in the gallery and do not count: {names}")
+    return {
+        "benchmark": "TinyFace",
+        "checkpoint": config.checkpoint,
+        "data": str(data.folder),
+        "lists": str(data.lists),
+        "sizes": {name: _sizes(photos.images) for name, photos in data.parts.items()},
+        "aligned_here": False,
+        "network": describe(backbone),
+        "feature_flip": config.feature_flip,
+        "score": "cosine",
+        **{name: len(photos.listed.names) for name, photos in data.parts.items()},
+        "without_mate": result.without_mate,
+        "notes": notes,
+        "warnings": warnings,
+        "flaws": flaws,
+    }
+
+
+def _sizes(images: Sequence[np.ndarray]) -> str:
+    """`112×112`, or the range of the heights × that of the widths, from some of the images."""
+    sizes = []
+    for index in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)).tolist():
+        try:
+            sizes.append(images[index].shape[:2])
+        except ImageError:  # is reported where every image is read
+            continue
+    sides = (sorted({*side}) for side in zip(*sizes, strict=True))
+    return "×".join(f"{s[0]}" if len(s) == 1 else f"{s[0]}..{s[-1]}" for s in sides)
+
+
+def _table(about: dict[str, Any], result: TinyFaceResult, intervals: dict[str, Any]) -> str:
+    sizes = about["sizes"]
+    alike = len({*sizes.values()}) == 1
+    shown = f"images of {sizes['probes']}" if alike else ", ".join(map(" ".join, sizes.items()))
+    heading = [
+        ["data", about["data"]],
+        ["lists", about["lists"]],
+        ["checkpoint", about["checkpoint"]],
+        ["network", about["network"]],
+        ["alignment", f"as it is, none is made here; {shown}"],
+        ["features", f"image and mirror image: {about['feature_flip']}; cosines"],
+        *(["note", note] for note in about["notes"]),
+    ]
+    shares = {"mAP": (result.mean_average_precision, intervals["mAP"])}
+    for rank, rate in result.rank_rates.items():
+        shares[f"rank-{rank}"] = rate, intervals["rank_rates"][str(rank)]
+    rows = [["", "", "95 % interval"]]
+    for name, (share, ends) in shares.items():
+        rows.append([name, f"{100 * share:.2f} %", show_range(ends)])
+    counts = (
+        f"{about['probes']:,} probes, gallery of {about['gallery']:,} mates and "
+        f"{about['distractors']:,} distractors"
+    )
+    return "\n".join(
+        [
+            f"{format_warnings(about['warnings'])}TinyFace: {counts}",
+            format_table(heading, "<<", indent=2),
+            "",
+            format_table(rows, "<>>"),
+        ]
+    )

@@ -292,12 +292,13 @@ def embedded(
     num_workers: int,
     skip_unreadable: bool = False,
     flaws: list[str] | None = None,
+    unit: bool = True,
 ) -> Producer:
-    """A producer of features from photos, L2-normalised, without random augmentation.
+    """A producer of features from photos, without random augmentation.
 
     flip: how the embeddings of a photo and of its mirror image are joined, a name in FLIPS.
     skip_unreadable: give a photo that can't be read a feature of zeros; no ImageError.
-    flaws: takes what is wrong with photos that were read all the same.
+    flaws: takes what is wrong with photos that were read all the same. unit: L2-normalise them.
     """
 
     def produce(lots: Sequence[range]) -> Iterator[np.ndarray]:
@@ -318,7 +319,8 @@ def embedded(
             flaws=flaws,
         )
         for both in embeddings:
-            yield unit_rows(FLIPS[flip](*both))
+            joined = FLIPS[flip](*both)
+            yield unit_rows(joined) if unit else joined
 
     return produce
 

@@ -61,9 +61,12 @@ def roc_curve(scores: np.ndarray, same: np.ndarray) -> Roc:
             f"same: all {len(same)} pairs are {kind}; a ROC curve needs matched and mismatched "
             "pairs, give it both"
         )
-    distinct = np.unique(scores)[::-1]
-    true_accepts = positives - np.searchsorted(np.sort(scores[same]), distinct, side="left")
-    false_accepts = negatives - np.searchsorted(np.sort(scores[~same]), distinct, side="left")
+    order = np.argsort(scores)[::-1]
+    ordered = scores[order]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # of equal scores
+    distinct = ordered[ends]
+    true_accepts = np.cumsum(same[order])[ends]
+    false_accepts = ends + 1 - true_accepts
     return Roc(
         far=np.concatenate(([0.0], false_accepts / negatives)),
         tar=np.concatenate(([0.0], true_accepts / positives)),

@@ -1,0 +1,174 @@
+"""IJB from a folder to figures: what the script does."""
+
+import hashlib
+import os
+from dataclasses import fields
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from Config import Config, ConfigError, settings_for, validate
+from Utils.Datasets_Utils.appearance import look
+from Utils.Datasets_Utils.formats.class_tree import first_few
+from Utils.Datasets_Utils.photos import PhotoList, Photos
+from Utils.devices import find_device
+from Utils.errors import DataError
+from Utils.Evaluation_Utils.features import (
+    embedded,
+    feature_size,
+    folder_for,
+    list_digest,
+    packed_features,
+    weights_digest,
+)
+from Utils.Evaluation_Utils.ijb.alignment import AlignedCrops
+from Utils.Evaluation_Utils.ijb.identification import IdentificationFigures, evaluate_searches
+from Utils.Evaluation_Utils.ijb.lists import Lists, read_lists
+from Utils.Evaluation_Utils.ijb.report import About, Figures, write_report
+from Utils.Evaluation_Utils.ijb.templates import ALL, NAMED, Convention, make_templates
+from Utils.Evaluation_Utils.ijb.verification import evaluate_pairs, pair_scores
+from Utils.Evaluation_Utils.report import Report, load_network, make_output
+from Utils.files import reading
+from Utils.Pretrained_Utils.load import describe
+from Utils.processes import Processes, started_by_torchrun
+
+_CROPS = "loose_crop"
+
+
+def evaluate_ijb(config: Config) -> Report | None:
+    """Evaluate `config.checkpoint` on the IJB-B or IJB-C that `ijb_dataset_path` names.
+
+    Writes <output>/ijbc.json (ijbb.json) with every number of the table, a picture beside it, and
+    the images' features below <output>/features, which a later start uses again. Returns None in
+    all processes of torchrun but the first. Raises ConfigError, DataError, ImageError,
+    CheckpointError or RunError.
+    """
+    with started_by_torchrun() as processes:
+        validate(config, torch.cuda.device_count(), settings_for("ijb"))
+        conventions = conventions_of(config)
+        if not config.ijb_dataset_path:
+            raise DataError("there is no data to evaluate on: give --ijb_dataset_path FOLDER.")
+        device = _device(config, processes)
+        root = Path(config.ijb_dataset_path)
+        lists = read_lists(root)
+        crops = _find_crops(root, lists)
+        backbone = load_network(config, device)
+        folder = make_output(config)
+        photos = Photos(
+            PhotoList(lists.names, None, str(lists.points_file)),
+            AlignedCrops(crops, lists, config.aligned),
+        )
+        warnings = [text for text in look(photos.images, backbone.preprocessing.input_size) if text]
+        flaws: list[str] = []
+        table = _extract(config, lists, photos, crops, backbone, device, folder, processes, flaws)
+        flaws = sorted(chain(*processes.gather(flaws)))
+        if not processes.is_main:
+            return None
+        if flaws:
+            warnings.append(
+                f"{len(flaws):,} images were read in spite of a flaw: {first_few(flaws)}"
+            )
+        figures = {each: evaluate_features(table, lists, each) for each in conventions}
+        about = About(
+            checkpoint=config.checkpoint,
+            data=str(root),
+            network=describe(backbone),
+            images="aligned already" if config.aligned else "aligned by their five points",
+            warnings=warnings,
+            flaws=flaws,
+        )
+        return Report(write_report(lists, about, figures, folder), folder)
+
+
+def conventions_of(config: Config) -> tuple[Convention, ...]:
+    """The conventions to evaluate under. Raises ConfigError where two settings contradict."""
+    chosen = config.ijb_conventions
+    if not chosen:
+        flip = config.ijb_flip == "sum"
+        return (Convention(config.ijb_norm == "keep", config.ijb_detector, flip),)
+    defaults = {field.name: field.default for field in fields(Config)}
+    for name in ("ijb_norm", "ijb_detector", "ijb_flip"):
+        if getattr(config, name) != defaults[name]:
+            why = f"ijb_conventions is {chosen}, which says it too; leave one of them out."
+            raise ConfigError(name, getattr(config, name), why)
+    return ALL if chosen == "all" else (NAMED[chosen],)
+
+
+def evaluate_features(features: np.ndarray, lists: Lists, convention: Convention) -> Figures:
+    """The figures under a convention. features: N×2D, see `make_templates`."""
+    templates = make_templates(features, lists, convention)
+    scores = pair_scores(templates, lists.first, lists.second)
+    identification: IdentificationFigures | None = None
+    if lists.probes:
+        identification = evaluate_searches(templates, lists.galleries, lists.probes)
+    return Figures(evaluate_pairs(scores, lists.same), identification)
+
+
+def _find_crops(root: Path, lists: Lists) -> Path:
+    """The folder of the images. Raises DataError, naming the first one that is missing."""
+    crops = root / _CROPS
+    with reading(crops, "folder of crops"):
+        there = {entry.name for entry in os.scandir(crops)}
+    missing = [
+        row
+        for row, name in enumerate(lists.names)
+        if name not in there and not (crops / name).exists()
+    ]
+    if missing:
+        row = missing[0]
+        raise DataError(
+            f"{lists.points_file}, line {lists.lines[row]}: there is no image "
+            f"{crops / lists.names[row]} ({len(missing):,} of {len(lists.names):,} are missing); "
+            f"unpack the crops again."
+        )
+    return crops
+
+
+def _extract(
+    config: Config,
+    lists: Lists,
+    photos: Photos,
+    crops: Path,
+    backbone: nn.Module,
+    device: torch.device,
+    folder: Path,
+    processes: Processes,
+    flaws: list[str],
+) -> np.ndarray:
+    """N×2D features of the images and of their mirror images: all conventions use the same."""
+    about = {
+        "list": list_digest(photos.listed),
+        "points": "aligned"
+        if config.aligned
+        else hashlib.sha256(lists.points.tobytes()).hexdigest(),
+        "dtype": "fp32",
+        "network": weights_digest(backbone),
+        "dim": feature_size(backbone, "concat"),
+        "flip": "concat",
+        "unit": False,
+        "preprocessing": str(backbone.preprocessing),
+        "photos": str(crops.absolute()),
+    }
+    produce = embedded(
+        photos,
+        backbone,
+        "concat",
+        device,
+        config.eval_batch_size,
+        config.num_workers,
+        flaws=flaws,
+        unit=False,
+    )
+    place = folder_for(folder / "features", lists.prefix, about)
+    found = packed_features(place, photos.listed, about, produce, processes, progress=lists.title)
+    return found.table
+
+
+def _device(config: Config, processes: Processes) -> torch.device:
+    device = find_device(config.device)
+    if processes.world_size > 1 and device.type == "cuda" and ":" not in config.device:
+        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+    return device

@@ -18,7 +18,7 @@ from Head import wrong_combined_margin, wrong_margin
 TRAIN_DATASETS = {"Demo": "demo", "CASIA_WebFace": "webface", "MS_Celeb_1M": "ms1m"}
 
 # Sets of known names with a `<prefix>_file_list`, which needs its `<prefix>_dataset_path`.
-LISTED = ("webface", "ms1m", "lfw", "agedb", "cfp")
+LISTED = ("webface", "ms1m", "lfw", "agedb", "cfp", "tinyface")
 
 
 def validate(

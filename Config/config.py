@@ -258,7 +258,7 @@ class Config:
         "none", "dtype in which processes exchange gradients; none: the gradients' own"
     )
 
-    setting = group("Demo data", ("training", "lfw", "agedb", "cfp", "megaface"))
+    setting = group("Demo data", ("training", "lfw", "agedb", "cfp", "megaface", "tinyface"))
     demo_dataset_path: str = setting("Datasets/Demo", "folder of the demo faces, drawn if missing")
 
     setting = group("LFW", ("training", "lfw"))
@@ -267,14 +267,16 @@ class Config:
 
     setting = group("AgeDB-30", ("training", "agedb"))
     agedb_dataset_path: str = setting("", ".bin file, .blp folder or images; empty: the demo's")
-    agedb_file_list: str = setting("", "pairs, 'left right 1|-1' on a line; not for .bin and .blp")
+    agedb_file_list: str = setting(
+        "", "pairs, 'left right 1|-1' on a line, or AgeDB's .mat; not for .bin and .blp"
+    )
 
     setting = group("CFP-FP", ("training", "cfp"))
     cfp_dataset_path: str = setting("", ".bin file, .blp folder or images; empty: the demo's")
-    cfp_file_list: str = setting("", "pairs, 'left right 1|-1' on a line; not for .bin and .blp")
+    cfp_file_list: str = setting("", "pairs file, or CFP's folder Split/FP; not for .bin and .blp")
 
     setting = group("Any other verification set", ("any_set",))
-    data: str = setting("", ".bin file, .blp folder or folder of images")
+    data: str = setting("", ".bin file, .blp folder, RFW's folder or folder of images")
     pairs: str = setting("", "pairs of the images; not for .bin and .blp")
 
     setting = group("Lists of images and pairs", (*TRAINING, *VERIFICATION))
@@ -287,6 +289,33 @@ class Config:
     blp_channel_order: Literal["BGR", "RGB"] = setting("BGR", "order of the channels in .blp sets")
     eval_dtype: Literal["fp32", "bf16", "fp16"] = setting(
         "fp32", "dtype of the network; with bf16 or fp16, the change of the figures is printed too"
+    )
+
+    setting = group("More figures of a verification", VERIFICATION)
+    compare: str = setting(
+        "",
+        "results files (.json) of others, separated by commas. Pairs: the same ones, for the "
+        "difference and how sure it is. MegaFace: drawn in the same pictures",
+        scripts=(*VERIFICATION, "megaface"),
+    )
+    threshold_from: str = setting(
+        "", "results file (.json) of another set, whose thresholds are used on this one too"
+    )
+    quality: str = setting(
+        "", "error versus discard by quality: norm (of the features), or a file 'image  score'"
+    )
+
+    setting = group("Groups of people, such as races", VERIFICATION)
+    groups: str = setting(
+        "",
+        "file with the group of each image, 'image group' on a line, for figures of each group; "
+        "empty: the groups that the pairs have, as RFW's do",
+    )
+    group_far: float = setting(
+        1e-3, "FAR at which the one threshold for all groups is found", at_least=0, at_most=1
+    )
+    threshold_group: str = setting(
+        "", "group on whose pairs that threshold is found; empty: on all pairs"
     )
 
     setting = group("Log and checkpoints")
@@ -368,9 +397,13 @@ class Config:
         (1e-2, 1e-3), "false positive identification rates of the open set", at_least=0, at_most=1
     )
     feature_flip: Literal["sum", "concat", "none"] = setting(
-        "sum", "feature of a photo and its mirror image: sum, concat or none (photo alone)"
+        "sum",
+        "feature of a photo and its mirror image: sum, concat or none (photo alone)",
+        scripts=(*TRAINING, "megaface", "tinyface"),
     )
-    feature_dtype: Literal["fp32", "fp16"] = setting("fp32", "dtype of feature files")
+    feature_dtype: Literal["fp32", "fp16"] = setting(
+        "fp32", "dtype of feature files", scripts=(*TRAINING, "megaface", "tinyface")
+    )
     score_dtype: Literal["fp32", "bf16", "fp16"] = setting(
         "fp32", "dtype of the products that find which scores to compute exactly"
     )
@@ -384,8 +417,35 @@ class Config:
     )
     devkit_suffix: str = setting("_features.bin", "ending that follows the image's name")
     export_devkit: str = setting("", "folder to write the devkit's feature files to")
-    compare: str = setting(
-        "", "megaface.json of other results to draw in the same pictures, separated by commas"
+
+    setting = group("TinyFace", ("tinyface",))
+    tinyface_dataset_path: str = setting(
+        "",
+        "folder of Probe/, Gallery_Match/ and Gallery_Distractor/, aligned, the images with their "
+        "official names and any suffixes; empty: the demo's",
+    )
+    tinyface_file_list: str = setting(
+        "", "folder of the two official .mat lists; empty: they are beside the images"
+    )
+
+    setting = group("IJB", ("ijb",))
+    ijb_dataset_path: str = setting(
+        "", "IJB-B or IJB-C: the folder of loose_crop and meta, as insightface distributes it"
+    )
+    aligned: bool = setting(
+        False, "the crops are aligned to 112x112 already; else their five points align them"
+    )
+    ijb_conventions: Literal["", "insightface", "adaface", "cvlface", "facexzoo", "all"] = setting(
+        "",
+        "how features become templates: as a project does, or all eight ways; empty: as ijb_norm, "
+        "ijb_detector and ijb_flip say, whose defaults are insightface's",
+    )
+    ijb_norm: Literal["keep", "divide"] = setting(
+        "keep", "length of an image's feature: keep (an unsure one counts less) or divide by it"
+    )
+    ijb_detector: bool = setting(True, "multiply an image's feature by the detector's score")
+    ijb_flip: Literal["sum", "none"] = setting(
+        "sum", "feature of an image: sum (with that of the mirror image) or none (image alone)"
     )
 
     del setting

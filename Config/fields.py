@@ -16,10 +16,10 @@ from Config.errors import ConfigError, nearest_name
 
 # The scripts, by what they do: Train.py, the evaluation script of each benchmark, and
 # `python -m Utils.Evaluation_Utils` for any other verification set.
-Script = Literal["training", "lfw", "agedb", "cfp", "any_set", "megaface"]
+Script = Literal["training", "lfw", "agedb", "cfp", "any_set", "megaface", "tinyface", "ijb"]
 TRAINING: tuple[Script, ...] = ("training",)
 VERIFICATION: tuple[Script, ...] = ("lfw", "agedb", "cfp", "any_set")
-EVALUATION: tuple[Script, ...] = (*VERIFICATION, "megaface")
+EVALUATION: tuple[Script, ...] = (*VERIFICATION, "megaface", "tinyface", "ijb")
 ALL_SCRIPTS: tuple[Script, ...] = (*TRAINING, *EVALUATION)
 
 # How each bound of a field compares a number with it.

@@ -245,3 +245,122 @@ def test_mistakes_of_a_user_end_in_one_paragraph(trained, tiny_faces, tmp_path):
 def test_megaface_without_a_checkpoint_asks_for_one(tiny_faces):
     photos = ("--facescrub_dataset_path", tiny_faces.lfw, "--megaface_dataset_path", tiny_faces.lfw)
     assert_one_paragraph(run_script("MegaFace_Evaluation.py", *photos), "--checkpoint")
+
+
+def test_two_results_on_the_same_pairs_are_compared_and_again_without_the_network(
+    trained, tiny_faces, tmp_path
+):
+    paths = ["--lfw_dataset_path", tiny_faces.lfw, "--lfw_file_list", tiny_faces.lfw_pairs]
+    flags = [*paths, "--device", "cpu", "--num_workers", 0, "--checkpoint"]
+    torch.manual_seed(0)
+    other = tmp_path / "other.pt"
+    state = torch.load(trained, weights_only=True)
+    state["backbone"] = build_backbone("MobileFaceNet", 16, (32, 32)).state_dict()
+    torch.save(state, other)
+    run_script("LFW_Evaluation.py", *flags, other, "--output", tmp_path / "b", check=True)
+    asked = ("--compare", tmp_path / "b/lfw.json", "--threshold_from", tmp_path / "b/lfw.json")
+    asked += ("--quality", "norm")
+    here = ("--output", tmp_path / "a")
+    run = run_script("LFW_Evaluation.py", *flags, trained, *here, *asked, check=True)
+    values, before = (json.loads((tmp_path / f"{run}/lfw.json").read_text()) for run in "ab")
+    found = values["comparisons"][0]["results"]["cosine"]["accuracy"]
+    figures = [side["results"]["cosine"]["accuracy"] for side in (values, before)]
+    assert [found["this"], found["other"]] == figures
+    assert f"{100 * (figures[0] - figures[1]):+.2f}" in run.stdout
+    for points in values["results"], before["results"]:
+        for point in points["cosine"]["operating_points"]:
+            assert f"{point['threshold'] or 0:.4f}".replace("0.0000", "none") in run.stdout
+    assert values["at_thresholds"]["results"]["cosine"][0]["far_target"] == 0.1
+    assert "thresholds of one network do not suit another" in " ".join(run.stdout.split())
+    norms = np.linalg.norm(
+        embed(
+            load_backbone(trained),
+            open_verification_set(tiny_faces.lfw, tiny_faces.lfw_pairs).images,
+            torch.device("cpu"),
+            num_workers=0,
+        )[0],
+        axis=1,
+    )
+    assert values["feature_norms"]["median"] == pytest.approx(np.median(norms), rel=1e-5)
+    assert values["quality"]["results"]["cosine"]["0.01"]["shares"][:2] == [0, 0.05]
+    for picture in ("det", "discard_cosine", "discard_insightface"):
+        assert cv2.imread(str(tmp_path / f"a/lfw_{picture}.png")).size > 0
+
+    again = run_script(
+        "-m", "Utils.Evaluation_Utils.analysis", tmp_path / "a/lfw.json", *asked, check=True
+    )
+    start = run.stdout.index("Compared with")
+    assert run.stdout[start : run.stdout.index("Figures and")].strip() in again.stdout
+    assert json.loads((tmp_path / "a/lfw.json").read_text()) == values
+
+    with np.load(tmp_path / "b/lfw_scores.npz") as file:
+        columns = dict(file)
+    columns["right"] = columns["left"]
+    np.savez(tmp_path / "b/lfw_scores.npz", **columns)
+    refused = run_script("LFW_Evaluation.py", *flags, trained, *here, *asked)
+    assert_one_paragraph(refused, "lfw_scores.npz", "pair 1 is", "other pairs")
+
+
+def test_groups_of_a_file_are_in_the_table_and_the_json(trained, tiny_faces, tmp_path):
+    """The pairs of fold 0 are of one group, those of fold 1 of the other."""
+    photos = sorted(tiny_faces.lfw.glob("*/*.jpg"))
+    names = [str(photo.relative_to(tiny_faces.lfw)) for photo in photos]
+    groups = tmp_path / "groups.txt"
+    groups.write_text("".join(f"{n} {'north' if 'Person_0' in n else 'south'}\n" for n in names))
+    paths = ("--lfw_dataset_path", tiny_faces.lfw, "--lfw_file_list", tiny_faces.lfw_pairs)
+    flags = ("--checkpoint", trained, "--output", tmp_path, "--device", "cpu", "--num_workers", 0)
+    flags = (*paths, *flags, "--groups", groups)
+    run = run_script("LFW_Evaluation.py", *flags, "--group_far", 0.4, check=True)
+    found = json.loads((tmp_path / "lfw.json").read_text())["groups"]
+    # By hand, from the embeddings of the library.
+    data = open_verification_set(tiny_faces.lfw, tiny_faces.lfw_pairs)
+    features = embed(load_backbone(trained), data.images, torch.device("cpu"), num_workers=0)
+    rows = combine_flip(*features, "insightface")
+    for number, name in enumerate(("north", "south")):
+        own = np.flatnonzero(data.folds == number)
+        sides = (rows[side] / np.linalg.norm(rows[side], axis=1)[:, None] for side in data_of(data))
+        scores = -(np.subtract(*sides) ** 2).sum(1)[own]
+        figures = found["insightface"]["groups"][name]
+        accepted = scores >= found["insightface"]["threshold"] - 1e-9
+        assert figures["fmr"] == np.mean(accepted[~data.same[own]])
+        assert figures["fnmr"] == np.mean(~accepted[data.same[own]])
+        folds = np.tile([0, 1, 2], 2)  # of three pairs of each kind, made anew
+        alone = evaluate(
+            rows[data.left[own]], rows[data.right[own]], data.same[own], folds, "insightface"
+        )
+        assert (figures["accuracy"], figures["folds_are_new"]) == (alone.accuracy, True)
+        assert f"{name}" in run.stdout
+    assert found["insightface"]["far"] <= 0.4
+    assert "FMR and FNMR at one threshold for all groups, FAR 0.4 on all pairs" in run.stdout
+    # Mistakes.
+    for more, said in (
+        (["--threshold_group", "east"], ["threshold_group is 'east'", "north, south"]),
+        (["--group_far", "2"], ["group_far"]),
+    ):
+        assert_one_paragraph(run_script("LFW_Evaluation.py", *flags, *more), *said)
+    groups.write_text(groups.read_text().split("\n", 1)[1])
+    said = ("groups.txt: gives no group for 1 of the 12 images", "Person_0_0/Person_0_0_0001")
+    assert_one_paragraph(run_script("LFW_Evaluation.py", *flags), *said)
+
+
+def data_of(data):
+    return data.left, data.right
+
+
+def test_rfw_is_evaluated_in_one_run(trained, tiny_faces, tmp_path):
+    root = tmp_path / "RFW"
+    lines = tiny_faces.lfw_pairs.read_text().splitlines()[1:]
+    for race in ("African", "Asian", "Caucasian", "Indian"):
+        shutil.copytree(tiny_faces.lfw, root / "test/data" / race)
+        (root / "test/txts" / race).mkdir(parents=True)
+        (root / "test/txts" / race / f"{race}_pairs.txt").write_text("\n".join(lines))
+    config = Config(checkpoint=str(trained), data=str(root), output=str(tmp_path), num_workers=0)
+    table = evaluate_set(replace(config, threshold_group="Indian")).table
+    values = json.loads((tmp_path / "RFW.json").read_text())
+    groups = values["groups"]["cosine"]
+    assert (values["images"], values["pairs"]) == (48, 48)
+    # Four copies of one set: equal figures, no spread.
+    assert len({json.dumps(group) for group in groups["groups"].values()}) == 1
+    assert (groups["std"], groups["threshold_group"]) == (0, "Indian")
+    assert "on group Indian" in table
+    assert "6 people are in two races" in table

@@ -32,6 +32,18 @@ def choose_device(config: Config, processes: Processes = ALONE) -> torch.device:
     return find_device(config.device, first)
 
 
+def share_device(config: Config, processes: Processes) -> torch.device:
+    """The device to evaluate on. Several processes on CUDA take the devices in turn, unless
+    `device` names one; they may be more than the devices.
+
+    Raises ConfigError for a name that PyTorch does not know.
+    """
+    device = find_device(config.device)
+    if processes.world_size > 1 and device.type == "cuda" and ":" not in config.device:
+        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+    return device
+
+
 def find_device(name: str, first: int = 0) -> torch.device:
     """The device that a `device` setting names; "cuda" without an index is device `first`.
 

@@ -5,7 +5,7 @@ images with red and blue swapped are decoded like any other; only the figures ar
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -46,17 +46,31 @@ def swapped_colours(reds: Sequence[float]) -> str:
     )
 
 
+def some_of(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """LOOKED_AT of a set's images, from all over it, without those that can't be read."""
+    for index in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)).tolist():
+        try:
+            image = images[index]
+        except ImageError:  # is reported where every image is read
+            continue
+        yield image
+
+
+def image_warnings(
+    images: Sequence[np.ndarray], input_size: tuple[int, int], name: str = ""
+) -> list[str]:
+    """The warnings of `look`. name: of a part of the set, to begin each with."""
+    start = f"{name}: " if name else ""
+    return [start + warning for warning in look(images, input_size) if warning]
+
+
 def look(images: Sequence[np.ndarray], input_size: tuple[int, int]) -> tuple[str, str]:
     """(a warning about sizes, one about colours) from some of a set's images; empty if none.
 
     images: N of uint8 H×W×3 RGB, of which LOOKED_AT are decoded. input_size: the network's.
     """
     sizes, reds = Counter(), []
-    for index in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)).tolist():
-        try:
-            image = images[index]
-        except ImageError:  # is reported where every image is read
-            continue
+    for image in some_of(images):
         sizes[image.shape[:2]] += 1
         reds.append(redness(image))
     other = {size: n for size, n in sizes.items() if size not in (*ALIGNED, tuple(input_size))}

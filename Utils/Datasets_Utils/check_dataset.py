@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.appearance import redness, swapped_colours
-from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
+from Utils.Datasets_Utils.formats.class_tree import add_identity_folder
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
 from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_image, noting_flaws
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("source", help="the training set")
     parser.add_argument("--file_list", help="its image list")
     parser.add_argument("--list_encoding", default="", help="of the image list")
-    parser.add_argument("--identity_folder", choices=IDENTITY_FOLDERS, default="top")
+    add_identity_folder(parser)
     parser.add_argument("--output", help="folder for report, histogram and clean list")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")
     arguments = parser.parse_args()

@@ -30,7 +30,7 @@ from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.folds import consecutive_folds, folds_of_both_kinds
 from Utils.Datasets_Utils.formats import PAIRS_NAME
 from Utils.Datasets_Utils.formats.bin_set import is_bin, write_bin
-from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
+from Utils.Datasets_Utils.formats.class_tree import add_identity_folder
 from Utils.Datasets_Utils.formats.writers import (
     SHARD_SIZE,
     Writer,
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("target", help="what to write; its name gives the format")
     parser.add_argument("--file_list", help="image list or pairs file of the source")
     parser.add_argument("--list_encoding", default="", help="of the image list or pairs file")
-    parser.add_argument("--identity_folder", choices=IDENTITY_FOLDERS, default="top")
+    add_identity_folder(parser)
     parser.add_argument(
         "--shuffle", type=int, metavar="SEED", help="write in a random order, best for shards"
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from Utils.Datasets_Utils.formats import find_images, is_image_folder, is_image_list
-from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
+from Utils.Datasets_Utils.formats.class_tree import add_identity_folder
 from Utils.Datasets_Utils.formats.image_list import FileImages
 from Utils.Datasets_Utils.formats.list_lines import parse_list
 from Utils.Datasets_Utils.formats.storage import PathTable
@@ -120,12 +120,7 @@ def main() -> None:
     )
     parser.add_argument("list", help="the list file to write")
     parser.add_argument("--min_images", type=int, default=1, help="leave smaller identities out")
-    parser.add_argument(
-        "--identity_folder",
-        choices=IDENTITY_FOLDERS,
-        default="top",
-        help="which folder is the person: directly under the root, or each that has images",
-    )
+    add_identity_folder(parser)
     lists = parser.add_argument_group("where the source is a list itself")
     lists.add_argument("--images", help="write the names that its images have in this data set")
     lists.add_argument(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from Utils.Datasets_Utils.folds import LIST_FOLDS
-from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS, group_images, list_folder
+from Utils.Datasets_Utils.formats.class_tree import add_identity_folder, group_images, list_folder
 from Utils.Datasets_Utils.pairs import PairsError, parse_pairs
 from Utils.errors import DataError, run_script
 from Utils.files import atomic_path, make_folder
@@ -209,12 +209,7 @@ def main() -> None:
         "--pairs", type=int, default=300, help="matched pairs of a fold, and mismatched ones"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random choice")
-    parser.add_argument(
-        "--identity_folder",
-        choices=IDENTITY_FOLDERS,
-        default="top",
-        help="which folder is the person: directly under the root, or each that has images",
-    )
+    add_identity_folder(parser)
     print(write_pairs(**vars(parser.parse_args())))
 
 

@@ -325,9 +325,15 @@ def embedded(
     return produce
 
 
-def feature_size(backbone: nn.Module, flip: str) -> int:
-    """The dimension of a photo's feature."""
-    return backbone.feature_dim * (2 if flip == "concat" else 1)
+def embedded_with(backbone: nn.Module, flip: str, photos: Path) -> dict[str, Any]:
+    """What decides the features that `embedded` makes of the photos in a folder."""
+    return {
+        "network": weights_digest(backbone),
+        "dim": backbone.feature_dim * (2 if flip == "concat" else 1),
+        "flip": flip,
+        "preprocessing": str(backbone.preprocessing),
+        "photos": str(photos.absolute()),
+    }
 
 
 def weights_digest(backbone: nn.Module) -> str:

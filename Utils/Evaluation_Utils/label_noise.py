@@ -32,7 +32,7 @@ from torch import nn
 
 from Config import ConfigError
 from Utils.Datasets_Utils import open_training_set
-from Utils.Datasets_Utils.formats.class_tree import IDENTITY_FOLDERS
+from Utils.Datasets_Utils.formats.class_tree import add_identity_folder
 from Utils.Datasets_Utils.photos import PhotoList, Photos
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.Datasets_Utils.verification_set import StoredImages
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("data", help="the training set: all that training opens")
     parser.add_argument("--file_list", help="its image list")
     parser.add_argument("--list_encoding", default="", help="of the image list")
-    parser.add_argument("--identity_folder", choices=IDENTITY_FOLDERS, default="top")
+    add_identity_folder(parser)
     parser.add_argument("--output", help="folder for the report")
     parser.add_argument(
         "--centres",

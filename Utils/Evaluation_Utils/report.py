@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from Config import Config, settings_for, validate
 from Utils.Datasets_Utils import open_verification_set
-from Utils.Datasets_Utils.appearance import look
+from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.images import describe_sizes
 from Utils.Datasets_Utils.text import first_few
@@ -115,15 +115,14 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     data = with_groups(data, config)
     asked = (config.compare, config.threshold_from, config.quality)
     others = open_others(data, _protocols(config), *asked)
-    warnings = [text for text in look(data.images, backbone.preprocessing.input_size) if text]
+    warnings = image_warnings(data.images, backbone.preprocessing.input_size)
     flaws: list[str] = []
     embeddings = _embed(
         backbone, data, config, device, config.eval_dtype, f"Embedding {benchmark.title}", flaws
     )
     results = evaluate_pairs(data, embeddings, _protocols(config))
     groups = evaluate_groups_of(data, embeddings, results, config)
-    if flaws:
-        warnings.append(f"{len(flaws):,} images were read in spite of a flaw: {first_few(flaws)}")
+    warnings += flaw_warnings(flaws)
     about = {
         "benchmark": benchmark.title,
         "checkpoint": config.checkpoint,
@@ -286,6 +285,13 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
         config.weights,
     )
     return backbone.to(device, memory_format=torch.channels_last)
+
+
+def flaw_warnings(flaws: Sequence[str]) -> list[str]:
+    """One warning that names the first of the flawed images; none if there are none."""
+    if not flaws:
+        return []
+    return [f"{len(flaws):,} images were read in spite of a flaw: {first_few(flaws)}"]
 
 
 def make_output(config: Config) -> Path:

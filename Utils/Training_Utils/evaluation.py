@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from Config import Config
-from Utils.Datasets_Utils.appearance import look
+from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
@@ -54,7 +54,7 @@ class TestSets:
                 self._sets[benchmark.title] = data
                 text = f"{len(data.images):,} images, {len(data.same):,} pairs, {source}"
                 text = "; ".join((text, *data.notes))
-                for warning in filter(None, look(data.images, config.input_size)):
+                for warning in image_warnings(data.images, config.input_size):
                     text += f"\n{benchmark.title}: warning: {warning}"
             else:
                 text = f"no {benchmark.prefix}_dataset_path, not evaluated"

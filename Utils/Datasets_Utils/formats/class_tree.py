@@ -6,6 +6,7 @@ images is a person. Folders that hold everything are above the root: `lfw/lfw/<p
 of its inner folder. Files and folders that operating systems and programs leave behind never count.
 """
 
+import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,16 @@ _LITTER = frozenset(
         *("lost+found", "__pycache__"),
     )
 )
+
+
+def add_identity_folder(parser: argparse.ArgumentParser) -> None:
+    """Give a command the flag --identity_folder, a word of IDENTITY_FOLDERS."""
+    parser.add_argument(
+        "--identity_folder",
+        choices=IDENTITY_FOLDERS,
+        default="top",
+        help="which folder is the person: directly under the root, or each that has images",
+    )
 
 
 def litter_in(path: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from Utils.Datasets_Utils.pairs.lines import is_number
 from Utils.Datasets_Utils.pairs.lists import Pair, Pairs, PairsError, index_pairs
 from Utils.Datasets_Utils.text import numbered_lines
 from Utils.files import reading
@@ -131,7 +132,7 @@ def read_cfp(folder: Path) -> Pairs:
             for number, text in _lines(part / name):
                 where = f"{part / name}, line {number}: {text!r}"
                 words = [word.strip() for word in text.split(",")]
-                if len(words) != 2 or not all(map(_is_number, words)):
+                if len(words) != 2 or not all(map(is_number, words)):
                     raise PairsError(f"{where} is not a pair; expected `i,j`, two image numbers.")
                 names = []
                 for word, images, file in zip(words, (left, right), files, strict=True):
@@ -157,7 +158,7 @@ def _cfp_images(path: Path) -> dict[int, str]:
     for number, text in _lines(path):
         index, _, name = text.partition(" ")
         name = name.strip().replace("\\", "/")
-        if not _is_number(index) or not name:
+        if not is_number(index) or not name:
             raise PairsError(
                 f"{path}, line {number}: {text!r} is not an image; expected `number path`, as "
                 f"`1 ../Data/Images/001/frontal/01.jpg`."
@@ -173,7 +174,3 @@ def _cfp_images(path: Path) -> dict[int, str]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     with reading(path, "file of CFP's protocol", PairsError), open(path, "rb") as file:
         return list(numbered_lines(file, path, raises=PairsError))
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from dataclasses import fields
 from itertools import chain
 from pathlib import Path
 
@@ -11,18 +10,16 @@ import torch
 from torch import nn
 
 from Config import Config, ConfigError, settings_for, validate
-from Utils.Datasets_Utils.appearance import look
-from Utils.Datasets_Utils.formats.class_tree import first_few
+from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.photos import PhotoList, Photos
-from Utils.devices import find_device
+from Utils.devices import share_device
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.features import (
     embedded,
-    feature_size,
+    embedded_with,
     folder_for,
     list_digest,
     packed_features,
-    weights_digest,
 )
 from Utils.Evaluation_Utils.ijb.alignment import AlignedCrops
 from Utils.Evaluation_Utils.ijb.identification import IdentificationFigures, evaluate_searches
@@ -30,7 +27,7 @@ from Utils.Evaluation_Utils.ijb.lists import Lists, read_lists
 from Utils.Evaluation_Utils.ijb.report import About, Figures, write_report
 from Utils.Evaluation_Utils.ijb.templates import ALL, NAMED, Convention, make_templates
 from Utils.Evaluation_Utils.ijb.verification import evaluate_pairs, pair_scores
-from Utils.Evaluation_Utils.report import Report, load_network, make_output
+from Utils.Evaluation_Utils.report import Report, flaw_warnings, load_network, make_output
 from Utils.files import reading
 from Utils.Pretrained_Utils.load import describe
 from Utils.processes import Processes, started_by_torchrun
@@ -51,7 +48,7 @@ def evaluate_ijb(config: Config) -> Report | None:
         conventions = conventions_of(config)
         if not config.ijb_dataset_path:
             raise DataError("there is no data to evaluate on: give --ijb_dataset_path FOLDER.")
-        device = _device(config, processes)
+        device = share_device(config, processes)
         root = Path(config.ijb_dataset_path)
         lists = read_lists(root)
         crops = _find_crops(root, lists)
@@ -61,23 +58,19 @@ def evaluate_ijb(config: Config) -> Report | None:
             PhotoList(lists.names, None, str(lists.points_file)),
             AlignedCrops(crops, lists, config.aligned),
         )
-        warnings = [text for text in look(photos.images, backbone.preprocessing.input_size) if text]
+        warnings = image_warnings(photos.images, backbone.preprocessing.input_size)
         flaws: list[str] = []
         table = _extract(config, lists, photos, crops, backbone, device, folder, processes, flaws)
         flaws = sorted(chain(*processes.gather(flaws)))
         if not processes.is_main:
             return None
-        if flaws:
-            warnings.append(
-                f"{len(flaws):,} images were read in spite of a flaw: {first_few(flaws)}"
-            )
         figures = {each: evaluate_features(table, lists, each) for each in conventions}
         about = About(
             checkpoint=config.checkpoint,
             data=str(root),
             network=describe(backbone),
             images="aligned already" if config.aligned else "aligned by their five points",
-            warnings=warnings,
+            warnings=[*warnings, *flaw_warnings(flaws)],
             flaws=flaws,
         )
         return Report(write_report(lists, about, figures, folder), folder)
@@ -89,9 +82,8 @@ def conventions_of(config: Config) -> tuple[Convention, ...]:
     if not chosen:
         flip = config.ijb_flip == "sum"
         return (Convention(config.ijb_norm == "keep", config.ijb_detector, flip),)
-    defaults = {field.name: field.default for field in fields(Config)}
     for name in ("ijb_norm", "ijb_detector", "ijb_flip"):
-        if getattr(config, name) != defaults[name]:
+        if getattr(config, name) != getattr(Config, name):  # a field's default
             why = f"ijb_conventions is {chosen}, which says it too; leave one of them out."
             raise ConfigError(name, getattr(config, name), why)
     return ALL if chosen == "all" else (NAMED[chosen],)
@@ -145,12 +137,8 @@ def _extract(
         if config.aligned
         else hashlib.sha256(lists.points.tobytes()).hexdigest(),
         "dtype": "fp32",
-        "network": weights_digest(backbone),
-        "dim": feature_size(backbone, "concat"),
-        "flip": "concat",
         "unit": False,
-        "preprocessing": str(backbone.preprocessing),
-        "photos": str(crops.absolute()),
+        **embedded_with(backbone, "concat", crops),
     }
     produce = embedded(
         photos,
@@ -165,10 +153,3 @@ def _extract(
     place = folder_for(folder / "features", lists.prefix, about)
     found = packed_features(place, photos.listed, about, produce, processes, progress=lists.title)
     return found.table
-
-
-def _device(config: Config, processes: Processes) -> torch.device:
-    device = find_device(config.device)
-    if processes.world_size > 1 and device.type == "cuda" and ":" not in config.device:
-        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
-    return device

@@ -1,6 +1,5 @@
 """MegaFace from photos to figures: what the script does, and what the end of training shares."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -12,18 +11,17 @@ import torch
 from torch import nn
 
 from Config import Config, settings_for, validate
-from Utils.Datasets_Utils.appearance import look
+from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.images import ImageError
-from Utils.devices import find_device
+from Utils.devices import share_device
 from Utils.errors import CheckpointError, DataError
 from Utils.Evaluation_Utils.features import (
     Producer,
     embedded,
-    feature_size,
+    embedded_with,
     folder_for,
     list_digest,
     packed_features,
-    weights_digest,
 )
 from Utils.Evaluation_Utils.identification import ScoringSettings, evaluate_trials
 from Utils.Evaluation_Utils.megaface.data import MOST_LEFT_OUT, MegaFaceData, Source, open_megaface
@@ -50,7 +48,7 @@ def evaluate_megaface(config: Config) -> Report | None:
     """
     with started_by_torchrun() as processes:
         validate(config, torch.cuda.device_count(), settings_for("megaface"))
-        device = _device(config, processes)
+        device = share_device(config, processes)
         read_compared(config.compare)  # a mistake there is found before hours of work
         # The first process may have to draw the demo's faces.
         data = processes.one_by_one(lambda: open_megaface(config))
@@ -86,11 +84,12 @@ def evaluate_data(
     extractions = [_extraction(config, source, backbone, device, flaws) for source in sources]
     _check_same_network(*(about for about, _ in extractions))
     warnings = [
-        f"{source.name}: {text}"
+        warning
         for source in sources
         if source.needs_network
-        for text in look(source.photos.images, backbone.preprocessing.input_size)
-        if text
+        for warning in image_warnings(
+            source.photos.images, backbone.preprocessing.input_size, source.name
+        )
     ]
     if config.export_devkit:
         for source in sources:
@@ -187,14 +186,6 @@ def write_report(config: Config, result: MegaFaceResult, name: str, folder: Path
     return table(values, result.results)
 
 
-def _device(config: Config, processes: Processes) -> torch.device:
-    device = find_device(config.device)
-    if processes.world_size > 1 and device.type == "cuda" and ":" not in config.device:
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    return device
-
-
 def _extraction(
     config: Config,
     source: Source,
@@ -214,13 +205,7 @@ def _extraction(
     if backbone is None:
         raise CheckpointError(f"the {source.name} have to be embedded: give --checkpoint PATH.")
     flip, place = config.feature_flip, getattr(config, f"{source.prefix}_dataset_path")
-    about |= {
-        "network": weights_digest(backbone),
-        "dim": feature_size(backbone, flip),
-        "flip": flip,
-        "preprocessing": str(backbone.preprocessing),
-        "photos": str(Path(place or config.demo_dataset_path).absolute()),
-    }
+    about |= embedded_with(backbone, flip, Path(place or config.demo_dataset_path))
     lenient = source.name == "distractors" and not config.strict
     batch_size, workers = config.eval_batch_size, config.num_workers
     return about, embedded(

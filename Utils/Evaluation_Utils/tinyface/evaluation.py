@@ -9,21 +9,19 @@ import torch
 from torch import nn
 
 from Config import Config, settings_for, validate
-from Utils.Datasets_Utils.appearance import LOOKED_AT, look
-from Utils.Datasets_Utils.formats.class_tree import first_few
-from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.appearance import image_warnings, some_of
+from Utils.Datasets_Utils.text import first_few
 from Utils.devices import choose_device
 from Utils.Evaluation_Utils.analysis.bootstrap import mean_interval
 from Utils.Evaluation_Utils.analysis.intervals import show_range
 from Utils.Evaluation_Utils.features import (
     embedded,
-    feature_size,
+    embedded_with,
     folder_for,
     list_digest,
     packed_features,
-    weights_digest,
 )
-from Utils.Evaluation_Utils.report import Report, load_network, make_output
+from Utils.Evaluation_Utils.report import Report, flaw_warnings, load_network, make_output
 from Utils.Evaluation_Utils.tinyface.data import TinyFaceData, open_tinyface
 from Utils.Evaluation_Utils.tinyface.figures import TinyFaceResult, evaluate
 from Utils.files import save_json
@@ -96,14 +94,7 @@ def _features(
 ) -> dict[str, np.ndarray]:
     """N×D of each part; those that are in the folder are used again."""
     flip, tables = config.feature_flip, {}
-    made_with = {
-        "dtype": config.feature_dtype,
-        "network": weights_digest(backbone),
-        "dim": feature_size(backbone, flip),
-        "flip": flip,
-        "preprocessing": str(backbone.preprocessing),
-        "photos": str(data.folder.absolute()),
-    }
+    made_with = {"dtype": config.feature_dtype, **embedded_with(backbone, flip, data.folder)}
     for name, photos in data.parts.items():
         about = {"list": list_digest(photos.listed), **made_with}
         produce = embedded(
@@ -126,13 +117,10 @@ def _about(
     """What tinyface.json says beside the figures."""
     input_size = backbone.preprocessing.input_size
     warnings = [
-        f"{name}: {text}"
+        warning
         for name, photos in data.parts.items()
-        for text in look(photos.images, input_size)
-        if text
+        for warning in image_warnings(photos.images, input_size, name)
     ]
-    if flaws:
-        warnings.append(f"{len(flaws):,} images were read in spite of a flaw: {first_few(flaws)}")
     notes = [f"{name}: {p.listed.note}" for name, p in data.parts.items() if p.listed.note]
     if result.without_mate:
         lone = np.flatnonzero(result.best_rank == 0).tolist()
@@ -151,19 +139,14 @@ def _about(
         **{name: len(photos.listed.names) for name, photos in data.parts.items()},
         "without_mate": result.without_mate,
         "notes": notes,
-        "warnings": warnings,
+        "warnings": [*warnings, *flaw_warnings(flaws)],
         "flaws": flaws,
     }
 
 
 def _sizes(images: Sequence[np.ndarray]) -> str:
     """`112×112`, or the range of the heights × that of the widths, from some of the images."""
-    sizes = []
-    for index in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)).tolist():
-        try:
-            sizes.append(images[index].shape[:2])
-        except ImageError:  # is reported where every image is read
-            continue
+    sizes = [image.shape[:2] for image in some_of(images)]
     sides = (sorted({*side}) for side in zip(*sizes, strict=True))
     return "×".join(f"{s[0]}" if len(s) == 1 else f"{s[0]}..{s[-1]}" for s in sides)
 

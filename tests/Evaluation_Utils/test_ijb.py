@@ -15,11 +15,12 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 from Backbone import build_backbone, describe_backbone
 from Config import Config, ConfigError
 from tests.conftest import assert_one_paragraph, run_script
+from Utils.Datasets_Utils.alignment.transform import TEMPLATE
 from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.features import FLIPS
 from Utils.Evaluation_Utils.ijb import identification, templates, verification
-from Utils.Evaluation_Utils.ijb.alignment import TEMPLATE, AlignedCrops, similarity
+from Utils.Evaluation_Utils.ijb.alignment import AlignedCrops
 from Utils.Evaluation_Utils.ijb.evaluation import conventions_of, evaluate_features
 from Utils.Evaluation_Utils.ijb.lists import Gallery, Lists, read_lists
 from Utils.Evaluation_Utils.ijb.templates import ALL, NAMED, Convention, make_templates
@@ -281,33 +282,6 @@ def test_random_problems_equal_brute_force(seed, monkeypatch):
 
 
 # --- alignment -----------------------------------------------------------------------------------
-
-
-def test_points_that_a_similarity_moved_are_brought_back():
-    angle, scale, shift = 0.4, 1.7, (12.0, -5.0)
-    turn = scale * np.array(
-        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-    )
-    matrix = similarity(TEMPLATE @ turn.T + shift, TEMPLATE)
-    moved = np.column_stack((TEMPLATE @ turn.T + shift, np.ones(5))) @ matrix.T
-    assert np.abs(moved - TEMPLATE).max() < 1e-9
-
-
-def test_no_similarity_is_nearer_and_none_is_a_reflection():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        source = rng.normal(size=(5, 2))
-        target = source * (1, -1) + 0.1 * rng.normal(size=(5, 2))  # mirrored
-        matrix = similarity(source, target)
-        assert np.linalg.det(matrix[:, :2]) > 0
-        # Least squares of (a, b, tx, ty) in x' = ax - by + tx, y' = bx + ay + ty.
-        x, y = source.T
-        one, none = np.ones(5), np.zeros(5)
-        system = np.concatenate(
-            [np.column_stack((x, -y, one, none)), np.column_stack((y, x, none, one))]
-        )
-        a, b, tx, ty = np.linalg.lstsq(system, target.T.ravel(), rcond=None)[0]
-        assert matrix == pytest.approx(np.array([[a, -b, tx], [b, a, ty]]), abs=1e-9)
 
 
 def test_a_turned_and_larger_crop_comes_back_as_the_aligned_face(tmp_path):

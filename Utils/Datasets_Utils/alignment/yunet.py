@@ -1,0 +1,76 @@
+"""YuNet, a detector of 75,000 parameters, through OpenCV's FaceDetectorYN.
+
+Wu, Peng, Yu: "YuNet: A Tiny Millisecond-level Face Detector" (2023). The weights are in one ONNX
+file, which Pretrained/README.md names. It was trained with faces of 10 to 300 pixels, so that
+photographs are shrunk for it.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from Utils.Datasets_Utils.alignment.faces import Faces, no_faces
+from Utils.errors import DataError
+
+FOLDER = Path("Pretrained")
+FILES = ("face_detection_yunet_2023mar.onnx", "yunet_n_640_640.onnx")
+_LEAST_SCORE = 0.6  # of a face, as in OpenCV's example
+_OVERLAP, _MOST = 0.3, 5000  # OpenCV's: of two boxes of one face; faces before they are compared
+_SIDES = (1280, 320)  # pixels of the longer side: small faces, and faces that fill the picture
+
+
+class YuNet:
+    """The detector. Raises DataError if OpenCV can't read the file."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self.network = cv2.FaceDetectorYN.create(
+                str(file), "", (320, 320), _LEAST_SCORE, _OVERLAP, _MOST
+            )
+            self.detect(np.zeros((32, 32, 3), np.uint8))
+        except cv2.error as error:
+            raise DataError(
+                f"{file} can't be read as YuNet's ONNX file: {error.err or error}. "
+                f"Pretrained/README.md says which file is expected."
+            ) from None
+
+    def detect(self, image: np.ndarray) -> Faces:
+        """As in `Detector`. Where the first of _SIDES shows no face, the next one may."""
+        longer = max(image.shape[:2])
+        for side in _SIDES:
+            found = self._detect(image, min(1.0, side / longer))
+            if len(found) or side >= longer:
+                break
+        return found
+
+    def _detect(self, image: np.ndarray, scale: float) -> Faces:
+        height, width = image.shape[:2]
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if size != (width, height):
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        self.network.setInputSize(size)
+        _, rows = self.network.detect(np.ascontiguousarray(image[..., ::-1]))
+        if rows is None:
+            return no_faces()
+        rows = rows.astype(np.float64)
+        scales = np.array((width / size[0], height / size[1]))
+        points = rows[:, 4:14].reshape(-1, 5, 2) * scales
+        corners = np.concatenate((rows[:, :2], rows[:, :2] + rows[:, 2:4]), axis=1)
+        return Faces(corners * np.tile(scales, 2), points, rows[:, 14])
+
+
+def open_yunet(file: Path | None = None) -> YuNet:
+    """YuNet with the weights in a file, or in the first of FILES in Pretrained/.
+
+    Raises DataError if there is none, or it can't be read.
+    """
+    if file is None:
+        file = next((FOLDER / name for name in FILES if (FOLDER / name).is_file()), None)
+    if file is None or not file.is_file():
+        raise DataError(
+            f"there is no file of YuNet: {file or FOLDER / FILES[0]} does not exist. "
+            f"Pretrained/README.md says where it is published; put it there, or name it with "
+            f"--detector_file."
+        )
+    return YuNet(file)

@@ -1,8 +1,13 @@
-"""Utils/files.py: a file is written whole or not at all, and errors name it."""
+"""Utils/files.py: a file is written whole or not at all, and errors name it. Utils/matlab_files.py:
+MATLAB's files are read as scipy reads them, and damaged ones refused."""
 
+import io
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,6 +21,7 @@ from Utils.files import (
     save_json,
     write_tensors,
 )
+from Utils.matlab_files import parse_matlab, read_matlab, whole_numbers_of
 from Utils.run_folder import check_writable, find_checkpoint, is_checkpoint_folder
 
 
@@ -95,3 +101,86 @@ def test_a_table_comes_from_a_gpu_in_chunks():
     with FakeTensorMode():
         chunks = list(chunks_on_cpu(torch.empty(5, 3, device="cuda"), size=4))
     assert [(c.device.type, len(c)) for c in chunks] == [("cpu", n) for n in (4, 4, 4, 3)]
+
+
+# --- MATLAB's files ---------------------------------------------------------------------------
+
+MATLABS_OWN = Path(scipy.io.__file__).parent / "matlab" / "tests" / "data"  # by versions 5.3 to 7.4
+
+
+def same_values(found, wanted):
+    """Whether two variables are the same, cell by cell and field by field."""
+    if (found.shape, found.dtype.kind, found.dtype.names) != (
+        wanted.shape,
+        wanted.dtype.kind,
+        wanted.dtype.names,
+    ):
+        return False
+    if names := found.dtype.names:
+        return all(same_values(found[name], wanted[name]) for name in names)
+    if found.dtype == object:
+        return all(map(same_values, found.ravel(), wanted.ravel()))
+    return np.array_equal(found, wanted)
+
+
+def scipys(content):
+    """The variables as scipy reads them, in the types that MATLAB shows, texts as UTF-16."""
+    order = {b"IM": "le", b"MI": "be"}[content[126:128]]
+    options = {"mat_dtype": True, "uint16_codec": f"utf-16-{order}"}
+    found = scipy.io.loadmat(io.BytesIO(content), **options)
+    return {name: value for name, value in found.items() if not name.startswith("__")}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["cell", "cellnest", "emptycell", "stringarray", "structarr", "structnest", "unicode", "minus"]
+    + ["3dmatrix", "double", "onechar"],
+)
+def test_files_that_matlab_wrote_are_read_as_scipy_reads_them(kind):
+    paths = sorted(MATLABS_OWN.glob(f"test{kind}_[5-7]*.mat"))  # of either order of bytes
+    if not paths:
+        pytest.skip("this SciPy comes without the files that it is tested with")
+    for path in paths:
+        for name, wanted in scipys(path.read_bytes()).items():
+            assert same_values(read_matlab(path, (name,))[name], wanted), path.name
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_damaged_matlab_file_is_refused_or_read_as_it_says(compressed):
+    """scipy's reader ends Python at some of these."""
+    cell, fields = np.empty((3, 1), object), np.zeros((1, 2), [("name", object), ("age", object)])
+    cell[:, 0] = ["1_1.jpg", "Zoë_2.jpg", np.array([[1, 2]], np.uint16)]
+    fields["name"], fields["age"] = [["a", cell]], [[[[7.5]], np.zeros((0, 0))]]
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"cell": cell, "fields": fields}, do_compression=compressed)
+    content, rng = file.getvalue(), np.random.default_rng(0)
+    refused, wanted = 0, scipys(content)
+    for trial in range(3000):
+        changed = bytearray(content)
+        place = int(rng.integers(len(changed)))
+        if trial % 3 == 0:
+            changed[place] ^= 1 << rng.integers(8)
+        elif trial % 3 == 1:
+            changed[place : place + 4] = rng.bytes(4)
+        else:
+            del changed[place : place + int(rng.integers(1, 50))]
+        try:
+            found = parse_matlab("x.mat", bytes(changed), ("cell", "fields"))
+        except DataError as error:
+            assert str(error).startswith("x.mat ")  # noqa: PT017
+            refused += 1
+            continue
+        assert found.keys() == wanted.keys()
+        if compressed:  # has a checksum
+            assert all(same_values(found[name], wanted[name]) for name in wanted)
+    assert 2000 < refused < 3000
+
+
+def test_what_no_list_has_is_refused_by_its_class():
+    for kind in ("sparse", "func", "object", "complex"):
+        path = MATLABS_OWN / f"test{kind}_7.4_GLNX86.mat"
+        if path.exists():
+            with pytest.raises(DataError, match=r"7\.4_GLNX86.mat .*class \d+, which no list has"):
+                read_matlab(path, (f"test{kind}",))
+    with pytest.raises(DataError, match="numbers of 2×1; expected N×1 whole numbers"):
+        whole_numbers_of("x.mat", "ids", np.array([[1.0], [1e300]]))

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -14,9 +15,11 @@ from Config import Config
 from tests.conftest import assert_one_paragraph, run_script
 from Utils.Datasets_Utils.images import fit_image, read_image
 from Utils.errors import DataError
+from Utils.Evaluation_Utils.tinyface import evaluation
 from Utils.Evaluation_Utils.tinyface.data import open_tinyface, read_list
 from Utils.Evaluation_Utils.tinyface.figures import RANKS, evaluate
 from Utils.Pretrained_Utils import load_backbone
+from Utils.processes import Processes
 
 PROBE_LIST, GALLERY_LIST = "probe_img_ID_pairs.mat", "gallery_match_img_ID_pairs.mat"
 
@@ -210,6 +213,21 @@ def test_the_script_prints_what_brute_force_says_of_the_network(tiny, testing_se
     shutil.rmtree(tmp_path / "out")
     run_script(*torchrun, "TinyFace_Evaluation.py", *flags, check=True)
     assert json.loads((tmp_path / "out" / "tinyface.json").read_text()) == values
+
+
+def test_processes_may_be_more_than_the_gpus(monkeypatch):
+    class ReachedError(Exception):
+        """The device was chosen."""
+
+    def stop(config, device):
+        raise ReachedError(device)
+
+    second = nullcontext(Processes(rank=1, world_size=2, local_rank=1))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(evaluation, "started_by_torchrun", lambda: second)
+    monkeypatch.setattr(evaluation, "load_network", stop)
+    with pytest.raises(ReachedError, match="cuda:0"):
+        evaluation.evaluate_tinyface(Config(checkpoint="x.pt", device="cuda"))
 
 
 def test_lists_may_be_beside_the_images_or_elsewhere(testing_set, tmp_path):

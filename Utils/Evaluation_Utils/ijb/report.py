@@ -73,11 +73,8 @@ def _values(found: Figures) -> dict[str, Any]:
     verification = {
         "auc": found.verification.auc,
         **{
-            rule: {f"{point.target:g}": _point(point) for point in points}
-            for rule, points in (
-                ("exact", found.verification.exact),
-                ("nearest", found.verification.nearest),
-            )
+            rule: {f"{p.target:g}": _point(p) for p in getattr(found.verification, rule)}
+            for rule in ("exact", "nearest", "nearest_no_drop")
         },
     }
     searches = found.identification

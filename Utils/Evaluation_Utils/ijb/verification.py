@@ -3,7 +3,8 @@
 exact: the highest TAR with a FAR of at most the target, as elsewhere in this project (roc.py).
 nearest: how published figures are read off, by insightface's eval_ijbc.py. Of the corners that
 scikit-learn's roc_curve leaves of the curve, the one whose FAR is nearest to the target, even if it
-is above; of equally near ones that with the higher TAR.
+is above; of equally near ones that with the higher TAR. nearest_no_drop: the same among all points
+of the curve, as with roc_curve's drop_intermediate=False.
 """
 
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ _ROWS = 256  # first templates whose scores are computed at once
 
 @dataclass(frozen=True, eq=False)
 class VerificationFigures:
-    """exact, nearest: a point for each of FARS. corners: the curve, without collinear points."""
+    """exact, nearest, nearest_no_drop: a point for each of FARS. corners: the curve, without
+    collinear points."""
 
     exact: tuple[OperatingPoint, ...]
     nearest: tuple[OperatingPoint, ...]
+    nearest_no_drop: tuple[OperatingPoint, ...]
     auc: float
     corners: Roc
 
@@ -64,7 +67,9 @@ def evaluate_pairs(scores: np.ndarray, same: np.ndarray) -> VerificationFigures:
     """The figures of P pairs by their scores; same: P bools. Raises ValueError for NaN."""
     roc = roc_curve(scores, same)
     left = corners(roc)
-    return VerificationFigures(tar_at_far(roc, FARS), nearest(left, FARS), auc(left), left)
+    return VerificationFigures(
+        tar_at_far(roc, FARS), nearest(left, FARS), nearest(roc, FARS), auc(left), left
+    )
 
 
 def corners(roc: Roc) -> Roc:

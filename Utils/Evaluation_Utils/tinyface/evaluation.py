@@ -11,7 +11,7 @@ from torch import nn
 from Config import Config, settings_for, validate
 from Utils.Datasets_Utils.appearance import image_warnings, some_of
 from Utils.Datasets_Utils.text import first_few
-from Utils.devices import choose_device
+from Utils.devices import share_device
 from Utils.Evaluation_Utils.analysis.bootstrap import mean_interval
 from Utils.Evaluation_Utils.analysis.intervals import show_range
 from Utils.Evaluation_Utils.features import (
@@ -41,7 +41,7 @@ def evaluate_tinyface(config: Config) -> Report | None:
     """
     with started_by_torchrun() as processes:
         validate(config, torch.cuda.device_count(), settings_for("tinyface"))
-        device = choose_device(config, processes)
+        device = share_device(config, processes)
         backbone = load_network(config, device)
         folder = make_output(config)
         data = processes.one_by_one(lambda: open_tinyface(config))

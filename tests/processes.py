@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,22 @@ def run_script(*arguments: object, check: bool = False) -> subprocess.CompletedP
     out, err = script.communicate()
     assert not (check and script.returncode), out + err
     return subprocess.CompletedProcess(script.args, script.returncode, out, err)
+
+
+def torchrun(processes: int, script: object, *options: str) -> list[str]:
+    """The words that run a script in so many processes under torchrun, which forks them, so that
+    they need not import PyTorch again; by default it starts each with a new interpreter."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return [*launcher, *options, "--run-path", "--start-method=fork", str(ROOT / str(script))]
+
+
+def run_printed(command: str) -> None:
+    """Run a command that a message prints, as a user would in the project's folder."""
+    words = shlex.split(command)
+    if words[0] == "python":
+        run_script(*words[1:], check=True)
+    else:
+        subprocess.run(command, shell=True, check=True, cwd=ROOT)
 
 
 def _run_script(words: list[str], out: str, err: str) -> None:

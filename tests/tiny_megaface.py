@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from Backbone import build_backbone, describe_backbone
-from tests.processes import run_script
+from tests.processes import run_script, torchrun
 from Utils.run_folder import FORMAT
 
 PEOPLE = ("J.K._Simmons", "Mary Jane", "Otto", "Ada", "Zoe")
@@ -79,8 +79,8 @@ def _write(path: Path, pattern: np.ndarray) -> None:
 
 def megaface(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
     """Run the script; with several processes, under torchrun."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return run_script(*(launcher if processes > 1 else []), "MegaFace_Evaluation.py", *arguments)
+    script = "MegaFace_Evaluation.py"
+    return run_script(*(torchrun(processes, script) if processes > 1 else [script]), *arguments)
 
 
 def features_of(folder: Path, name: str) -> Path:

@@ -2,10 +2,7 @@
 
 import io
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -14,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, run_script
+from tests.conftest import run_script
 from tests.Datasets_Utils.test_training_data import LIST_MAKER
+from tests.processes import run_printed
 from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.formats.list_lines import parse_list_file
 from Utils.Datasets_Utils.generate_dataset_list import write_list
@@ -119,10 +117,7 @@ def test_labels_from_zero_need_no_table(faces, tmp_path):
 
 def run_remedies(message, cwd):
     """Run the first command that a message prints; returns the list that it wrote."""
-    command = re.search(r"`([^`]*)`", message)[1]
-    command = command.replace("python -m", f"{shlex.quote(sys.executable)} -m")
-    run = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
+    run_printed(re.search(r"`([^`]*)`", message)[1])
     return cwd / "my list_mended.txt"
 
 

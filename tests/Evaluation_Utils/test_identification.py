@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.processes import run_script
+from tests.processes import run_script, torchrun
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.identification import (
     ScoringSettings,
@@ -553,7 +553,6 @@ main()
 def test_the_same_under_torchrun(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out.txt"
     script.write_text(SCRIPT.format(root=str(ROOT), out=str(out)))
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3")
-    run_script(*launcher, script, check=True)
+    run_script(*torchrun(3, script), check=True)
     alone = [everything(run(3)), everything(run(4)), everything(run_crowded()), run_wide()]
     assert out.read_text() == repr(alone)

@@ -13,6 +13,7 @@ import torch
 
 from Config import Config
 from tests.conftest import assert_one_paragraph, run_script
+from tests.processes import torchrun
 from Utils.Datasets_Utils.images import fit_image, read_image
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.tinyface import evaluation
@@ -207,11 +208,11 @@ def test_the_script_prints_what_brute_force_says_of_the_network(tiny, testing_se
     assert "none is made here; probes 32×32, gallery 20..32×32, distractors 32×32" in run.stdout
     assert "1 probes have no mate in the gallery and do not count: 3_1.png" in run.stdout
     # Features that are there are used again, and under torchrun the figures are the same.
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    again = run_script(*torchrun, "TinyFace_Evaluation.py", *flags, check=True)
+    two = torchrun(2, "TinyFace_Evaluation.py")
+    again = run_script(*two, *flags, check=True)
     assert again.stdout.count("all there") == 3
     shutil.rmtree(tmp_path / "out")
-    run_script(*torchrun, "TinyFace_Evaluation.py", *flags, check=True)
+    run_script(*two, *flags, check=True)
     assert json.loads((tmp_path / "out" / "tinyface.json").read_text()) == values
 
 

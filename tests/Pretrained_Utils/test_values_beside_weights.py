@@ -14,7 +14,8 @@ import torch
 from Backbone import build_backbone
 from tests.Pretrained_Utils.test_lineages import mbf
 from tests.Pretrained_Utils.test_weights_files import Touch
-from tests.Pretrained_Utils.test_wrapped_weights import commands, run_printed, tensors_of
+from tests.Pretrained_Utils.test_wrapped_weights import commands, tensors_of
+from tests.processes import run_printed
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Pretrained_Utils.files import read_file

@@ -1,10 +1,7 @@
 """Networks in files with more around them, and files that may be of two lineages."""
 
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ import torch
 from tests import lineage_networks as networks
 from tests.lineage_networks import Recorder
 from tests.Pretrained_Utils.test_lineages import magface, mbf, prefixed, wujiyang_mobile
-from tests.processes import ROOT, run_script
+from tests.processes import run_printed, run_script
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Pretrained_Utils.contents import open_contents
@@ -42,13 +39,6 @@ def tface(tmp_path_factory) -> pathlib.Path:
 
 def commands(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", text)
-
-
-def run_printed(command: str) -> None:
-    """Run a command of an error as a user would, in the project's folder."""
-    folder = pathlib.Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, shell=True, check=True, cwd=ROOT, env=environment)
 
 
 # --- Whose it is ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.processes import ROOT, Script, run_script, start_script
+from tests.processes import ROOT, Script, run_script, start_script, torchrun
 from Utils.devices import find_device
 from Utils.Pretrained_Utils import load_backbone
 from Utils.processes import ALONE, is_lost_connection, lost_connection
@@ -22,12 +22,8 @@ from Utils.Training_Utils.evaluation import TestSets
 from Utils.Training_Utils.merge_checkpoint import merge_folder
 
 ITERATIONS = 9  # 24 images in batches of 8, 3 epochs
-
-
-def torchrun(*arguments: object, launch: tuple = ()) -> Script:
-    """Train.py in two processes."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *launch]
-    return start_script(*command, "Train.py", *arguments)
+PLAIN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+TWO = torchrun(2, "Train.py")
 
 
 def only_run(save_dir: Path) -> Path:
@@ -44,13 +40,10 @@ def wait_for(save_dir: Path, pattern: str, process: Script) -> None:
 
 
 def workers(process: Script) -> list[int]:
-    """The processes that torchrun started, by rank."""
+    """The processes that torchrun started, in the order of their ranks."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = {}
-    for child in map(int, children):
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        ranks |= {int(v[5:]): child for v in environment if v.startswith(b"RANK=")}
-    return [ranks[rank] for rank in sorted(ranks)]
+    assert len(children) == 2
+    return [int(child) for child in children]
 
 
 def said_by_workers(err: str) -> str:
@@ -72,9 +65,8 @@ def losses(run: Path) -> dict[int, float]:
 def whole_run(tiny_faces, tmp_path_factory):
     """A run of two processes with the classes split, left alone."""
     save_dir = tmp_path_factory.mktemp("whole")
-    process = torchrun(
-        *tiny_faces.flags, "--save_dir", save_dir, "--head_parallel", "sharded", "--log_freq", 1
-    )
+    flags = ["--save_dir", save_dir, "--head_parallel", "sharded", "--log_freq", 1]
+    process = start_script(*TWO, *tiny_faces.flags, *flags)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     return only_run(save_dir), out
@@ -112,7 +104,7 @@ def test_the_accuracy_is_that_of_one_process_to_the_last_digit(whole_run, tiny_f
 
 def test_a_killed_worker_ends_the_job_with_one_message_and_whole_checkpoints(tiny_faces, tmp_path):
     flags = ["--total_epoch", "500", "--milestones=", "--head_parallel", "sharded"]
-    process = torchrun(*tiny_faces.flags, *flags, "--save_dir", tmp_path)
+    process = start_script(*PLAIN, "Train.py", *tiny_faces.flags, *flags, "--save_dir", tmp_path)
     wait_for(tmp_path, "last.dcp", process)
     os.kill(workers(process)[1], signal.SIGKILL)
     start = time.monotonic()
@@ -195,8 +187,7 @@ run_script(main)
 def test_an_error_that_speaks_of_a_timeout_keeps_its_traceback(tmp_path):
     script = tmp_path / "own.py"
     script.write_text(STUDENTS_OWN.format(root=str(ROOT)))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    ended = run_script(*command, script)
+    ended = run_script(*PLAIN, script)
     assert ended.returncode != 0
     assert 'raise RuntimeError("nccl, gloo: my own request timed out")' in ended.stderr
     assert "another process of this job has ended" not in ended.stderr
@@ -206,7 +197,8 @@ def test_restarted_by_torchrun_the_run_goes_on_as_if_nothing_had_been(
     whole_run, tiny_faces, tmp_path
 ):
     flags = ["--save_dir", tmp_path, "--head_parallel", "sharded", "--log_freq", 1]
-    process = torchrun(*tiny_faces.flags, *flags, launch=("--max_restarts=1",))
+    command = torchrun(2, "Train.py", "--max_restarts=1")
+    process = start_script(*command, *tiny_faces.flags, *flags)
     wait_for(tmp_path, "iteration_00000004.dcp", process)
     os.kill(workers(process)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=200)
@@ -217,7 +209,7 @@ def test_restarted_by_torchrun_the_run_goes_on_as_if_nothing_had_been(
 
 def test_sigterm_saves_and_the_run_can_go_on_in_one_process(tiny_faces, tmp_path):
     flags = ["--total_epoch", "500", "--milestones=", "--save_freq", "1000", "--test_freq", "1000"]
-    process = torchrun(*tiny_faces.flags, *flags, "--save_dir", tmp_path)
+    process = start_script(*TWO, *tiny_faces.flags, *flags, "--save_dir", tmp_path)
     wait_for(tmp_path, "last.pt", process)  # the end of the first epoch
     os.kill(workers(process)[1], signal.SIGTERM)  # one of them is enough
     out, err = process.communicate(timeout=60)
@@ -232,9 +224,7 @@ def test_sigterm_saves_and_the_run_can_go_on_in_one_process(tiny_faces, tmp_path
     assert f"continuing after iteration {done['iteration']}" in resumed.stdout
 
 
-@pytest.mark.parametrize(
-    "launch", [(), ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")]
-)
+@pytest.mark.parametrize("launch", [(), PLAIN])
 def test_sigterm_to_the_whole_process_group_saves_though_loaders_have_workers(
     launch, tiny_faces, tmp_path
 ):
@@ -274,7 +264,8 @@ def test_sigterm_stops_a_single_process_too(tiny_faces, tmp_path):
 
 
 def test_a_mistake_is_said_once(tiny_faces, tmp_path):
-    process = torchrun(*tiny_faces.flags, "--batch_size", 9, "--save_dir", tmp_path)
+    flags = ["--batch_size", 9, "--save_dir", tmp_path]
+    process = start_script(*PLAIN, "Train.py", *tiny_faces.flags, *flags)
     _, err = process.communicate(timeout=100)
     said = said_by_workers(err)
     assert said.count("Error:") == 1

@@ -4,8 +4,9 @@ ranks and TPIR@FPIR of searches in two galleries; by published figures' rules, a
     python IJB_Evaluation.py --checkpoint Trained_Models/<run>/checkpoints/best.pt
         --ijb_dataset_path FOLDER
 
-FOLDER has loose_crop and meta, as insightface distributes them. Several GPUs or processes share the
-images: torchrun --nproc_per_node 4 IJB_Evaluation.py ... An interrupted extraction resumes.
+FOLDER has loose_crop and meta, as insightface distributes them; without it, the demo's set is used.
+Several GPUs or processes share the images: torchrun --nproc_per_node 4 IJB_Evaluation.py ... An
+interrupted extraction resumes.
 """
 
 from Config import read_config, settings_for

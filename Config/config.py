@@ -258,7 +258,7 @@ class Config:
         "none", "dtype in which processes exchange gradients; none: the gradients' own"
     )
 
-    setting = group("Demo data", ("training", "lfw", "agedb", "cfp", "megaface", "tinyface"))
+    setting = group("Demo data", ALL_SCRIPTS)
     demo_dataset_path: str = setting("Datasets/Demo", "folder of the demo faces, drawn if missing")
 
     setting = group("LFW", ("training", "lfw"))
@@ -276,7 +276,10 @@ class Config:
     cfp_file_list: str = setting("", "pairs file, or CFP's folder Split/FP; not for .bin and .blp")
 
     setting = group("Any other verification set", ("any_set",))
-    data: str = setting("", ".bin file, .blp folder, RFW's folder or folder of images")
+    data: str = setting(
+        "",
+        ".bin file, .blp folder, RFW's folder or folder of images; empty: the demo's four groups",
+    )
     pairs: str = setting("", "pairs of the images; not for .bin and .blp")
 
     setting = group("Lists of images and pairs", (*TRAINING, *VERIFICATION))
@@ -430,7 +433,9 @@ class Config:
 
     setting = group("IJB", ("ijb",))
     ijb_dataset_path: str = setting(
-        "", "IJB-B or IJB-C: the folder of loose_crop and meta, as insightface distributes it"
+        "",
+        "IJB-B or IJB-C: the folder of loose_crop and meta, as insightface distributes it; empty: "
+        "the demo's",
     )
     aligned: bool = setting(
         False, "the crops are aligned to 112x112 already; else their five points align them"

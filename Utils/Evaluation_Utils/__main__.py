@@ -1,6 +1,8 @@
 """Evaluate a checkpoint on any verification set: .bin, .blp, or images with pairs.
 
 python -m Utils.Evaluation_Utils --checkpoint PATH --data calfw.bin
+
+Without --data, it is the demo's four groups, which have RFW's names and files.
 """
 
 from Config import read_config, settings_for

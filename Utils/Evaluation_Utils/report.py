@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 from Config import Config, settings_for, validate
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.appearance import image_warnings
+from Utils.Datasets_Utils.demo.rfw import ensure_rfw
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.images import describe_sizes
 from Utils.Datasets_Utils.text import first_few
@@ -94,14 +95,15 @@ def evaluate_checkpoint(config: Config, prefix: str) -> Report:
 
 
 def evaluate_set(config: Config) -> Report:
-    """Evaluate `config.checkpoint` on the verification set that `data` (and `pairs`) name.
+    """Evaluate `config.checkpoint` on the verification set that `data` (and `pairs`) name, or on
+    the demo's groups.
 
     Writes what `evaluate_checkpoint` writes, named after the set, and raises what it raises.
     """
     validate(config, torch.cuda.device_count(), settings_for("any_set"))
-    if not config.data:
-        raise DataError("there is no data to evaluate on: give --data PATH.")
-    path = Path(config.data).absolute()
+    if config.pairs and not config.data:
+        raise DataError(f"there are no images of the pairs {config.pairs}: give --data PATH.")
+    path = Path(config.data or "rfw").absolute()
     name = path.name if path.is_dir() else path.stem
     return _evaluate(config, Benchmark(title=name, prefix="", file_name=name))
 
@@ -250,9 +252,7 @@ def open_benchmark(
     if not path and not benchmark.in_demo:
         raise DataError(f"there is no data to evaluate on: give --{benchmark.prefix}_dataset_path.")
     if not path:
-        demo = ensure_demo_sets(Path(config.demo_dataset_path))
-        path = str(getattr(demo, f"{benchmark.prefix}_images"))
-        file_list = str(getattr(demo, f"{benchmark.prefix}_pairs"))
+        path, file_list = _demo_paths(config, benchmark)
     data = open_verification_set(path, file_list, config.blp_channel_order, config.list_encoding)
     source = f"{path}, {file_list}" if file_list else path
     data = usable_pairs(data)
@@ -267,6 +267,15 @@ def open_benchmark(
     if gaps.size and has_both_kinds(data):
         raise DataError(f"{source}: fold {folds[gaps[0]] + 2} holds no pair, though later ones do.")
     return data, source
+
+
+def _demo_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
+    """(images, pairs file) of the demo's set of that name; its groups for `data`."""
+    demo = ensure_demo_sets(Path(config.demo_dataset_path))
+    if not benchmark.prefix:
+        return str(ensure_rfw(demo)), ""
+    names = (f"{benchmark.prefix}_images", f"{benchmark.prefix}_pairs")
+    return tuple(str(getattr(demo, name)) for name in names)
 
 
 def load_network(config: Config, device: torch.device) -> nn.Module:

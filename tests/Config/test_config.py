@@ -321,7 +321,7 @@ def test_help_of_the_script_shows_each_setting_with_its_text():
     [
         ("training", {"batch_size", "cfp_file_list", "ties"}, {"checkpoint", "data", "output"}),
         ("lfw", {"checkpoint", "lfw_file_list", "protocol", "device"}, {"cfp_file_list", "ties"}),
-        ("any_set", {"checkpoint", "data", "pairs"}, {"demo_dataset_path", "lfw_file_list"}),
+        ("any_set", {"checkpoint", "data", "pairs"}, {"agedb_dataset_path", "lfw_file_list"}),
         ("megaface", {"checkpoint", "ties", "compare"}, {"protocol", "eval_dtype", "resume"}),
         ("ijb", {"checkpoint", "ijb_norm", "aligned"}, {"protocol", "ties", "fprs"}),
     ],

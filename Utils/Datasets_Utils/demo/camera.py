@@ -46,7 +46,8 @@ class Shape:
 class HeadShape:
     """The turned head: maps face coordinates to pixels of the canvas.
 
-    size: of the canvas in pixels. unit: pixels of the canvas in one face coordinate.
+    size: of the canvas in pixels. unit: pixels of the canvas in one face coordinate. marks: where
+    the eyes, the nose and the corners of the mouth are on the canvas, 5×2.
     """
 
     def __init__(self, person: Identity, photo: Photo, size: int):
@@ -96,7 +97,8 @@ class HeadShape:
                 [p.mouth_width, p.mouth_height, 0],
             ]
         )
-        source = self.project(marks) @ [1, 1j]
+        plane = self.project(marks)
+        source = plane @ [1, 1j]
         target = TEMPLATE @ [1, 1j]
         centred = source - source.mean()
         similarity = np.vdot(centred, target - target.mean()) / np.vdot(centred, centred)
@@ -104,6 +106,7 @@ class HeadShape:
         self.rotation = similarity * error
         self.offset = target.mean() + photo.shift_x + 1j * photo.shift_y
         self.offset -= self.rotation * source.mean()
+        self.marks = self.place(plane)
 
     def place(self, plane: np.ndarray) -> np.ndarray:
         """Points of the picture's plane N×2 to canvas pixels N×2."""

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -23,13 +23,14 @@ import numpy as np
 from tqdm import tqdm
 
 from Utils.Datasets_Utils.demo.faces import draw_face
+from Utils.Datasets_Utils.demo.on_disk import write_image
+from Utils.Datasets_Utils.demo.pairs import PHOTOS, crossed_lines, lfw_lines
 from Utils.Datasets_Utils.demo.people import Identity, photo_of_kind, random_identity
 from Utils.errors import RunError
 from Utils.files import not_written
 
 GENERATOR_VERSION = 1  # raise it when pixels or layout change, so that existing sets are redrawn
 STAMP = "demo_sets.json"
-JPEG_QUALITY = 93
 CHUNK = 32  # images a worker draws between two steps of the progress bar
 
 SETS = ("train", "lfw", "agedb_30", "cfp_fp", "facescrub", "distractors")
@@ -188,7 +189,7 @@ def plan_jobs(sizes: DemoSizes, seed: int) -> list[Job]:
         for person in range(sizes.train_people)
         for photo in range(sizes.train_photos)
     ]
-    for person, photo in itertools.product(range(people), range(4)):
+    for person, photo in itertools.product(range(people), range(PHOTOS)):
         name = names[person]
         path = f"lfw/images/{name}/{name}_{photo + 1:04d}.jpg"
         jobs.append(Job(path, "lfw", person, photo, "everyday"))
@@ -263,12 +264,7 @@ def _draw_all(root: Path, jobs: list[Job], seed: int, workers: int) -> None:
 def _draw_chunk(root: Path, seed: int, jobs: list[Job]) -> int:
     """Draw and write some images; return their number."""
     for job in jobs:
-        path = root / job.path
-        settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []
-        encoded, data = cv2.imencode(path.suffix, draw_job(seed, job)[..., ::-1], settings)
-        if not encoded:
-            raise OSError(f"OpenCV could not encode {path}")
-        path.write_bytes(data.tobytes())
+        write_image(root / job.path, draw_job(seed, job))
     return len(jobs)
 
 
@@ -279,9 +275,9 @@ def _write_lists(root: Path, jobs: list[Job], sizes: DemoSizes, seed: int) -> No
             paths.train_list,
             (f"{name}  {int(os.path.dirname(name))}" for name in _names(jobs, "train/images")),
         ),
-        (paths.lfw_pairs, lfw_lines(sizes, seed, invented_names(sizes, seed))),
-        (paths.agedb_pairs, pair_lines(sizes, seed, "agedb_30")),
-        (paths.cfp_pairs, pair_lines(sizes, seed, "cfp_fp")),
+        (paths.lfw_pairs, _lfw_lines(sizes, seed)),
+        (paths.agedb_pairs, _pair_lines(sizes, seed, "agedb_30", sizes.agedb_pairs)),
+        (paths.cfp_pairs, _pair_lines(sizes, seed, "cfp_fp", sizes.cfp_pairs)),
     ):
         path.write_text("".join(f"{line}\n" for line in lines))
     probes = _names(jobs, "megaface/facescrub")
@@ -297,52 +293,19 @@ def _names(jobs: list[Job], folder: str) -> list[str]:
     return [os.path.relpath(job.path, folder) for job in jobs if job.path.startswith(folder)]
 
 
-def _fold_pairs(
-    rng: np.random.Generator, fold: int, sizes: DemoSizes, pairs: int, crossed: bool
-) -> tuple[list, list]:
-    """Matched and mismatched pairs ((person, photo), (person, photo)) among one fold's people.
-
-    crossed: each pair is one of a person's first two photos and one of the last two.
-    """
-    people = range(fold * sizes.people_per_fold, (fold + 1) * sizes.people_per_fold)
-    crossing, any_two = itertools.product((0, 1), (2, 3)), itertools.combinations(range(4), 2)
-    photos = list(crossing if crossed else any_two)
-    matched = [((p, i), (p, j)) for p in people for i, j in photos]
-    mismatched = [
-        ((p, i), (q, j))
-        for p, q in itertools.permutations(people, 2)
-        for i, j in photos
-        if crossed or p < q
-    ]
-    half = pairs // 2
-    if half > min(len(matched), len(mismatched)):
-        raise ValueError(f"{sizes.people_per_fold} people per fold are too few for {pairs} pairs")
-    return tuple(
-        [choices[i] for i in rng.permutation(len(choices))[:half]]
-        for choices in (matched, mismatched)
-    )
-
-
-def lfw_lines(sizes: DemoSizes, seed: int, names: list[str]) -> Iterator[str]:
-    """The lines of a pairs file in LFW's format; names: of the people of all folds."""
+def _lfw_lines(sizes: DemoSizes, seed: int) -> Iterable[str]:
     rng = np.random.default_rng([seed, SETS.index("lfw")])
-    yield f"{sizes.folds}\t{sizes.lfw_pairs // 2}"
-    for fold in range(sizes.folds):
-        matched, mismatched = _fold_pairs(rng, fold, sizes, sizes.lfw_pairs, crossed=False)
-        for (person, i), (_, j) in matched:
-            yield f"{names[person]}\t{i + 1}\t{j + 1}"
-        for (left, i), (right, j) in mismatched:
-            yield f"{names[left]}\t{i + 1}\t{names[right]}\t{j + 1}"
+    names = invented_names(sizes, seed)[: sizes.folds * sizes.people_per_fold]
+    header = f"{sizes.folds}\t{sizes.lfw_pairs // 2}"
+    return [header, *lfw_lines(rng, names, sizes.folds, sizes.lfw_pairs)]
 
 
-def pair_lines(sizes: DemoSizes, seed: int, set_name: str) -> Iterator[str]:
-    """The lines of the pairs file of agedb_30 or cfp_fp."""
-    kinds = KINDS[set_name]
-    pairs = sizes.agedb_pairs if set_name == "agedb_30" else sizes.cfp_pairs
+def _pair_lines(sizes: DemoSizes, seed: int, set_name: str, pairs: int) -> Iterable[str]:
+    """Of agedb_30 or cfp_fp."""
     rng = np.random.default_rng([seed, SETS.index(set_name)])
-    for fold in range(sizes.folds):
-        chosen = _fold_pairs(rng, fold, sizes, pairs, crossed=True)
-        for group, label in zip(chosen, (1, -1), strict=True):
-            for sides in group:
-                left, right = (_file_name(p, kinds[photo // 2], photo % 2) for p, photo in sides)
-                yield f"{left} {right} {label}"
+    people, kinds = sizes.folds * sizes.people_per_fold, KINDS[set_name]
+
+    def file_name(person: int, photo: int) -> str:
+        return _file_name(person, kinds[photo // 2], photo % 2)
+
+    return crossed_lines(rng, people, sizes.folds, pairs, file_name)

@@ -7,17 +7,14 @@ is usual for such copies.
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import scipy.io
 
+from Utils.Datasets_Utils.demo.on_disk import made_once, write_image
 from Utils.Datasets_Utils.demo.sets import DemoSets
-from Utils.errors import RunError
-from Utils.files import not_written
 
 _SIDES = (14, 24)  # pixels of a face, as in the real set
 _NOISE = 6.0  # standard deviation, in grey levels
@@ -28,20 +25,8 @@ def ensure_tinyface(demo: DemoSets) -> Path:
     """The demo's TinyFace, made from the other demo sets unless it is there. Returns the folder of
     Probe, Gallery_Match, Gallery_Distractor and the lists. Raises RunError if it can't be written.
     """
-    folder = demo.root / "tinyface" / "Testing_Set"
-    if folder.is_dir():
-        return folder
-    building = demo.root / f".tinyface.building-{os.getpid()}"
-    try:
-        _make(demo, building)
-        folder.parent.mkdir(exist_ok=True)
-        if not folder.is_dir():  # else another process was faster; it made the same
-            building.rename(folder)
-    except OSError as error:
-        raise RunError(not_written(folder, error)) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
+    made = made_once(demo.root / "tinyface", lambda folder: _make(demo, folder / "Testing_Set"))
+    return made / "Testing_Set"
 
 
 def _make(demo: DemoSets, root: Path) -> None:
@@ -59,8 +44,7 @@ def _make(demo: DemoSets, root: Path) -> None:
         (root / part).mkdir(parents=True)
     for number, (path, name) in enumerate(jobs):
         image = worsened(cv2.imread(str(path)), np.random.default_rng(number))
-        data = cv2.imencode(".png", image)[1]
-        (root / f"{name}.png").write_bytes(data.tobytes())
+        write_image(root / f"{name}.png", image[..., ::-1])
     for part, file, prefix in (
         ("Probe", "probe", "probe"),
         ("Gallery_Match", "gallery_match", "gallery"),

@@ -11,6 +11,8 @@ from torch import nn
 
 from Config import Config, ConfigError, settings_for, validate
 from Utils.Datasets_Utils.appearance import image_warnings
+from Utils.Datasets_Utils.demo.ijb import ensure_ijb
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.photos import PhotoList, Photos
 from Utils.devices import share_device
 from Utils.errors import DataError
@@ -36,7 +38,8 @@ _CROPS = "loose_crop"
 
 
 def evaluate_ijb(config: Config) -> Report | None:
-    """Evaluate `config.checkpoint` on the IJB-B or IJB-C that `ijb_dataset_path` names.
+    """Evaluate `config.checkpoint` on the IJB-B or IJB-C that `ijb_dataset_path` names, or on the
+    demo's.
 
     Writes <output>/ijbc.json (ijbb.json) with every number of the table, a picture beside it, and
     the images' features below <output>/features, which a later start uses again. Returns None in
@@ -46,10 +49,8 @@ def evaluate_ijb(config: Config) -> Report | None:
     with started_by_torchrun() as processes:
         validate(config, torch.cuda.device_count(), settings_for("ijb"))
         conventions = conventions_of(config)
-        if not config.ijb_dataset_path:
-            raise DataError("there is no data to evaluate on: give --ijb_dataset_path FOLDER.")
         device = share_device(config, processes)
-        root = Path(config.ijb_dataset_path)
+        root = processes.one_by_one(lambda: _root(config))
         lists = read_lists(root)
         crops = _find_crops(root, lists)
         backbone = load_network(config, device)
@@ -97,6 +98,13 @@ def evaluate_features(features: np.ndarray, lists: Lists, convention: Convention
     if lists.probes:
         identification = evaluate_searches(templates, lists.galleries, lists.probes)
     return Figures(evaluate_pairs(scores, lists.same), identification)
+
+
+def _root(config: Config) -> Path:
+    """The folder of the set; the demo's if the settings name none."""
+    if config.ijb_dataset_path:
+        return Path(config.ijb_dataset_path)
+    return ensure_ijb(ensure_demo_sets(Path(config.demo_dataset_path)))
 
 
 def _find_crops(root: Path, lists: Lists) -> Path:

@@ -65,6 +65,11 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def without_suffix(name: str) -> str:
+    """A name without an image's suffix, if it has one: other dots may belong to it."""
+    return os.path.splitext(name)[0] if is_image_name(name) else name
+
+
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The image in a file as uint8 H×W×3 RGB; grey and 16-bit images are converted.
 

@@ -11,17 +11,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from Utils.Datasets_Utils.alignment.transform import TEMPLATE
 from Utils.Datasets_Utils.demo.people import Identity, Photo
 
-TEMPLATE = np.array(
-    [
-        [38.2946, 51.6963],
-        [73.5318, 51.5014],
-        [56.0252, 71.7366],
-        [41.5493, 92.3655],
-        [70.7299, 92.2041],
-    ]
-)
 CHEEK = 8.0  # y of the widest slice of the head
 
 

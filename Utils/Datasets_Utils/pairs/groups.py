@@ -7,12 +7,11 @@ groups is of none: its text is empty.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.images import is_image_name
+from Utils.Datasets_Utils.images import without_suffix
 from Utils.Datasets_Utils.pairs.lists import PairsError
 from Utils.Datasets_Utils.text import (
     GROUP_WORDS,
@@ -70,5 +69,4 @@ def _is_header(fields: list[str]) -> bool:
 
 def _key(name: str) -> str:
     """A name without an image's suffix."""
-    name = name.replace("\\", "/").removeprefix("./")
-    return os.path.splitext(name)[0] if is_image_name(name) else name
+    return without_suffix(name.replace("\\", "/").removeprefix("./"))

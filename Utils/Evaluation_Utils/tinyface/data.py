@@ -14,7 +14,7 @@ from Config import Config
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.demo.tinyface import ensure_tinyface
 from Utils.Datasets_Utils.formats.class_tree import first_few, list_folder, litter_note
-from Utils.Datasets_Utils.images import is_image_name
+from Utils.Datasets_Utils.images import is_image_name, without_suffix
 from Utils.Datasets_Utils.photos import PhotoList, Photos
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.errors import DataError
@@ -91,14 +91,10 @@ def read_list(path: Path, name_variable: str, id_variable: str) -> PhotoList:
             f"{path}: the variable {name_variable} has {len(names)} names, but {id_variable} has "
             f"{len(ids)} identities; expected one for each."
         )
-    stem, count = Counter(map(_stem, names)).most_common(1)[0]
+    stem, count = Counter(map(without_suffix, names)).most_common(1)[0]
     if count > 1:
         raise DataError(f"{path}: the variable {name_variable} names the image {stem} twice.")
     return PhotoList(names, [str(person) for person in ids.tolist()], str(path))
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0] if is_image_name(name) else name
 
 
 def _all_images(folder: Path) -> Photos:
@@ -107,7 +103,7 @@ def _all_images(folder: Path) -> Photos:
     names = [name for name in found.files if is_image_name(name)]
     if not names:
         raise DataError(f"{folder} has no images.")
-    stem, count = Counter(map(_stem, names)).most_common(1)[0]
+    stem, count = Counter(map(without_suffix, names)).most_common(1)[0]
     if count > 1:
         raise DataError(
             f"{folder} has {count} images of the name {stem}, with other suffixes; leave one."
@@ -119,14 +115,14 @@ def _all_images(folder: Path) -> Photos:
 def _locate(folder: Path, listed: PhotoList) -> tuple[PhotoList, ImageFiles]:
     """(the list with the images' own names, the images). Raises DataError, naming those that are
     missing."""
-    there = {_stem(name): name for name in _all_images(folder).listed.names}
-    missing = [name for name in listed.names if _stem(name) not in there]
+    there = {without_suffix(name): name for name in _all_images(folder).listed.names}
+    missing = [name for name in listed.names if without_suffix(name) not in there]
     if missing:
         raise DataError(
             f"{len(missing):,} of the {len(listed.names):,} images named in {listed.source} are "
             f"not in {folder}, with any suffix: {first_few(missing)}; an aligned copy of the set "
             f"needs all of them, under the same names."
         )
-    names = [there[_stem(name)] for name in listed.names]
+    names = [there[without_suffix(name)] for name in listed.names]
     files = ImageFiles([os.path.join(folder, name) for name in names])
     return PhotoList(names, listed.ids, listed.source), files

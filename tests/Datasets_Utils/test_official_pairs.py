@@ -10,8 +10,10 @@ from scipy.io import savemat
 
 from tests.Datasets_Utils.test_pairs import named, write
 from Utils.Datasets_Utils import open_verification_set
+from Utils.Datasets_Utils.alignment.transform import TEMPLATE
 from Utils.Datasets_Utils.formats.bin_set import write_bin
 from Utils.Datasets_Utils.formats.rfw import RACES
+from Utils.Datasets_Utils.images import ImageError, decode_image
 from Utils.Datasets_Utils.pairs import PairsError, read_pairs
 from Utils.Datasets_Utils.pairs.groups import read_groups
 from Utils.errors import DataError
@@ -299,7 +301,69 @@ def test_rfws_folder_has_its_races_as_groups(rfw):
         assert data.folds.tolist() == 4 * (np.arange(40) // 4).tolist()
         assert data.names[data.left[40]] == "Asian/m.0As0/m.0As0_0001"
         assert data.images.parts[1].paths[0].endswith("Asian/m.0As0/m.0As0_0001.jpg")
-    assert not data.notes
+    assert data.notes == ("photos as they are, there are no points to align them by",)
+
+
+@pytest.fixture
+def rfw_with_points(rfw):
+    """Black photos with a red mark where the left eye is, and faces of twice the template's size;
+    the photos of one race are aligned already."""
+    for race in RACES:
+        size = 112 if race == "Indian" else 240
+        lines = []
+        for photo in sorted((rfw / "test/data" / race).rglob("*.jpg")):
+            image = np.zeros((size, size, 3), np.uint8)
+            image[120:123, 80:83] = (0, 0, 255)
+            cv2.imwrite(str(photo.with_suffix(".png")), image)
+            photo.unlink()
+            points = " ".join(f"{x:.2f}" for x in (2 * TEMPLATE + EYE - 2 * TEMPLATE[0]).ravel())
+            place = f"/test/data/{race}/{photo.parent.name}/{photo.name}"
+            lines.append(f"{place} 7 {points}".replace(" ", "\t"))
+        (rfw / f"test/txts/{race}/{race}_lmk.txt").write_text("\n".join(lines) + "\n")
+    return rfw
+
+
+EYE = (81, 121)
+
+
+def test_rfws_photos_are_aligned_by_their_points(rfw_with_points):
+    data = open_verification_set(rfw_with_points)
+    *others, indian = data.notes
+    assert others == [f"{race}: photos aligned by their five points" for race in RACES[:3]]
+    assert indian == "Indian: photos as they are, 112×112, aligned already"
+    image = data.images[0]
+    assert image.shape == (112, 112, 3)
+    where = np.argwhere(image[..., 0] > 60)
+    np.testing.assert_allclose(where.mean(axis=0)[::-1], TEMPLATE[0], atol=0.5)
+    # What `convert_dataset` writes is the aligned photo.
+    assert np.array_equal(decode_image(data.images.encoded(0), ""), image)
+    assert not data.images[len(data.images) - 1].any()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("m.0Af3_0001", "m.0Af3_0009", r"_lmk\.txt: has no points of 1 of the 30.*m\.0Af3_0001"),
+        ("81.00", "left", r"African_lmk\.txt, line 1: .* is not a photo with its points"),
+        ("81.00\t", "", r"African_lmk\.txt, line 1: .* is not a photo with its points"),
+    ],
+)
+def test_a_flaw_in_rfws_points_is_named(rfw_with_points, old, new, said):
+    path = rfw_with_points / "test/txts/African/African_lmk.txt"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=said):
+        open_verification_set(rfw_with_points)
+
+
+def test_points_that_cannot_be_a_face_are_named_when_the_photo_is_read(rfw_with_points):
+    path = rfw_with_points / "test/txts/African/African_lmk.txt"
+    first, *others = path.read_text().splitlines()
+    place, number, *values = first.split("\t")
+    path.write_text("\n".join(["\t".join((place, number, *values[:2] * 5)), *others]))
+    data = open_verification_set(rfw_with_points)
+    row = data.names.index("African/m.0Af0/m.0Af0_0001")
+    with pytest.raises(ImageError, match=r"_lmk\.txt, line 1: the five points are at one place"):
+        data.images[row]
 
 
 def test_people_of_two_races_are_named(rfw):
@@ -308,7 +372,7 @@ def test_people_of_two_races_are_named(rfw):
     (rfw / "test/data/Asian/m.0As0").rename(rfw / "test/data/Asian/m.0Af0")
     for photo in (rfw / "test/data/Asian/m.0Af0").iterdir():
         photo.rename(photo.with_name(photo.name.replace("As", "Af")))
-    (note,) = open_verification_set(rfw).notes
+    _, note = open_verification_set(rfw).notes
     assert "1 people are in two races" in note
     assert "m.0Af0" in note
 

@@ -362,7 +362,8 @@ def test_any_set_is_judged_by_path_and_named_in_its_results(shared_data, checkpo
     assert run.returncode == 0, run.stderr
     by_script = json.loads((tmp_path / "lfw.json").read_text())
     assert by_module["results"] == by_script["results"]
-    assert_one_paragraph(run_script("-m", module, "--checkpoint", checkpoint), "give --data PATH")
+    flags = ("-m", module, "--checkpoint", checkpoint, "--pairs", "pairs.txt")
+    assert_one_paragraph(run_script(*flags), "no images of the pairs pairs.txt: give --data PATH")
 
 
 def test_the_arithmetic_is_imported_without_anything_else():

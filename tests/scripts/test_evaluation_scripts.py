@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from Backbone import build_backbone
 from Config import Config
 from tests.conftest import assert_one_paragraph, run_script
 from Utils.Datasets_Utils import open_verification_set
+from Utils.Datasets_Utils.demo.sets import STAMP, DemoSizes, ensure_demo_sets
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.errors import RunError
@@ -103,6 +104,27 @@ def test_the_other_two_read_their_own_pairs_format(
     values = json.loads((tmp_path / f"{name}.json").read_text())
     assert list(values["results"]) == ["insightface"]
     assert (values["pairs"], values["folds"]) == (20, 10)
+
+
+def test_templates_small_photos_and_groups_are_evaluated_without_data(trained, tmp_path):
+    """Each on the demo's set, drawn on first use."""
+    demo = ensure_demo_sets(tmp_path / "demo", sizes=DemoSizes(train_people=2, distractors=12))
+    stamp = json.loads((demo.root / STAMP).read_text())
+    stamp["sizes"] = asdict(DemoSizes())  # of thousands of images, which take longer
+    (demo.root / STAMP).write_text(json.dumps(stamp, indent=1))
+    flags = ("--checkpoint", trained, "--output", tmp_path, "--demo_dataset_path", demo.root)
+    flags = (*flags, "--device", "cpu", "--num_workers", 0)
+    for script, said, name in (
+        (["IJB_Evaluation.py"], "IJB-C: 520 images, 160 templates, 4,800 pairs", "ijbc"),
+        (["TinyFace_Evaluation.py"], "40 probes, gallery of 80 mates and 12 distr", "tinyface"),
+        (["-m", "Utils.Evaluation_Utils"], "images, 1,600 pairs, 10 folds", "rfw"),
+    ):
+        run = run_script(*script, *flags, check=True)
+        assert said in run.stdout
+        values = json.loads((tmp_path / f"{name}.json").read_text())
+        assert values["data"].startswith(str(demo.root))
+    assert "note        photos aligned by their five points" in run.stdout
+    assert list(values["groups"]["cosine"]["groups"]) == ["African", "Asian", "Caucasian", "Indian"]
 
 
 def test_embedding_does_not_depend_on_batches_or_workers_and_keeps_the_mode():

@@ -22,8 +22,8 @@ GROUPS = ("African", "Asian", "Caucasian", "Indian")
 ALIKE, BLURRED = "Caucasian", "Indian"
 
 _RANDOM = (0, 8)  # key of the random numbers, which no other set has
-_FOLDS, _PEOPLE, _PAIRS = 10, 60, 40  # of a group: folds, people in all, pairs in each fold
-_SIZE = 160  # of a photo, in pixels
+_FOLDS, _PEOPLE, _PAIRS = 10, 50, 40  # of a group: folds, people in all, pairs in each fold
+_SIZE = 144  # of a photo, in pixels
 _SMALL = 56  # of a blurred one before it is enlarged
 _SHARE = 0.45  # of the way to one face, by which people are more alike
 _MIXED = (*sorted({*TRAIT_RANGES} - {"eye_colour"}), "skin_colour", "hair_colour", "lip_colour")

@@ -146,9 +146,12 @@ class FeatureFolder:
         )
 
 
-def folder_for(parent: Path, name: str, about: dict[str, Any]) -> Path:
-    """The folder of a table of features; its name tells what they were made with."""
-    made_with = json.dumps(about, sort_keys=True).encode()
+def folder_for(
+    parent: Path, name: str, about: dict[str, Any], processes: Processes = ALONE
+) -> Path:
+    """The folder of a table of features; its name tells what they were made with, as the main
+    process sees it."""
+    made_with = json.dumps(processes.gather(about)[0], sort_keys=True).encode()
     return Path(parent) / f"{name}-{hashlib.sha256(made_with).hexdigest()[:_DIGITS]}"
 
 
@@ -325,15 +328,34 @@ def embedded(
     return produce
 
 
-def embedded_with(backbone: nn.Module, flip: str, photos: Path) -> dict[str, Any]:
-    """What decides the features that `embedded` makes of the photos in a folder."""
+def embedded_with(
+    backbone: nn.Module, flip: str, photos: Path, images: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """What decides the features that `embedded` makes of the images. photos: the folder, record
+    file or archive that they are in."""
+    paths = getattr(images, "paths", None) or [photos, *sorted(photos.rglob("*"))]
     return {
         "network": weights_digest(backbone),
         "dim": backbone.feature_dim * (2 if flip == "concat" else 1),
         "flip": flip,
         "preprocessing": str(backbone.preprocessing),
         "photos": str(photos.absolute()),
+        "files": photos_digest(paths),
     }
+
+
+def photos_digest(paths: Iterable[str | Path]) -> str:
+    """SHA-256 of the sizes and times of files, which tell that one was replaced; a file may be
+    missing."""
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.update(b"missing\n")
+        else:
+            found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()
 
 
 def weights_digest(backbone: nn.Module) -> str:

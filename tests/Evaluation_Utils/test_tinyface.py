@@ -211,6 +211,11 @@ def test_the_script_prints_what_brute_force_says_of_the_network(tiny, testing_se
     two = torchrun(2, "TinyFace_Evaluation.py")
     again = run_script(*two, *flags, check=True)
     assert again.stdout.count("all there") == 3
+    # A photo that was replaced is embedded again.
+    shutil.copy(testing_set / "Gallery_Match" / "2_1.png", testing_set / "Probe" / "1_3.png")
+    again = run_script("TinyFace_Evaluation.py", *flags, check=True)
+    assert (again.stdout.count("all there"), again.stdout.count("3 to come")) == (2, 1)
+    values = json.loads((tmp_path / "out" / "tinyface.json").read_text())
     shutil.rmtree(tmp_path / "out")
     run_script(*two, *flags, check=True)
     assert json.loads((tmp_path / "out" / "tinyface.json").read_text()) == values

@@ -14,13 +14,14 @@ class AlignedCrops:
     points, or as it is if it is `aligned` already. Raises ImageError when one can't be read."""
 
     def __init__(self, folder: Path, lists: Lists, aligned: bool) -> None:
-        self.folder, self.lists, self.aligned = folder, lists, aligned
+        self.lists, self.aligned = lists, aligned
+        self.paths = [str(folder / name) for name in lists.names]
 
     def __len__(self) -> int:
-        return len(self.lists.names)
+        return len(self.paths)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        image = read_image(self.folder / self.lists.names[row])
+        image = read_image(self.paths[row])
         if self.aligned:
             return image
         try:

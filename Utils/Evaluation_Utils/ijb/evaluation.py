@@ -146,7 +146,7 @@ def _extract(
         else hashlib.sha256(lists.points.tobytes()).hexdigest(),
         "dtype": "fp32",
         "unit": False,
-        **embedded_with(backbone, "concat", crops),
+        **embedded_with(backbone, "concat", crops, photos.images),
     }
     produce = embedded(
         photos,
@@ -158,6 +158,6 @@ def _extract(
         flaws=flaws,
         unit=False,
     )
-    place = folder_for(folder / "features", lists.prefix, about)
+    place = folder_for(folder / "features", lists.prefix, about, processes)
     found = packed_features(place, photos.listed, about, produce, processes, progress=lists.title)
     return found.table

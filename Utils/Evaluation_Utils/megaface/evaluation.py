@@ -98,7 +98,7 @@ def evaluate_data(
     for source, (about, produce) in zip(sources, extractions, strict=True):
         features = source.ready
         if features is None:
-            place = folder_for(folder, source.name, about)
+            place = folder_for(folder, source.name, about, processes)
             label = f"{source.name.capitalize():<11}" if progress else None
             features = packed_features(
                 place, source.listed, about, produce, processes, say, progress=label
@@ -205,7 +205,9 @@ def _extraction(
     if backbone is None:
         raise CheckpointError(f"the {source.name} have to be embedded: give --checkpoint PATH.")
     flip, place = config.feature_flip, getattr(config, f"{source.prefix}_dataset_path")
-    about |= embedded_with(backbone, flip, Path(place or config.demo_dataset_path))
+    about |= embedded_with(
+        backbone, flip, Path(place or config.demo_dataset_path), source.photos.images
+    )
     lenient = source.name == "distractors" and not config.strict
     batch_size, workers = config.eval_batch_size, config.num_workers
     return about, embedded(

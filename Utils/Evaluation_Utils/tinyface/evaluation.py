@@ -94,13 +94,13 @@ def _features(
 ) -> dict[str, np.ndarray]:
     """N×D of each part; those that are in the folder are used again."""
     flip, tables = config.feature_flip, {}
-    made_with = {"dtype": config.feature_dtype, **embedded_with(backbone, flip, data.folder)}
     for name, photos in data.parts.items():
-        about = {"list": list_digest(photos.listed), **made_with}
+        about = {"list": list_digest(photos.listed), "dtype": config.feature_dtype}
+        about |= embedded_with(backbone, flip, data.folder, photos.images)
         produce = embedded(
             photos, backbone, flip, device, config.eval_batch_size, config.num_workers, flaws=flaws
         )
-        place = folder_for(folder, f"{FILE_NAME}-{name}", about)
+        place = folder_for(folder, f"{FILE_NAME}-{name}", about, processes)
         label = f"{name.capitalize():<11}"
         packed = packed_features(place, photos.listed, about, produce, processes, progress=label)
         tables[name] = packed.table

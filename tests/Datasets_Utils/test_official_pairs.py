@@ -1,7 +1,9 @@
 """Pairs in the forms in which benchmarks distribute them, on small files made here by hand."""
 
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -224,6 +226,33 @@ def test_of_two_protocols_of_cfp_none_is_guessed(cfp):
     for file in (cfp / "Protocol/Split/FF").glob("*/*.txt"):
         file.unlink()
     assert len(open_verification_set(cfp).same) == 8
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["one folder in it", "files at the top"])
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_cfp_in_an_archive(cfp, tmp_path, kind, inside):
+    expected = open_verification_set(cfp, cfp / "Protocol/Split/FP")
+    where = (cfp.parent, cfp.name) if inside else (cfp, None)
+    path = Path(shutil.make_archive(str(tmp_path / "made"), kind, *where))
+    with pytest.raises(PairsError, match="name the one that you mean") as caught:
+        open_verification_set(path)
+    named_in_message = re.findall(r"\S+Split/FP", str(caught.value))[0]
+    for pairs in ("Protocol/Split/FP", named_in_message, cfp / "Protocol/Split/FP"):
+        data = open_verification_set(path, pairs)
+        assert data.names == expected.names
+        for column in ("left", "right", "same", "folds"):
+            assert np.array_equal(getattr(data, column), getattr(expected, column))
+        assert data.images[3].shape == (4, 4, 3)
+    shutil.rmtree(cfp / "Protocol/Split/FF")
+    (cfp / "Protocol/Split/FP/02/diff.txt").write_text("2,9\n")
+    path = Path(shutil.make_archive(str(tmp_path / "made"), kind, *where))
+    with pytest.raises(PairsError, match=r"made\..*/FP/02/diff\.txt, line 1: '2,9' has image 9"):
+        open_verification_set(path)
+    # As in a folder, pairs.txt comes first.
+    photo = "Data/Images/001/frontal/01.jpg"
+    (cfp / "pairs.txt").write_text(f"{photo} {photo} 1\n")
+    path = Path(shutil.make_archive(str(tmp_path / "made"), kind, *where))
+    assert len(open_verification_set(path).same) == 1
 
 
 @pytest.mark.parametrize(

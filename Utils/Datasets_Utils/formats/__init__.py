@@ -43,8 +43,8 @@ from Utils.Datasets_Utils.formats.list_lines import ListLines, parse_list, parse
 from Utils.Datasets_Utils.formats.record_set import is_records, open_records
 from Utils.Datasets_Utils.formats.rfw import is_rfw, open_rfw
 from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
-from Utils.Datasets_Utils.pairs import parse_pairs, read_pairs
-from Utils.Datasets_Utils.pairs.protocols import cfp_splits
+from Utils.Datasets_Utils.pairs import Pairs, parse_pairs, read_pairs
+from Utils.Datasets_Utils.pairs.protocols import FilesBelow, cfp_splits, read_cfp
 from Utils.Datasets_Utils.text import COMMAND, TEXT_SUFFIXES, is_text, mended, quoted
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled, TrainingSet
 from Utils.Datasets_Utils.verification_set import (
@@ -220,14 +220,27 @@ def _open_stored_pairs(path: Path, file_list: Path | None, encoding: str) -> Ver
 
 
 def _open_archive_pairs(path: Path, file_list: Path | None, encoding: str) -> VerificationSet:
-    """The pairs file is on disk or inside the archive; without a name, it is its pairs.txt."""
+    """The pairs file, or CFP's folder, is on disk or inside the archive; without a name, it is the
+    archive's pairs.txt, or CFP's folder in it."""
     archive = open_archive(path)
     if file_list and file_list.exists():
         pairs = read_pairs(file_list, encoding)
     else:
-        member = file_list or Path(PAIRS_NAME)
-        pairs = parse_pairs(path / member, archive.read(member), encoding)
+        pairs = _pairs_in(archive, path, file_list, encoding)
     return load_stored_pairs(archive, pairs, archive.top, encoding)
+
+
+def _pairs_in(archive: Archive, path: Path, file_list: Path | None, encoding: str) -> Pairs:
+    if file_list and file_list.is_relative_to(path):  # as messages name it
+        file_list = file_list.relative_to(path)
+    member = file_list or Path(PAIRS_NAME)
+    if file_list or not {PAIRS_NAME, archive.top + PAIRS_NAME} & {*archive.names}:
+        files = FilesBelow(path, archive.names, archive.read)
+        for top in ("", archive.top):
+            folder = path / top / (file_list or "")
+            if cfp_splits(folder, files):
+                return read_cfp(folder, files)
+    return parse_pairs(path / member, archive.read(member), encoding)
 
 
 def _open_folder_pairs(path: Path, file_list: Path | None, encoding: str) -> VerificationSet:

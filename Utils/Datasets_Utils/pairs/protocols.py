@@ -12,7 +12,9 @@ to `Protocol`.
 
 from __future__ import annotations
 
+import io
 import posixpath
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -89,26 +91,61 @@ def _text(where: str, value: np.ndarray) -> str:
 # --- CFP ---------------------------------------------------------------------------------------
 
 
-def cfp_splits(folder: Path) -> list[Path]:
+class Files:
+    """Where a protocol's files are: here, on disk."""
+
+    def in_folders(self, folder: Path, name: str) -> list[Path]:
+        """The files of that name in the folders of a folder."""
+        return sorted(folder.glob(f"*/{name}"))
+
+    def read(self, path: Path) -> bytes:
+        """The bytes of a file. Raises PairsError, naming it, if it can't be read."""
+        with reading(path, "file of CFP's protocol", PairsError):
+            return path.read_bytes()
+
+
+class FilesBelow(Files):
+    """The files of an archive, as if they lay below its path.
+
+    names: of all its files. content: the bytes of one, by its name.
+    """
+
+    def __init__(
+        self, archive: Path, names: Iterable[str], content: Callable[[Path], bytes]
+    ) -> None:
+        self.archive, self.content = archive, content
+        self.paths = sorted(archive / name for name in names if name.endswith(tuple(_KINDS)))
+
+    def in_folders(self, folder: Path, name: str) -> list[Path]:
+        return [p for p in self.paths if p.name == name and p.parent.parent == folder]
+
+    def read(self, path: Path) -> bytes:
+        return self.content(path.relative_to(self.archive))
+
+
+ON_DISK = Files()
+
+
+def cfp_splits(folder: Path, files: Files = ON_DISK) -> list[Path]:
     """The folders FP and FF of CFP's splits at or below a folder: itself, in `Split`, or in
     `Protocol/Split`."""
-    if next(folder.glob("*/same.txt"), None):
+    if files.in_folders(folder, "same.txt"):
         return [folder]
     places = (folder / below / name for below in ("", "Split", "Protocol/Split") for name in _SIDES)
-    return [place for place in places if next(place.glob("*/same.txt"), None)]
+    return [place for place in places if files.in_folders(place, "same.txt")]
 
 
 # The lists that the two numbers of a line are from.
 _SIDES = {"FP": ("Pair_list_F.txt", "Pair_list_P.txt"), "FF": ("Pair_list_F.txt",) * 2}
 
 
-def read_cfp(folder: Path) -> Pairs:
+def read_cfp(folder: Path, files: Files = ON_DISK) -> Pairs:
     """The pairs of CFP's folder of splits, FP or FF; its folds are the folders 01, 02, ...
 
     Names are relative to the data set's folder: `Data/Images/001/frontal/01.jpg`. Raises
     PairsError, naming file and line, and for a folder that holds both FP and FF, or neither.
     """
-    splits = cfp_splits(folder)
+    splits = cfp_splits(folder, files)
     if len(splits) != 1:
         found = " and ".join(map(str, splits))
         raise PairsError(
@@ -123,19 +160,19 @@ def read_cfp(folder: Path) -> Pairs:
             f"{split}: expected a folder named FP (frontal and profile) or FF (frontal alone), "
             f"which says what the numbers in it count; rename it."
         )
-    files = [split.parent.parent / name for name in _SIDES[split.name]]
-    left, right = (_cfp_images(file) for file in files)
+    lists = [split.parent.parent / name for name in _SIDES[split.name]]
+    left, right = (_cfp_images(file, files) for file in lists)
     pairs, folds = [], []
-    parts = sorted({file.parent for name in _KINDS for file in split.glob(f"*/{name}")})
+    parts = sorted({file.parent for name in _KINDS for file in files.in_folders(split, name)})
     for fold, part in enumerate(parts):
         for name, same in _KINDS.items():
-            for number, text in _lines(part / name):
+            for number, text in _lines(part / name, files):
                 where = f"{part / name}, line {number}: {text!r}"
                 words = [word.strip() for word in text.split(",")]
                 if len(words) != 2 or not all(map(is_number, words)):
                     raise PairsError(f"{where} is not a pair; expected `i,j`, two image numbers.")
                 names = []
-                for word, images, file in zip(words, (left, right), files, strict=True):
+                for word, images, file in zip(words, (left, right), lists, strict=True):
                     if int(word) not in images:
                         raise PairsError(
                             f"{where} has image {word}, but {file} numbers {len(images)} images, "
@@ -152,10 +189,10 @@ def read_cfp(folder: Path) -> Pairs:
 _KINDS = {"same.txt": True, "diff.txt": False}
 
 
-def _cfp_images(path: Path) -> dict[int, str]:
+def _cfp_images(path: Path, files: Files) -> dict[int, str]:
     """The names of a list's images, by their numbers."""
     images: dict[int, str] = {}
-    for number, text in _lines(path):
+    for number, text in _lines(path, files):
         index, _, name = text.partition(" ")
         name = name.strip().replace("\\", "/")
         if not is_number(index) or not name:
@@ -171,6 +208,5 @@ def _cfp_images(path: Path) -> dict[int, str]:
     return images
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    with reading(path, "file of CFP's protocol", PairsError), open(path, "rb") as file:
-        return list(numbered_lines(file, path, raises=PairsError))
+def _lines(path: Path, files: Files) -> list[tuple[int, str]]:
+    return list(numbered_lines(io.BytesIO(files.read(path)), path, raises=PairsError))

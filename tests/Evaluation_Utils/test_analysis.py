@@ -182,6 +182,10 @@ def pairs_of(names: list[str], same: list[int]) -> KeptScores:
          ([0, 0], [0, 1])),
         (["Ann_0001.jpg", "Ann_0002.jpg", "Bob_0001.jpg", "Ann_0003.jpg"], [1, 0],
          ([0, 1], [0, 0])),
+        (["0_AnnLee_35_f", "412_AnnLee_7_f", "9_Bob_B_60_m", "1_AnnLee_35_f"], [1, 0],
+         ([0, 1], [0, 0])),
+        (["Photos/0_Ann_35_f.jpg", "Photos/4_Ann_7_f.jpg", "Photos/9_Bob_60_m.JPG",
+          "Photos/1_Ann_35_f.jpg"], [1, 0], ([0, 1], [0, 0])),
         (["1", "2", "3", "4"], [1, 0], None),
         (["a/1", "a/2", "a/3", "a/4"], [1, 0], None),  # a folder of two people
     ],

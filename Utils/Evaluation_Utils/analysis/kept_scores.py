@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from Utils.Datasets_Utils.images import without_suffix
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.one_kind import OneKind
@@ -118,12 +119,12 @@ def _from_columns(columns: dict[str, np.ndarray], source: str) -> KeptScores:
 def subjects_of(kept: KeptScores) -> tuple[np.ndarray, np.ndarray] | None:
     """(P ints, P ints): the subject of each pair's two images; None if the names do not tell it.
 
-    A subject is a folder (the one of the image, or the one above it) or what stands before the
-    last number of the name (Name_0001). It counts only where it agrees with every pair: matched
-    ones have one subject, mismatched ones two.
+    A subject is a folder (the one of the image, or the one above it), what stands before the last
+    number of the name (Name_0001), or the name in AgeDB's form (123_Name_45_f). It counts only
+    where it agrees with every pair: matched ones have one subject, mismatched ones two.
     """
     same = np.asarray(kept.same, bool)
-    for subject_in in (_folder, _folder_above, _before_number):
+    for subject_in in (_folder, _folder_above, _before_number, _between_numbers):
         words = [subject_in(str(name)) for name in kept.names]
         if not all(words):
             continue
@@ -145,4 +146,9 @@ def _folder_above(name: str) -> str:
 
 def _before_number(name: str) -> str:
     found = re.fullmatch(r"(.*[^\d])_?\d+(\.\w+)?", name)
+    return found[1] if found else ""
+
+
+def _between_numbers(name: str) -> str:
+    found = re.fullmatch(r"\d+_(.+)_\d+_[mf]", PurePosixPath(without_suffix(name)).name, re.I)
     return found[1] if found else ""

@@ -21,8 +21,6 @@ _ON_CPU = 4  # times longer may a check take without a GPU
 _LEAST = 8.0  # seconds: a check with less time would only be stopped
 _LOG = 6000  # characters of the end of a check's output that are kept
 
-_SPAWN = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
-
 
 @dataclass
 class Outcome:
@@ -42,9 +40,11 @@ class _Running:
     def __init__(self, check: Check, place: Place, limit: float) -> None:
         self.outcome = Outcome(check)
         self.limit = limit
-        self.pipe, theirs = _SPAWN.Pipe(duplex=False)
+        # A forked process starts at once, but can't use CUDA.
+        context = multiprocessing.get_context("spawn" if place.on_gpu else "fork")
+        self.pipe, theirs = context.Pipe(duplex=False)
         self._log = place.folder / f"{check.name}.log"
-        self._process = _SPAWN.Process(target=_work, args=(check, place, theirs, self._log))
+        self._process = context.Process(target=_work, args=(check, place, theirs, self._log))
         self._begin = time.monotonic()
         self._process.start()
         theirs.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -188,11 +186,7 @@ def test_python_examples_run(page, tiny_faces, tmp_path):
     if not code:
         pytest.skip("no Python in it")
     lay_out(tiny_faces, tmp_path)
-    program = "\n".join([f"import sys; sys.path.insert(0, {str(ROOT)!r})", *code])
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_script("-c", "\n".join([f"import os; os.chdir({str(tmp_path)!r})", *code]), check=True)
 
 
 def lay_out(faces: TinyFaces, folder: Path) -> None:

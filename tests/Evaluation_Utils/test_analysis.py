@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.analysis.bootstrap import (
     _weights,
@@ -24,12 +25,17 @@ from Utils.Evaluation_Utils.analysis.intervals import compare, intervals
 from Utils.Evaluation_Utils.analysis.kept_scores import (
     KeptScores,
     ProtocolScores,
+    keep_scores,
+    load_scores,
+    scores_path,
     subjects_of,
 )
 from Utils.Evaluation_Utils.analysis.pictures import plot_det
 from Utils.Evaluation_Utils.analysis.quality import discard_curve, discard_curves, read_quality
 from Utils.Evaluation_Utils.analysis.thresholds import at_thresholds, read_thresholds
+from Utils.Evaluation_Utils.report import evaluate_pairs
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
+from Utils.files import save_json
 
 NORMAL = NormalDist()
 APART = 2.5  # between the mean scores of matched and mismatched pairs, in standard deviations
@@ -359,3 +365,84 @@ def test_the_interval_of_a_mean_is_jeffreys_and_wider_over_few_people():
     low, high = mean_interval(found, np.arange(100) // 10)
     assert high - low > 2 * (0.4977 - 0.3080)
     assert mean_interval(np.ones(100))[1] == 1
+
+
+@pytest.fixture
+def kept_on_disk(tmp_path):
+    """A results file with its scores, as an evaluation writes them; returns how to make another."""
+
+    def write(name: str, seed: int = 0, folds: int = 4):
+        rng = np.random.default_rng(seed)
+        people = rng.normal(size=(40, 8))
+        left, right = (people + rng.normal(size=people.shape) for _ in range(2))
+        data = VerificationSet(
+            images=[None] * 80,
+            names=[f"{row % 40}/{row}" for row in range(80)],
+            left=np.arange(40),
+            right=40 + (np.arange(40) + np.arange(40) % 2) % 40,
+            same=np.arange(40) % 2 == 0,
+            folds=np.arange(40) * folds // 40,
+        )
+        features = np.concatenate((left, right))
+        results = evaluate_pairs(data, (features, features), ["cosine"])
+        path = tmp_path / f"{name}.json"
+        keep_scores(scores_path(path), data, features, results)
+        figures = {protocol: result.to_dict() for protocol, result in results.items()}
+        save_json(path, {"checkpoint": name, "results": figures})
+        return path
+
+    return write
+
+
+def test_scores_of_another_evaluation_are_not_taken_for_those_of_a_results_file(kept_on_disk):
+    one, two = kept_on_disk("one"), kept_on_disk("two", seed=1)
+    own = load_scores(two)
+    assert open_others(own, ["cosine"], str(one)).compared[0][1] == "one"
+    scores_path(two).replace(scores_path(one))
+    with pytest.raises(
+        DataError, match=r"one\.json and .*one_scores\.npz are not of one eval.*accuracy"
+    ):
+        open_others(own, ["cosine"], str(one))
+
+
+def test_results_that_can_t_be_compared_are_refused_before_the_work(kept_on_disk):
+    one, two = kept_on_disk("one"), kept_on_disk("two", folds=2)
+    with pytest.raises(DataError, match="other folds: pair 11 is in fold 1 there and 2 here"):
+        open_others(load_scores(one), ["cosine"], str(two))
+    with pytest.raises(DataError, match=r"one_scores\.npz holds no scores under insightface"):
+        open_others(load_scores(one), ["insightface"], str(one))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("cosine_wrong", lambda column: column.astype(int), r"cosine_wrong is \(40,\) of int64"),
+        ("cosine_scores", lambda column: column[:-1], r"cosine_scores is \(39,\)"),
+        ("same", lambda column: np.array(True), r"left is \(40,\)"),
+        ("same", lambda column: np.where(column, 1, -1), "same is .* of int64"),
+        ("norms", lambda column: column * np.nan, "value 1 of norms is NaN"),
+        ("left", lambda column: column + 80, "images that have no names"),
+        ("cosine_scores", None, "have no scores"),
+    ],
+)
+def test_damaged_scores_are_named(kept_on_disk, name, change, said):
+    path = scores_path(kept_on_disk("one"))
+    columns = dict(np.load(path))
+    column = columns.pop(name)
+    np.savez(path, **columns, **({name: change(column)} if change else {}))
+    with pytest.raises(DataError, match=rf"one_scores\.npz .*{said}"):
+        load_scores(path.with_name("one.json"))
+
+
+@pytest.mark.parametrize("place", ["half", "middle", "npy"])
+def test_files_that_are_no_npz_are_one_paragraph(kept_on_disk, place):
+    path = scores_path(kept_on_disk("one"))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 200] = bytes(byte ^ 0x5A for byte in content[middle : middle + 200])
+    path.write_bytes(content if place == "middle" else content[: middle + 9])
+    if place == "npy":
+        with open(path, "wb") as file:
+            np.save(file, np.arange(3))
+    with pytest.raises(DataError, match=r"one_scores\.npz can't be read"):
+        load_scores(path.with_name("one.json"))

@@ -15,10 +15,10 @@ from Utils.Evaluation_Utils.analysis.further import (
     draw_quality,
     further_figures,
     open_others,
-    read_results,
+    read_kept,
 )
 from Utils.Evaluation_Utils.analysis.intervals import figures_of, show_range
-from Utils.Evaluation_Utils.analysis.kept_scores import KeptScores, load_scores
+from Utils.Evaluation_Utils.analysis.kept_scores import KeptScores
 from Utils.Evaluation_Utils.analysis.thresholds import show_threshold
 from Utils.Evaluation_Utils.roc import auc, equal_error_rate, roc_curve, tar_at_far
 from Utils.Evaluation_Utils.verification import REPORTED_FARS
@@ -37,13 +37,12 @@ def main() -> None:
     parser.add_argument("--quality", default="", help="norm, or a file of 'image score' lines")
     flags = parser.parse_args()
     path = Path(flags.results)
-    values = read_results(path)
-    kept = load_scores(path)
+    values, kept = read_kept(path)
     asked = (flags.compare, flags.threshold_from, flags.quality)
     others = open_others(kept, list(kept.protocols), *asked)
     further = further_figures(kept, others, str(values.get("checkpoint")))
     for protocol, found in further.intervals.items():
-        values["results"].setdefault(protocol, {})["intervals"] = found
+        values["results"][protocol]["intervals"] = found
     save_json(path, {**values, **further.values})
     draw_quality(further.values, path.with_suffix(""), str(values.get("benchmark")))
     print(f"{format_warnings(further.warnings)}{values.get('benchmark')}, {len(kept.same):,} pairs")

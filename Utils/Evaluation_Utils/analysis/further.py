@@ -13,8 +13,10 @@ from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.analysis.intervals import (
     check_same_pairs,
+    common_protocols,
     compare,
     comparison_table,
+    figures_of,
     intervals,
 )
 from Utils.Evaluation_Utils.analysis.kept_scores import KeptScores, load_scores
@@ -31,6 +33,7 @@ from Utils.Evaluation_Utils.analysis.thresholds import (
     read_thresholds,
     thresholds_table,
 )
+from Utils.Evaluation_Utils.roc import auc, roc_curve
 from Utils.files import read_json
 
 
@@ -73,11 +76,12 @@ def open_others(
     compared = []
     both_kinds = bool(np.any(pairs.same)) and not np.all(pairs.same)
     for path in filter(None, map(str.strip, compare_with.split(","))):
-        checkpoint, scores = str(read_results(path).get("checkpoint")), load_scores(path)
+        values, scores = read_kept(path)
         if not both_kinds:
             raise DataError(f"{path}: pairs of one kind have no accuracy to compare.")
         check_same_pairs(pairs, scores)
-        compared.append((path, checkpoint, scores))
+        common_protocols(protocols, scores)
+        compared.append((path, str(values.get("checkpoint")), scores))
     thresholds = read_thresholds(threshold_from, protocols) if threshold_from else None
     if quality and not both_kinds:
         raise DataError(f"quality is {quality!r}, but pairs of one kind have no FNMR at an FMR.")
@@ -91,6 +95,36 @@ def read_results(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not isinstance(values.get("results"), dict):
         raise DataError(f"{path} is not the JSON file that an evaluation of pairs writes.")
     return values
+
+
+def read_kept(path: str | Path) -> tuple[dict[str, Any], KeptScores]:
+    """A results file and the scores beside it. Raises DataError if one of them can't be used, and
+    if they are of two evaluations, as where one of the files was copied or a run was interrupted.
+    """
+    values, kept = read_results(path), load_scores(path)
+    for protocol in sorted({*kept.protocols, *values["results"]}):
+        written = values["results"].get(protocol)
+        for name, figure in _figures(kept, protocol).items():
+            there = written.get(name) if isinstance(written, dict) else None
+            known = figure is not None and isinstance(there, int | float)
+            if not known or not np.isclose(there, figure, rtol=0, atol=1e-9):
+                raise DataError(
+                    f"{path} and {kept.source} are not of one evaluation: under {protocol}, the "
+                    f"{name} is {there} in the results file and {figure} by the scores. Evaluate "
+                    f"the checkpoint again."
+                )
+    return values, kept
+
+
+def _figures(kept: KeptScores, protocol: str) -> dict[str, float | None]:
+    """Figures of a protocol that tell one evaluation from another; None without its scores."""
+    if protocol not in kept.protocols:
+        return {"accuracy": None}
+    own = kept.protocols[protocol]
+    if own.wrong is None:
+        return {"median_score": float(np.median(own.scores))}
+    area = auc(roc_curve(own.scores, kept.same))
+    return {"accuracy": figures_of(kept, protocol)["accuracy"], "auc": area}
 
 
 def further_figures(kept: KeptScores, others: Others, checkpoint: str) -> Further:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,12 +47,7 @@ def compare(kept: KeptScores, other: KeptScores) -> dict[str, dict[str, Any]]:
     Raises DataError, naming a pair, if the pairs are not the same.
     """
     check_same_pairs(kept, other)
-    common = [protocol for protocol in kept.protocols if protocol in other.protocols]
-    if not common:
-        raise DataError(
-            f"{other.source} holds no scores under {', '.join(kept.protocols)}, to compare with; "
-            f"evaluate both with one --protocol."
-        )
+    common = common_protocols(kept.protocols, other)
     if any(side.protocols[common[0]].wrong is None for side in (kept, other)):
         raise DataError(f"{kept.source}: pairs of one kind have no accuracy to compare.")
     subjects = subjects_of(kept)
@@ -98,6 +93,24 @@ def check_same_pairs(kept: KeptScores | VerificationSet, other: KeptScores) -> N
             f"{other.source} has {len(other.same):,} pairs, this evaluation {len(kept.same):,}: "
             f"{_pair(longer, count)} is only {where}. Compare results on one list of pairs."
         )
+    if not np.array_equal(kept.folds, other.folds):
+        row = int(np.flatnonzero(kept.folds != other.folds)[0])
+        raise DataError(
+            f"{other.source} has these pairs in other folds: pair {row + 1} is in fold "
+            f"{other.folds[row] + 1} there and {kept.folds[row] + 1} here, so the thresholds are "
+            f"chosen on other pairs. Evaluate both with one pairs file."
+        )
+
+
+def common_protocols(protocols: Iterable[str], other: KeptScores) -> list[str]:
+    """The protocols that the other has too. Raises DataError for none."""
+    common = [protocol for protocol in protocols if protocol in other.protocols]
+    if not common:
+        raise DataError(
+            f"{other.source} holds no scores under {', '.join(protocols)}, to compare with; "
+            f"evaluate both with one --protocol."
+        )
+    return common
 
 
 def comparison_table(compared: dict[str, dict[str, Any]], other: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,12 @@ from Utils.Evaluation_Utils.verification import PROTOCOLS, VerificationResult
 from Utils.files import atomic_path
 
 _PAIRS = ("left", "right", "same", "folds")
+
+# What the columns hold, by the end of their names: kinds of NumPy's dtypes.
+_KINDS = {"names": "U", "norms": "f", "left": "iu", "right": "iu", "same": "b", "folds": "iu"} | {
+    "scores": "f",
+    "wrong": "b",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,21 +95,31 @@ def load_scores(results: Path | str) -> KeptScores:
             f"beside it. Evaluate that checkpoint again, or give the JSON file of another one."
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as file:
+            columns = {
+                name.removesuffix(".npy"): np.lib.format.read_array(file.open(name))
+                for name in file.namelist()
+            }
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"the scores {path} can't be read: {error}.") from None
     missing = [name for name in ("names", "norms", *_PAIRS) if name not in columns]
-    if missing:
-        raise DataError(f"the scores {path} have no {', '.join(missing)}: not of an evaluation.")
-    pairs = len(columns["same"])
-    lengths = {name: len(c) for name, c in columns.items() if name not in ("names", "norms")}
-    if set(lengths.values()) != {pairs} or len(columns["names"]) != len(columns["norms"]):
-        raise DataError(f"the scores {path} are damaged: their columns differ in length.")
+    if missing or not any(f"{protocol}_scores" in columns for protocol in PROTOCOLS):
+        lacking = ", ".join(missing) or "scores"
+        raise DataError(f"the scores {path} have no {lacking}: not of an evaluation.")
     for name, column in columns.items():
-        if name.endswith("scores") and not np.isfinite(column).all():
+        kind = _KINDS.get(name) or _KINDS.get(name.rpartition("_")[2], column.dtype.kind)
+        length = len(np.atleast_1d(columns["names" if name in ("names", "norms") else "same"]))
+        if column.shape != (length,) or column.dtype.kind not in kind:
+            raise DataError(
+                f"the scores {path} are damaged: {name} is {column.shape} of {column.dtype}, where "
+                f"{length:,} values are expected, as an evaluation writes them."
+            )
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
             row = int(np.flatnonzero(~np.isfinite(column))[0])
-            raise DataError(f"the scores {path} are damaged: {name} of pair {row + 1} is NaN.")
+            raise DataError(f"the scores {path} are damaged: value {row + 1} of {name} is NaN.")
+    rows = np.concatenate((columns["left"], columns["right"]))
+    if rows.size == 0 or not 0 <= rows.min() <= rows.max() < len(columns["names"]):
+        raise DataError(f"the scores {path} are damaged: pairs of images that have no names.")
     return _from_columns(columns, str(path))
 
 

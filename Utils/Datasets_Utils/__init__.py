@@ -16,6 +16,7 @@ formats/                    the table of formats, a file for each, and the write
 demo/                       the drawn faces that a fresh clone trains on
 generate_dataset_list.py    a command: write the image list of a training set
 make_pairs.py               a command: draw verification pairs for a folder of people
+align_faces.py              a command: align the faces of photographs
 convert_dataset.py          a command: convert a data set to another format
 check_dataset.py            a command: read every image of a training set, report what is wrong
 """

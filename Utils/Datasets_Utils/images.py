@@ -92,10 +92,11 @@ def read_encoded(path: str | os.PathLike[str]) -> np.ndarray:
         ) from None
 
 
-def decode_image(encoded: bytes | np.ndarray, place: str) -> np.ndarray:
+def decode_image(encoded: bytes | np.ndarray, place: str, flags: int = 0) -> np.ndarray:
     """The image in the bytes of a file as uint8 H×W×3 RGB.
 
-    place: the file and the place in it, for messages. A JPEG that only lacks its end marker, or
+    place: the file and the place in it, for messages. flags: of cv2.imdecode, beside
+    IMREAD_COLOR. A JPEG that only lacks its end marker, or
     that has bytes after it, is read with an ImageWarning. Raises ImageError for bytes that are not
     an image, and for a truncated JPEG: some versions of OpenCV fill the missing rows with grey.
     """
@@ -106,7 +107,7 @@ def decode_image(encoded: bytes | np.ndarray, place: str) -> np.ndarray:
     largest = int(header[1]) if header else 255
     try:
         if largest in (255, 65535):
-            image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+            image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | flags)
         else:  # which OpenCV does not scale
             image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
             image = np.uint8(np.clip(image * (255 / largest), 0, 255).round())

@@ -1,12 +1,27 @@
 """Photographs to aligned faces: the transform, the points, the files that a run leaves."""
 
+import csv
+import io
 import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
+from tests.conftest import ROOT, assert_one_paragraph, run_script
+from Utils.Datasets_Utils.alignment import photograph as photograph_module
 from Utils.Datasets_Utils.alignment.faces import Faces, choose
+from Utils.Datasets_Utils.alignment.landmarks.lists import read_landmarks
+from Utils.Datasets_Utils.alignment.photograph import open_photograph
+from Utils.Datasets_Utils.alignment.run import align, sheet_path
 from Utils.Datasets_Utils.alignment.transform import (
     TEMPLATE,
     move,
@@ -16,6 +31,10 @@ from Utils.Datasets_Utils.alignment.transform import (
     template,
     warp,
 )
+from Utils.Datasets_Utils.alignment.work import Settings
+from Utils.Datasets_Utils.alignment.yunet import FILES, open_yunet
+from Utils.Datasets_Utils.images import ImageError, read_image
+from Utils.errors import DataError, RunError
 
 # --- the transform -------------------------------------------------------------------------------
 
@@ -105,3 +124,459 @@ def test_which_face_of_several_is_taken():
     size = (100, 100)
     assert [choose(faces, which, size)[0] for which in ("largest", "central", "best")] == [2, 1, 0]
     assert choose(faces, "all", size) == [2, 0, 1]
+
+
+# --- photographs of any kind ---------------------------------------------------------------------
+
+
+def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def saved(image: Image.Image, kind: str, **how) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    ramp = np.tile(np.linspace(0, 255, image.width).astype(np.uint8), (image.height, 1))
+    image.putalpha(Image.fromarray(ramp))
+    return image
+
+
+KINDS = {
+    "grey jpeg": lambda image: saved(image.convert("L"), "JPEG"),
+    "grey png": lambda image: saved(image.convert("L"), "PNG"),
+    "grey png with alpha": lambda image: saved(image.convert("LA"), "PNG"),
+    "palette": lambda image: saved(image.convert("P"), "PNG"),
+    "gif": lambda image: saved(image.convert("P"), "GIF"),
+    "rgba png": lambda image: saved(with_alpha(image), "PNG"),
+    "rgba webp": lambda image: saved(with_alpha(image), "WEBP", lossless=True, exact=True),
+    "rgba tiff": lambda image: saved(with_alpha(image), "TIFF"),
+    "cmyk jpeg": lambda image: saved(image.convert("CMYK"), "JPEG", quality=95, subsampling=0),
+    "cmyk tiff": lambda image: saved(image.convert("CMYK"), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_photographs_of_every_kind_have_the_pixels_that_pillow_gives_them(kind):
+    encoded = KINDS[kind](Image.fromarray(smooth(64, 50)))
+    reference = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    found = open_photograph(encoded, "x").image
+    assert np.abs(found.astype(int) - reference).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_sixteen_bits_become_eight(suffix, colours):
+    image = smooth(64, 50)
+    deep = image.astype(np.uint16) * 257
+    stored = deep[..., 0] if colours == 1 else deep[..., ::-1]
+    encoded = cv2.imencode(suffix, stored)[1].tobytes()
+    expected = image if colours == 3 else np.repeat(image[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(open_photograph(encoded, "x").image, expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_turns_the_photograph_and_its_points(kind, orientation):
+    image = smooth(40, 72)
+    image[8:16, 40:48] = (255, 0, 0)  # a block; its centre:
+    stored = np.array([[43.5, 11.5]])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    how = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
+    encoded = saved(Image.fromarray(image), kind, exif=exif, **({} if kind in "PNG TIFF" else how))
+    reference = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
+    photograph = open_photograph(encoded, "x")
+    assert np.abs(photograph.image.astype(int) - reference).max() <= 1
+    assert photograph.size == reference.shape[:2]
+    x, y = np.rint(photograph.upright(stored)[0] - 0.5).astype(int)
+    block = photograph.image[y - 3 : y + 5, x - 3 : x + 5].astype(int)
+    assert np.abs(block - (255, 0, 0)).mean() < 20
+
+
+def test_a_large_jpeg_is_decoded_smaller_and_other_large_files_are_a_reason(monkeypatch):
+    monkeypatch.setattr(photograph_module, "MOST_PIXELS", 100_000)
+    image = Image.fromarray(smooth(600, 800))
+    photograph = open_photograph(saved(image, "JPEG", quality=95), "x")
+    assert photograph.image.shape == (150, 200, 3)
+    assert photograph.size == (600, 800)
+    ends = np.array([[-0.5, -0.5], [799.5, 599.5]])  # of the pixels at the corners
+    assert photograph.on_image(ends) == pytest.approx(np.array([[-0.5, -0.5], [199.5, 149.5]]))
+    assert photograph.on_photograph(photograph.on_image(ends)) == pytest.approx(ends)
+    for encoded in (saved(image, "PNG"), saved(image, "JPEG", progressive=True)):
+        with pytest.raises(ImageError, match="800×600 pixels are more than the 100,000"):
+            open_photograph(encoded, "x")
+
+
+# --- given landmarks -----------------------------------------------------------------------------
+
+POINTS = np.array([(30.5, 40), (70, 41.25), (50, 60), (35, 80), (66, 81)])
+FLAT = " ".join(f"{value:g}" for value in POINTS.ravel())
+NAMES = "left_eye right_eye nose left_mouth right_mouth"
+HEADER = ",".join(f"{name}_{axis}" for name in NAMES.split() for axis in "xy")
+COMMAS = FLAT.replace(" ", ",")
+
+
+def sixty_eight() -> str:
+    """68 points whose five are POINTS: corners of an eye on either side of it."""
+    points = np.random.default_rng(0).uniform(0, 100, (68, 2))
+    points[[36, 39, 42, 45]] = POINTS[[0, 0, 1, 1]] + np.array([[-5, 1], [5, -1], [-6, 0], [6, 0]])
+    points[[30, 48, 54]] = POINTS[2:]
+    return " ".join(f"{value:.6f}" for value in points.ravel())
+
+
+FORMS = {
+    "five": f"a.jpg {FLAT}\nb.jpg {FLAT}\n",
+    "tabs and a name with blanks": "\t".join(["a b, c.jpg", *FLAT.split()]) + "\n",
+    "commas": f"a.jpg,{COMMAS}\n",
+    "ijb": f"1.jpg {FLAT} 0.91\n2.jpg {FLAT} 1.0\n",
+    "rfw": f"/test/data/African/m.01/m.01_0001.jpg\t3\t{FLAT}\n",
+    "68": f"a.jpg {sixty_eight()}\n",
+    "celeba": f"1\n{HEADER.replace(',', ' ').replace('left_', 'left')}\na.jpg  {FLAT}\n",
+    "vggface2": f"NAME_ID,{','.join(f'P{i}{a}' for i in range(1, 6) for a in 'XY')}\n"
+    f'"n01/01",{COMMAS}\n'.replace("NAME_ID", "image"),
+    "numbered from 0": f"{','.join(f'x_{i},y_{i}' for i in range(5))},file\n{COMMAS},a.jpg\n",
+    "all x first": "file;x1;x2;x3;x4;x5;y1;y2;y3;y4;y5\na.jpg;"
+    + ";".join(f"{value:g}" for value in POINTS.T.ravel())
+    + "\n",
+    "named points and a box": f"file,x1,y1,x2,y2,{HEADER},confidence\n"
+    f"a.jpg,1,2,99,98,{COMMAS},0.5\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_landmarks_are_read_in_every_public_form(form, tmp_path):
+    (tmp_path / "list.txt").write_text(FORMS[form])
+    found = read_landmarks(tmp_path / "list.txt")
+    assert found.points[0] == pytest.approx(POINTS, abs=1e-5)
+    scores = {"ijb": 0.91, "named points and a box": 0.5}
+    assert found.scores[0] == pytest.approx(scores.get(form, np.nan), nan_ok=True)
+    if form == "named points and a box":
+        assert found.boxes[0].tolist() == [1, 2, 99, 98]
+    if "blanks" in form:
+        assert found.names == ["a b, c.jpg"]
+
+
+MISTAKES = {
+    "score or label": (f"a.jpg 0 {FLAT}\nb.jpg 0.5 {FLAT}\n", "neither the last is a score"),
+    "other numbers": (f"a.jpg {FLAT} 5 6\n", "an image and 12 numbers"),
+    "a line of another form": (f"a.jpg {FLAT}\nb.jpg 1 2\n", "line 2: 'b.jpg 1 2' is not"),
+    "two columns for an eye": (
+        f"file,{HEADER},left_eye_outer_x\na.jpg,{COMMAS},1\n",
+        "left_eye_x and left_eye_outer_x may both be the left eye",
+    ),
+    "no point": ("file,label\na.jpg,1\n", "the five points"),
+    "fields": (f"file,{HEADER}\na,b.jpg,{COMMAS}\n", "line 2: 12 fields, but its header"),
+    "a word": (f"file,{HEADER}\na.jpg,{COMMAS.replace('60', 'x')}\n", "line 2: .*not a number"),
+    "empty": ("", "is empty"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_could_be_read_in_two_ways_is_refused(mistake, tmp_path):
+    text, said = MISTAKES[mistake]
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_landmarks(tmp_path / "list.txt")
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """(folder, list of landmarks) of 12 photographs, six of which can't be aligned."""
+    folder = tmp_path_factory.mktemp("my photos") / "photos"
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(12):
+        name = f"person {number % 3}/{number}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), smooth(300, 400, number)[..., ::-1])
+        matrix = cv2.getRotationMatrix2D((56, 56), rng.uniform(-30, 30), rng.uniform(1, 1.6))
+        points = move(TEMPLATE, matrix) + (120, 80)
+        if number == 7:
+            points = points[[1, 0, 2, 4, 3]]
+        if number == 8:
+            points[:] = 5
+        if number == 9:
+            points += 5000
+        lines.append(" ".join([name.replace(" ", "_"), *(f"{v:.3f}" for v in points.ravel())]))
+    (folder / "person 0/0.png").rename(folder / "person 0/0.jpg")  # a PNG all the same
+    lines[0] = lines[0].replace(".png", ".jpg")
+    (folder / "person 1/empty.jpg").touch()
+    (folder / "person 1/notes.jpg").write_text("no image\n")
+    Image.new("1", (20_000, 20_000)).save(folder / "person 1/huge.png")
+    lines += [f"person_1/{name} {FLAT}" for name in ("empty.jpg", "notes.jpg", "huge.png")]
+    landmarks = folder.parent / "landmarks.csv"
+    text = [line.replace(" ", "\t").replace("_", " ") for line in lines]
+    landmarks.write_text("".join(f"{line}\n" for line in text))
+    return folder, landmarks
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def rows_of(output):
+    with open(output / "aligned.csv", encoding="utf-8", newline="") as file:
+        return {(row["file"], row["face"]): row for row in csv.DictReader(file)}
+
+
+def run(photos, output, **how):
+    folder, landmarks = photos
+    settings = {"landmarks": landmarks} | how.pop("settings", {})
+    return align(folder, output, Settings(**settings), **({"num_workers": 0} | how))
+
+
+def test_crops_are_the_published_recipes_and_what_failed_is_a_line(photos, tmp_path):
+    output = tmp_path / "out"
+    said = run(photos, output, settings={"size": (112, 96), "border": (9, 99, 199)})
+    rows = rows_of(output)
+    assert len(rows) == 15
+    reasons = {file: row["reason"] for (file, _), row in rows.items() if row["reason"]}
+    assert sorted(reasons) == [
+        *("person 0/9.png", "person 1/7.png", "person 1/empty.jpg", "person 1/huge.png"),
+        *("person 1/notes.jpg", "person 2/8.png"),
+    ]
+    words = ("outside", "swapped", "empty", "20,000×20,000 pixels", "not an image", "one place")
+    assert all(word in reasons[file] for word, file in zip(words, sorted(reasons), strict=True))
+    assert "9 crops of 112×96 from 15 photographs" in said
+    given = read_landmarks(photos[1])
+    for (file, _), row in rows.items():
+        if row["reason"]:
+            assert not row["crop"]
+            assert not (output / file).exists()
+            continue
+        points = given.points[given.names.index(file)]
+        image = cv2.imread(str(photos[0] / file))
+        matrix = similarity(points, TEMPLATE - (8, 0))
+        expected = cv2.warpAffine(image, matrix, (96, 112), borderValue=(199, 99, 9))
+        found = cv2.imread(str(output / row["crop"]))
+        difference = np.abs(found.astype(int) - expected)
+        assert row["crop"] == file
+        assert difference.max() <= (0 if file.endswith(".png") else 6)
+        written = [float(row[f"{name}_{axis}"]) for name in NAMES.split() for axis in "xy"]
+        assert written == pytest.approx(points.ravel().tolist(), abs=0.006)
+    # The report can be read as landmarks, and gives the same crops.
+    again = read_landmarks(output / "aligned.csv")
+    assert len(again.names) == 12
+    assert "person 1/empty.jpg" not in again.names
+    assert sheet_path(output).exists()
+    assert not sheet_path(output).is_relative_to(output)
+
+
+def test_several_processes_and_an_interrupted_run_leave_the_same_files(photos, tmp_path):
+    run(photos, tmp_path / "whole")
+    whole = files_of(tmp_path / "whole")
+    run(photos, tmp_path / "processes", num_workers=2)
+    assert files_of(tmp_path / "processes") == whole
+    # As a killed run leaves it: half a line, crops without a line, half a crop.
+    output = tmp_path / "whole"
+    lines = whole["aligned.csv"].split(b"\n")[1:]
+    (output / ".aligned.part.csv").write_bytes(b"\n".join(lines[:6]) + b"\n" + lines[6][:30])
+    (output / "aligned.csv").unlink()
+    (output / "person 2/.5.png.abcdefgh.png").write_bytes(b"half")
+    (output / "person 2/11.png").unlink()
+    before = (output / "person 0/0.jpg").stat().st_mtime_ns
+    run(photos, output)
+    assert files_of(output) == whole
+    assert (output / "person 0/0.jpg").stat().st_mtime_ns == before  # is not done again
+
+
+def test_a_run_that_was_killed_goes_on(photos, tmp_path):
+    folder = tmp_path / "many"
+    for copy in range(60):
+        shutil.copytree(photos[0] / "person 2", folder / f"{copy:02d}/person 2")
+    text = [line for line in photos[1].read_text().splitlines() if line.startswith("person 2")]
+    lines = [f"{copy:02d}/{line}\n" for copy in range(60) for line in text]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "Utils.Datasets_Utils.align_faces", str(folder), str(output)]
+    command += ["--landmarks", str(tmp_path / "list.txt")]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    part = output / ".aligned.part.csv"
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 100):
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (output / "aligned.csv").exists()
+    for folder_of_crops in (output, tmp_path / "whole"):
+        align(folder, folder_of_crops, Settings(landmarks=tmp_path / "list.txt"), num_workers=0)
+    assert files_of(output) == files_of(tmp_path / "whole")
+
+
+def test_an_archive_and_a_list_give_the_same_crops(photos, tmp_path):
+    folder, landmarks = photos
+    run(photos, tmp_path / "tree")
+    tree = files_of(tmp_path / "tree")
+    crops = {name: content for name, content in tree.items() if name.startswith("person")}
+    for kind in ("zip", "tar"):
+        shutil.make_archive(str(tmp_path / "photos"), kind, folder)
+        run((tmp_path / f"photos.{kind}", landmarks), tmp_path / kind)
+        assert files_of(tmp_path / kind) == tree
+    listed = [f"{folder}/{name}" for name in crops]
+    (tmp_path / "list.txt").write_text("\n".join(listed))
+    absolute = landmarks.read_text().replace("person", f"{folder}/person")
+    (tmp_path / "absolute.txt").write_text(absolute)
+    run((tmp_path / "list.txt", tmp_path / "absolute.txt"), tmp_path / "listed")
+    made = files_of(tmp_path / "listed")
+    assert sorted(c for n, c in made.items() if n.endswith("g")) == sorted(crops.values())
+    assert all(not name.startswith("..") for name in made)
+
+
+def test_lists_in_another_encoding_name_the_photographs(tmp_path):
+    name = "张三/一.png"
+    (tmp_path / "photos/张三").mkdir(parents=True)
+    cv2.imencode(".png", smooth(120, 120))[1].tofile(tmp_path / "photos" / name)
+    (tmp_path / "list.txt").write_bytes(f"{name}  0\n".encode("gbk"))
+    (tmp_path / "points.txt").write_bytes(f"{name} {FLAT}\n".encode("gbk"))
+    output = tmp_path / "out"
+    settings = Settings(landmarks=tmp_path / "points.txt")
+    photos = tmp_path / "photos"
+    align(photos, output, settings, file_list=tmp_path / "list.txt", num_workers=0)
+    assert (output / name).exists()
+    assert (name, "1") in rows_of(output)
+
+
+def test_all_faces_or_one_and_what_is_doubtful(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(smooth(400, 600)).save(tmp_path / "photos/a.gif")
+    faces = [TEMPLATE * 1.5 + (20, 60), TEMPLATE * 0.4 + (300, 10)]
+    turn = cv2.getRotationMatrix2D((56, 56), 90, 1.4)
+    faces.append(move(TEMPLATE, turn) + (400, 200))
+    texts = (" ".join(f"{v:.2f}" for v in points.ravel()) for points in faces)
+    scores = (0.9, 0.3, 0.8)
+    lines = [f"a.gif {text} {score}\n" for text, score in zip(texts, scores, strict=True)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    photos = tmp_path / "photos", tmp_path / "list.txt"
+    run(photos, tmp_path / "all", settings={"which": "all"})
+    rows = rows_of(tmp_path / "all")
+    assert [rows["a.gif", n]["doubts"] for n in "123"] == ["", "turned", "score small"]
+    crops = [rows["a.gif", n]["crop"] for n in "123"]
+    assert crops == ["a.gif.png", "a.gif.face2.png", "a.gif.face3.png"]
+    assert all((tmp_path / "all" / crop).exists() for crop in crops)
+    run(photos, tmp_path / "one", settings={"which": "best"})
+    ((_, row),) = rows_of(tmp_path / "one").items()
+    assert row["score"] == "0.9000"
+    assert row["doubts"] == "several"
+
+
+def test_photographs_and_other_crops_are_never_overwritten(photos, tmp_path):
+    folder = photos[0]
+    for output in (folder, folder.parent):
+        with pytest.raises(RunError, match="holds the photographs themselves"):
+            run(photos, output)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/x.txt").touch()
+    with pytest.raises(RunError, match="has other files in it"):
+        run(photos, tmp_path / "other")
+    run(photos, tmp_path / "out")
+    with pytest.raises(RunError, match=r"size \[112, 112\], not \[112, 96\]"):
+        run(photos, tmp_path / "out", settings={"size": (112, 96)})
+
+
+def test_crops_inside_the_tree_of_photographs_are_not_photographs(photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos[0], folder)
+    for _ in range(2):
+        run((folder, photos[1]), folder / "out")
+        assert len(rows_of(folder / "out")) == 15
+
+
+def test_landmarks_with_other_folders_say_how_many_to_drop(photos, tmp_path):
+    text = photos[1].read_text().replace("person", "/test/data/person")
+    (tmp_path / "list.txt").write_text(text)
+    other = photos[0], tmp_path / "list.txt"
+    with pytest.raises(DataError, match="--drop_folders 3"):
+        run(other, tmp_path / "out")
+    run(other, tmp_path / "out", drop_folders=3)
+    assert len(files_of(tmp_path / "out")) == 9 + 2
+
+
+def test_points_of_a_photograph_that_is_stored_turned(tmp_path):
+    """Given in the pixels of either frame, the same crop."""
+    image = smooth(300, 400)
+    upright = TEMPLATE * 1.5 + (100, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # is to be turned clockwise
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.rot90(image)).save(tmp_path / "photos/a.png", exif=exif)
+    stored = np.column_stack((upright[:, 1], 399 - upright[:, 0]))
+    crops = []
+    for frame, points in (("upright", upright), ("stored", stored)):
+        text = " ".join(f"{value:.4f}" for value in points.ravel())
+        (tmp_path / f"{frame}.txt").write_text(f"a.png {text}\n")
+        settings = {"landmarks_frame": frame}
+        run((tmp_path / "photos", tmp_path / f"{frame}.txt"), tmp_path / frame, settings=settings)
+        crops.append(cv2.imread(str(tmp_path / frame / "a.png"))[..., ::-1])
+    expected = warp(image, similarity(upright, TEMPLATE))
+    for crop in crops:  # the points were written with four decimals
+        assert np.abs(crop.astype(int) - expected).max() <= 1
+
+
+def test_a_person_without_points_or_with_aligned_faces_is_told_what_to_do(photos, tmp_path):
+    missing = run_script("-m", "Utils.Datasets_Utils.align_faces", str(photos[0]), "out")
+    assert_one_paragraph(missing, "--landmarks", "--detector", "Pretrained/README.md")
+    (tmp_path / "faces").mkdir()
+    Image.fromarray(smooth(112, 112)).save(tmp_path / "faces/a.jpg")
+    (tmp_path / "list.txt").write_text(f"a.jpg {FLAT}\n")
+    said = run((tmp_path / "faces", tmp_path / "list.txt"), tmp_path / "out")
+    assert "look as if they were aligned already" in said
+    assert "1 crops" in said
+
+
+# --- YuNet ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def yunet_file() -> Path:
+    """YuNet's weights, in Pretrained/ or in the folder that FACE_TEST_WEIGHTS names."""
+    folders = [
+        Path(os.environ.get("FACE_TEST_WEIGHTS") or ROOT / "Pretrained"),
+        ROOT / "Pretrained",
+    ]
+    found = [folder / name for folder in folders for name in FILES if (folder / name).is_file()]
+    if not found:
+        pytest.skip(f"no {FILES[0]} in Pretrained/ (or name its folder: FACE_TEST_WEIGHTS)")
+    return found[0]
+
+
+def test_yunet_finds_the_points_of_faces_of_any_size_and_several(yunet_file, shared_data):
+    detector = open_yunet(yunet_file)
+    files = sorted((shared_data / "lfw_half/images").glob("*/*.jpg"))[:600:60]
+    faces = [read_image(file) for file in files]
+    for scale in (0.5, 1, 4, 12):
+        errors = []
+        for face in faces:
+            side = round(112 * scale)
+            canvas = np.full((side * 3 // 2, side * 2, 3), 90, np.uint8)
+            canvas[side // 4 :, side // 2 :][:side, :side] = cv2.resize(face, (side, side))
+            found = detector.detect(canvas)
+            row = choose(found, "best", canvas.shape[:2])[0]
+            points = (found.points[row] - (side // 2, side // 4)) / scale
+            errors.append(np.abs(points - TEMPLATE).mean())
+        assert np.mean(errors) < 4, scale
+    group = np.full((400, 900, 3), 90, np.uint8)
+    for number, face in enumerate(faces[:3]):
+        group[150:262, 100 + 300 * number :][:, :112] = face
+    assert len(detector.detect(group)) == 3
+    assert not len(detector.detect(np.zeros((1, 1, 3), np.uint8)))
+
+
+def test_without_yunets_file_the_error_says_where_it_is_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"Pretrained/README.md says where it is published"):
+        open_yunet()
+    (tmp_path / "x.onnx").write_bytes(b"no network")
+    with pytest.raises(DataError, match=r"x.onnx can't be read as YuNet"):
+        open_yunet(tmp_path / "x.onnx")

@@ -1,11 +1,24 @@
-"""The faces that are found in one photograph, and which of them is taken."""
+"""The faces that are found in one photograph: which of them is taken, and what is doubtful."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from Utils.Datasets_Utils.alignment import transform
+
 WHICH = ("largest", "central", "best", "all")  # which face of several
+
+# Why to look at a crop, which may not show what it should.
+DOUBTS = {
+    "score": "the detector is not sure",
+    "turned": "the face is turned by more than 45 degrees in the picture",
+    "small": "the crop shows it more than twice as large as the picture",
+    "several": "another face is at least half as large",
+    "misfit": "the points are far from the template's: a face from the side, or wrong points",
+    "outside": "a point is outside the picture",
+}
+_TURNED, _SMALL, _SEVERAL, _MISFIT = 45.0, 2.0, 0.5, 8.0  # degrees, times, times, pixels of 112
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +75,33 @@ def choose(faces: Faces, which: str, size: tuple[int, int]) -> list[int]:
         keys = np.where(np.isnan(faces.scores), 0, -faces.scores)
     order = np.lexsort((-areas, keys)).tolist()
     return order if which == "all" else order[:1]
+
+
+def doubts_about(
+    faces: Faces,
+    row: int,
+    size: tuple[int, int],
+    crop_height: int,
+    doubtful_score: float,
+    taking_all: bool,
+) -> list[str]:
+    """The words of DOUBTS that hold for a face, whose points can be used.
+
+    size: (height, width) of the picture. doubtful_score: below which the detector is not sure.
+    taking_all: whether the other faces are taken too.
+    """
+    points = faces.points[row]
+    matrix = transform.similarity(points, transform.TEMPLATE)
+    left, top, right, bottom = faces.extents.T
+    areas = (right - left) * (bottom - top)
+    others = np.delete(areas, row)
+    inside = (points >= -0.5).all() and (points < np.array(size[::-1]) - 0.5).all()
+    found = {
+        "score": faces.scores[row] < doubtful_score,
+        "turned": abs(transform.rotation(matrix)) > _TURNED,
+        "small": transform.enlargement(matrix) * crop_height / 112 > _SMALL,
+        "several": not taking_all and bool((others >= _SEVERAL * areas[row]).any()),
+        "misfit": transform.misfit(points, matrix, transform.TEMPLATE) > _MISFIT,
+        "outside": not inside,
+    }
+    return [word for word, holds in found.items() if holds]

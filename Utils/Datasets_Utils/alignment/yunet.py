@@ -17,7 +17,10 @@ FOLDER = Path("Pretrained")
 FILES = ("face_detection_yunet_2023mar.onnx", "yunet_n_640_640.onnx")
 _LEAST_SCORE = 0.6  # of a face, as in OpenCV's example
 _OVERLAP, _MOST = 0.3, 5000  # OpenCV's: of two boxes of one face; faces before they are compared
-_SIDES = (1280, 320)  # pixels of the longer side: small faces, and faces that fill the picture
+# Pixels of the longer side: first for small faces, then for those that fill the picture. From
+# _LARGE pixels in the first on, the second's points are better; both are asked around that size.
+_SIDES = (960, 320)
+_LARGE, _AROUND = 300, 1.25
 
 
 class YuNet:
@@ -36,13 +39,20 @@ class YuNet:
             ) from None
 
     def detect(self, image: np.ndarray) -> Faces:
-        """As in `Detector`. Where the first of _SIDES shows no face, the next one may."""
-        longer = max(image.shape[:2])
-        for side in _SIDES:
-            found = self._detect(image, min(1.0, side / longer))
-            if len(found) or side >= longer:
-                break
-        return found
+        """As in `Detector`."""
+        first, second = (min(1.0, side / max(image.shape[:2])) for side in _SIDES)
+        small = self._detect(image, first)
+        if first == second:
+            return small
+        large = self._detect(image, second)
+        found = _join(
+            _rows(small, _heights(small) * first < _LARGE * _AROUND),
+            _rows(large, _heights(large) * first > _LARGE / _AROUND),
+        )
+        corner_and_size = found.boxes.copy()
+        corner_and_size[:, 2:] -= found.boxes[:, :2]
+        kept = cv2.dnn.NMSBoxes(corner_and_size.tolist(), found.scores.tolist(), 0.0, _OVERLAP)
+        return _rows(found, np.array(kept, int).reshape(-1))
 
     def _detect(self, image: np.ndarray, scale: float) -> Faces:
         height, width = image.shape[:2]
@@ -58,6 +68,22 @@ class YuNet:
         points = rows[:, 4:14].reshape(-1, 5, 2) * scales
         corners = np.concatenate((rows[:, :2], rows[:, :2] + rows[:, 2:4]), axis=1)
         return Faces(corners * np.tile(scales, 2), points, rows[:, 14])
+
+
+def _heights(faces: Faces) -> np.ndarray:
+    return faces.boxes[:, 3] - faces.boxes[:, 1]
+
+
+def _rows(faces: Faces, rows: np.ndarray) -> Faces:
+    return Faces(faces.boxes[rows], faces.points[rows], faces.scores[rows])
+
+
+def _join(*parts: Faces) -> Faces:
+    return Faces(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.points for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+    )
 
 
 def open_yunet(file: Path | None = None) -> YuNet:

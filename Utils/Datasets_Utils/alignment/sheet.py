@@ -1,0 +1,86 @@
+"""The contact sheet: photographs to look at, with the points that were found, and their crops."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from Utils.Datasets_Utils.alignment.photograph import open_photograph
+from Utils.Datasets_Utils.alignment.report import Line
+from Utils.Datasets_Utils.alignment.work import NOT_NAMED
+from Utils.Datasets_Utils.images import ImageError, read_image
+from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.files import atomic_path
+
+_OF_A_KIND, _COLUMNS = 20, 5  # faces of each kind of doubt; faces beside each other
+_PICTURE, _CROP, _TEXT, _GAP = 160, 112, 44, 8  # pixels
+_LETTERS = 46
+_INK, _POINT = (20, 20, 20), (0, 255, 0)
+
+
+def draw_sheet(
+    lines: Sequence[Line],
+    store: ImageStore,
+    rows: Mapping[str, int],
+    folder: Path,
+    path: Path,
+) -> Path | None:
+    """Write the first lines of each kind of doubt or reason as one JPEG; returns its path, or None
+    if there is nothing to look at. rows: of the photographs in the store. folder: of the crops."""
+    shown = _shown(lines)
+    tiles = [tile for line in shown if (tile := _tile(line, store, rows[line.file], folder))]
+    path.unlink(missing_ok=True)
+    if not tiles:
+        return None
+    width, height = tiles[0].size
+    across = min(_COLUMNS, len(tiles))
+    sheet = Image.new("RGB", (across * width, -(-len(tiles) // across) * height), "white")
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % across * width, number // across * height))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, "JPEG", quality=85)
+    return path
+
+
+def _shown(lines: Sequence[Line]) -> list[Line]:
+    seen: Counter[str] = Counter()
+    shown = []
+    for line in lines:
+        kinds = line.doubts.split() or [line.reason]
+        if kinds not in ([""], [NOT_NAMED]) and any(seen[kind] < _OF_A_KIND for kind in kinds):
+            seen.update(kinds)
+            shown.append(line)
+    return shown
+
+
+def _tile(line: Line, store: ImageStore, row: int, folder: Path) -> Image.Image | None:
+    """A photograph, its crop if there is one, and their names; None for one that can't be read."""
+    try:
+        photograph = open_photograph(store.encoded(row), "")
+    except ImageError:
+        return None
+    tile = Image.new("RGB", (_PICTURE + _CROP + 3 * _GAP, _PICTURE + _TEXT + _GAP), "white")
+    picture = Image.fromarray(photograph.image)
+    picture.thumbnail((_PICTURE, _PICTURE))
+    draw = ImageDraw.Draw(picture)
+    scale = picture.width / photograph.size[1]
+    if all(line.points):
+        for x, y in np.array(line.points, float).reshape(5, 2) * scale:
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), outline=_POINT)
+    if all(line.box):
+        draw.rectangle(tuple(np.array(line.box, float) * scale), outline=_POINT)
+    tile.paste(picture, (_GAP, _GAP))
+    if line.crop:
+        crop = Image.fromarray(read_image(folder / line.crop))
+        crop.thumbnail((_CROP, _PICTURE))
+        tile.paste(crop, (_PICTURE + 2 * _GAP, _GAP))
+    text = f"{line.file[-_LETTERS:]}\n{(line.doubts or line.reason)[:_LETTERS]}"
+    text += f"   score {line.score}" if line.score else ""
+    text = text.encode("utf-8", "replace").decode()
+    draw = ImageDraw.Draw(tile)
+    draw.text((_GAP, _PICTURE + _GAP + 2), text, _INK, ImageFont.load_default(11))
+    return tile

@@ -1,0 +1,169 @@
+"""What is done with one photograph: its faces are found, and their crops are written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from Utils.Datasets_Utils.alignment import transform
+from Utils.Datasets_Utils.alignment.detectors import DETECTORS
+from Utils.Datasets_Utils.alignment.faces import Detector, Faces, choose, doubts_about
+from Utils.Datasets_Utils.alignment.landmarks.lists import GivenFaces
+from Utils.Datasets_Utils.alignment.photograph import Photograph, open_photograph
+from Utils.Datasets_Utils.alignment.report import Line, nothing, texts
+from Utils.Datasets_Utils.appearance import ALIGNED
+from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.training_set import ImageStore
+from Utils.errors import RunError
+from Utils.files import atomic_path, make_folder
+
+_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
+_QUALITY += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+_QUALITY += [cv2.IMWRITE_WEBP_QUALITY, 101]  # lossless
+
+
+NOT_NAMED = "the list of landmarks does not name it"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How faces are found and crops made.
+
+    size: (height, width) of the crops. border: RGB of what is outside a photograph. which: a word
+    of `faces.WHICH`. detector: a row of DETECTORS; empty: given landmarks alone. detector_file: its
+    weights; None: those in Pretrained/. landmarks: a list of them, which comes first where there
+    is a detector too. landmarks_frame: whether they are points of the "upright" photograph or of
+    the "stored" one, where EXIF data say that it is to be turned.
+    """
+
+    size: tuple[int, int] = (112, 112)
+    border: tuple[int, int, int] = (0, 0, 0)
+    which: str = "largest"
+    detector: str = ""
+    detector_file: Path | None = None
+    landmarks: Path | None = None
+    landmarks_frame: str = "upright"
+
+    def open_detector(self) -> Detector | None:
+        """Raises DataError without its weights."""
+        return DETECTORS[self.detector].open(self.detector_file) if self.detector else None
+
+
+class Work(Dataset):
+    """Aligns the photograph of an index: a list of its lines, or the text of a RunError."""
+
+    def __init__(
+        self,
+        store: ImageStore,
+        rows: np.ndarray,
+        given: GivenFaces | None,
+        settings: Settings,
+        output: Path,
+        crops: list[str],
+    ) -> None:
+        self.store, self.rows, self.given = store, rows, given
+        self.settings, self.output, self.crops = settings, output, crops
+        self.indices: Sequence[int] = range(len(rows))
+        self._detector: Detector | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> list[Line] | str:
+        index = self.indices[item]
+        row = int(self.rows[index])
+        name = self.store.name(row)
+        if self.given and not self.settings.detector and not len(self.given.of(row)):
+            return [nothing(name, NOT_NAMED)]
+        try:
+            photograph = open_photograph(self.store.encoded(row), "")
+            faces = self._faces(photograph, row)
+            if not len(faces):
+                return [nothing(name, _no_face(photograph))]
+            chosen = choose(faces, self.settings.which, photograph.image.shape[:2])
+            return [
+                self._crop(photograph, faces, face, number, name, self.crops[index])
+                for number, face in enumerate(chosen, 1)
+            ]
+        except ImageError as error:
+            return [nothing(name, str(error).removeprefix(": "))]
+        except RunError as error:
+            return str(error)
+
+    def _faces(self, photograph: Photograph, row: int) -> Faces:
+        """The faces, in pixels of the photograph's image."""
+        if self.given:
+            faces = self.given.of(row)
+            if len(faces):
+                return _on_image(faces, photograph, self.settings.landmarks_frame)
+        if self._detector is None:
+            self._detector = self.settings.open_detector()
+        return self._detector.detect(photograph.image)
+
+    def _crop(
+        self,
+        photograph: Photograph,
+        faces: Faces,
+        face: int,
+        number: int,
+        name: str,
+        crop: str,
+    ) -> Line:
+        settings, points = self.settings, faces.points[face]
+        box = photograph.on_photograph(faces.boxes[face].reshape(2, 2))
+        facts = (texts(box), texts(photograph.on_photograph(points)))
+        score = texts(faces.scores[face], 4)[0]
+        reason = transform.problem(points)
+        if not reason and not _any_inside(points, photograph.image.shape[:2]):
+            reason = "all points are outside the picture"
+        if reason:
+            return Line(name, number, "", *facts, score, "", reason)
+        size = photograph.image.shape[:2]
+        kind = DETECTORS.get(settings.detector)
+        doubts = doubts_about(
+            faces,
+            face,
+            size,
+            settings.size[0],
+            kind.doubtful if kind else 0.5,
+            settings.which == "all",
+        )
+        matrix = transform.similarity(points, transform.template(settings.size))
+        image = transform.warp(photograph.image, matrix, settings.size, settings.border)
+        if number > 1:
+            stem, suffix = os.path.splitext(crop)
+            crop = f"{stem}.face{number}{suffix}"
+        path = self.output / crop
+        make_folder(path.parent)
+        suffix = path.suffix.lower()
+        kind_of_file = ".jpg" if suffix in (".jfif", ".jpe") else suffix
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(cv2.imencode(kind_of_file, image[..., ::-1], _QUALITY)[1])
+        return Line(name, number, crop, *facts, score, " ".join(doubts), "")
+
+
+def _no_face(photograph: Photograph) -> str:
+    height, width = photograph.size
+    size = f", {height}×{width} pixels like an aligned face: it may be used as it is"
+    return f"no face was found{size if photograph.size in ALIGNED else ''}"
+
+
+def _on_image(faces: Faces, photograph: Photograph, frame: str) -> Faces:
+    """Given faces, of the upright photograph or the stored one, in pixels of its image."""
+    boxes, points = faces.boxes.reshape(-1, 2, 2), faces.points
+    if frame == "stored":
+        points, boxes = photograph.upright(points), np.sort(photograph.upright(boxes), axis=1)
+    boxes, points = photograph.on_image(boxes), photograph.on_image(points)
+    return Faces(boxes.reshape(-1, 4), points, faces.scores)
+
+
+def _any_inside(points: np.ndarray, size: tuple[int, int]) -> bool:
+    height, width = size
+    x, y = points.T
+    return bool(((x > -1) & (x < width) & (y > -1) & (y < height)).any())

@@ -71,7 +71,7 @@ def parse_matlab(
 def _variables(content: bytes, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     order = _ORDERS.get(content[_HEADER - 2 : _HEADER])
     if order is None or struct.unpack_from(f"{order}H", content, _HEADER - 4)[0] != 0x100:
-        raise _DamageError("its header is another one")
+        raise _DamageError("it does not begin as one does")
     found: dict[str, np.ndarray] = {}
     for kind, data in _elements(content[_HEADER:], order):
         if kind == _COMPRESSED:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from Utils.Datasets_Utils.images import ImageError, describe_sizes
+from Utils.Datasets_Utils.text import SHOWN
 
 # Height and width of faces as the field distributes them; the narrow ones are SphereFace's.
 ALIGNED = ((112, 112), (112, 96))
@@ -76,9 +77,11 @@ def look(images: Sequence[np.ndarray], input_size: tuple[int, int]) -> tuple[str
     other = {size: n for size, n in sizes.items() if size not in (*ALIGNED, tuple(input_size))}
     size_warning = ""
     if other:
+        most = describe_sizes(dict(Counter(other).most_common(SHOWN)))
+        most += ", ..." if len(other) > SHOWN else ""
         size_warning = (
             f"{sum(other.values())} of {sizes.total()} images looked at do not have the size of "
-            f"aligned faces, 112×112: {describe_sizes(other)}. They are scaled and their centre is "
+            f"aligned faces, 112×112: {most}. They are scaled and their centre is "
             f"cropped. If they are photos that nobody aligned, figures are far too low: map the "
             f"five landmarks of each face to insightface's template of 112×112 first (its "
             f"norm_crop does), or take an aligned copy of the set, such as lfw.bin"

@@ -37,6 +37,7 @@ COMMAND = "python -m Utils.Datasets_Utils.generate_dataset_list"  # writes a men
 
 TEXT_SUFFIXES = (".txt", ".lst", ".csv", ".tsv", ".list")
 
+_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\0")  # gzip, zip, bzip2, xz
 _SAMPLE = 1 << 12  # bytes by which UTF-16 without a mark is recognised
 _MARKS = (  # UTF-32's begin with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -53,10 +54,12 @@ def numbered_lines(
 
     file: opened at its beginning. path: its name, for messages. encoding: "" finds it out. Lines
     end with any of LF, CRLF and CR. Raises `raises`, naming the line, for bytes that are not text
-    of that encoding, for NUL bytes, and for an unknown encoding.
+    of that encoding, for NUL bytes, for a compressed file, and for an unknown encoding.
     """
     sample = file.read(_SAMPLE)
     file.seek(0)
+    if sample.startswith(_COMPRESSED):
+        raise raises(f"{path} is a compressed file or an archive: unpack it, give the list in it.")
     found = encoding or _encoding_of(sample)
     errors = "surrogateescape" if found == "utf-8-sig" else "strict"
     number = 0

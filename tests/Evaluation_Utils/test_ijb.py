@@ -1,7 +1,9 @@
 """IJB: the public evaluators' own figures, float64 brute force, and mistakes in the lists."""
 
+import gzip
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -17,7 +19,7 @@ from Config import Config, ConfigError
 from tests.conftest import assert_one_paragraph, run_script
 from tests.processes import torchrun
 from Utils.Datasets_Utils.alignment.transform import TEMPLATE
-from Utils.Datasets_Utils.images import ImageError
+from Utils.Datasets_Utils.images import ImageError, noting_flaws
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.features import FLIPS
 from Utils.Evaluation_Utils.ijb import identification, templates, verification
@@ -300,6 +302,15 @@ def test_a_turned_and_larger_crop_comes_back_as_the_aligned_face(tmp_path):
     aligned = AlignedCrops(tmp_path, lists, aligned=False)[0].astype(int)
     assert np.abs(aligned - face)[4:-4, 4:-4].mean() < 2
     assert AlignedCrops(tmp_path, lists, aligned=True)[0].shape == (250, 250, 3)
+    with noting_flaws() as flaws:
+        AlignedCrops(tmp_path, lists, aligned=False)[0]
+    assert flaws == []
+    other = replace(
+        lists, points=lists.points + 250, points_file="points.txt"
+    )  # of the whole photo
+    with noting_flaws() as flaws:
+        assert not AlignedCrops(tmp_path, other, aligned=False)[0].any()
+    assert flaws == ["points.txt, line 0: none of the five points is inside of the crop"]
     same = replace(lists, points=np.ones((1, 5, 2)), points_file=tmp_path / "points.txt")
     with pytest.raises(ImageError, match=r"points.txt, line 0: all points are the same"):
         AlignedCrops(tmp_path, same, aligned=False)[0]
@@ -396,6 +407,17 @@ def test_other_blanks_and_line_ends_and_orders_are_read_the_same(tmp_path):
     assert "other orders; joined by name" in other.notes[0]
 
 
+def test_a_template_may_have_any_whole_number(tmp_path):
+    folder = write_set(tmp_path / "set", photos=False)
+    plain = read_lists(folder)
+    for path in {*folder.glob("meta/*")} - {*folder.glob("meta/*5pts*")}:
+        path.write_text(re.sub(r"\b41\b", "3000000041", path.read_text()))  # beyond int32
+    other = read_lists(folder)
+    assert other.template_ids[-1] == 3000000041
+    assert np.array_equal(other.second, plain.second)
+    assert np.array_equal(other.probes.templates, plain.probes.templates)
+
+
 def edited(name, change):
     def edit(meta):
         path = meta / f"ijbc_{name}"
@@ -484,6 +506,22 @@ MISTAKES = {
     "unknown probe": (
         line_after("1N_probe_mixed.csv", "77,2,img/8.jpg"),
         "probe_mixed.csv, line 14: no image belongs to the template 77",
+    ),
+    "no mates": (
+        edited(
+            "1N_probe_mixed.csv",
+            lambda t: (
+                t.replace(",1,", ",7,")
+                .replace(",2,", ",8,")
+                .replace(",3,", ",9,")
+                .replace(",4,", ",6,")
+            ),
+        ),
+        "probe_mixed.csv: no probe is of a subject in ijbc_1N_gallery_G1.csv or ijbc_1N",
+    ),
+    "compressed": (
+        lambda meta: (meta / "ijbc_face_tid_mid.txt").write_bytes(gzip.compress(b"1.jpg 10 1")),
+        "face_tid_mid.txt is a compressed file or an archive: unpack it",
     ),
     "gallery missing": (
         lambda meta: (meta / "ijbc_1N_gallery_G2.csv").unlink(),

@@ -294,6 +294,12 @@ def test_damaged_lists_and_folders_are_named(testing_set):
     shutil.copy(distractors / "d3.png", distractors / "d3.jpg")
     with pytest.raises(DataError, match="2 images of the name d3"):
         open_tinyface(config)
+    (distractors / "d3.jpg").unlink()
+    shutil.copy(testing_set / "Probe" / "2_2.png", distractors / "2_2.png")
+    assert (
+        "1 have the name of a probe; are they the same images? 2_2"
+        in open_tinyface(config).distractors.listed.note
+    )
     shutil.rmtree(distractors)
     with pytest.raises(DataError, match="Gallery_Distractor does not exist"):
         open_tinyface(config)

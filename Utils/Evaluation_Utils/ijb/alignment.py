@@ -1,17 +1,19 @@
 """The crops of IJB brought to 112×112 by their five points, as insightface does."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from Utils.Datasets_Utils.alignment.transform import TEMPLATE, similarity, warp
-from Utils.Datasets_Utils.images import ImageError, read_image
+from Utils.Datasets_Utils.images import ImageError, ImageWarning, read_image
 from Utils.Evaluation_Utils.ijb.lists import Lists
 
 
 class AlignedCrops:
     """The images of the lists in a folder: images[i] is uint8 112×112×3 RGB, aligned by its five
-    points, or as it is if it is `aligned` already. Raises ImageError when one can't be read."""
+    points, or as it is if it is `aligned` already. Raises ImageError when one can't be read; an
+    ImageWarning tells of points that are all outside of it."""
 
     def __init__(self, folder: Path, lists: Lists, aligned: bool) -> None:
         self.lists, self.aligned = lists, aligned
@@ -24,8 +26,16 @@ class AlignedCrops:
         image = read_image(self.paths[row])
         if self.aligned:
             return image
+        points = self.lists.points[row]
+        if not ((points >= 0) & (points < image.shape[1::-1])).all(axis=1).any():
+            warnings.warn(
+                f"{self.lists.points_file}, line {self.lists.lines[row]}: none of the five points "
+                f"is inside of the crop",
+                ImageWarning,
+                stacklevel=2,
+            )
         try:
-            matrix = similarity(self.lists.points[row], TEMPLATE)
+            matrix = similarity(points, TEMPLATE)
         except ValueError as error:
             raise ImageError(
                 f"{self.lists.points_file}, line {self.lists.lines[row]}: {error}, so the image "

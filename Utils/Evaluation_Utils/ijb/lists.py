@@ -74,8 +74,8 @@ def read_lists(folder: Path) -> Lists:
     """Read the lists in <folder>/meta, or in the folder itself.
 
     Raises DataError, naming file and line, for a list that is missing or damaged, for an image
-    that is named twice or is in one list only, for a template without images, and for galleries
-    that are empty or share a subject.
+    that is named twice or is in one list only, for a template without images, for galleries that
+    are empty or share a subject, and if no probe is of a subject in them.
     """
     meta, prefix = _find(Path(folder))
     members = meta / f"{prefix}_face_tid_mid.txt"
@@ -225,6 +225,11 @@ def _read_searches(
             f"search without a mate; each subject belongs to one gallery."
         )
     probes, _ = _read_csv(probe_path, "probes", template_ids)
+    if not (subject_lines[0].keys() | subject_lines[1].keys()) & {*probes.subjects.tolist()}:
+        raise DataError(
+            f"{probe_path}: no probe is of a subject in {paths[0].name} or {paths[1].name}, so no "
+            f"search has a mate; are these files of one benchmark?"
+        )
     return tuple(galleries), probes
 
 

@@ -78,7 +78,7 @@ def _fast_lines(path: Path) -> Iterator[np.ndarray]:
 
 
 def _slow_lines(path: Path) -> np.ndarray:
-    numbers = array("i")
+    numbers = array("q")
     with open(path, "rb") as file:
         for number, text in numbered_lines(file, path):
             try:
@@ -89,7 +89,7 @@ def _slow_lines(path: Path) -> np.ndarray:
                     f"{path}, line {number}: {text[:80]!r} is not a pair; expected `template "
                     f"template 1|0`, whole numbers with blanks between."
                 ) from None
-    return np.array(numbers, np.int32).reshape(-1, 3)
+    return np.array(numbers).reshape(-1, 3)
 
 
 def _pair_place(path: Path, pair: int) -> str:

@@ -155,7 +155,7 @@ def _in_full(lists: Lists, found: Figures) -> list[str]:
     heads += [head for rate in FPIRS[1:] for head in (f"TPIR@{rate:g} exact", "ijb_evals")]
     rows = [heads]
     for gallery in searches.galleries:
-        shares = [count / max(gallery.mated, 1) for count in gallery.found]
+        shares = [n / gallery.mated if gallery.mated else None for n in gallery.found]
         tpirs = [[point.tpir for point in rule] for rule in (gallery.exact, gallery.ijb_evals)]
         rows.append([gallery.name, f"{gallery.templates:,}", f"{gallery.mated:,}"])
         rows[-1] += [*map(_percent, shares), *_open_set(*tpirs)]

@@ -7,7 +7,7 @@ gallery_ids). The distractors have no list.
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from Config import Config
@@ -64,7 +64,7 @@ def open_tinyface(config: Config) -> TinyFaceData:
     for name, (images, file, *variables) in _LISTED.items():
         listed = read_list(list_folder / file, *variables)
         found[name] = Photos(*_locate(folder / images, listed))
-    found["distractors"] = _all_images(folder / _DISTRACTORS)
+    found["distractors"] = _distractors(folder / _DISTRACTORS, found["probes"].listed)
     return TinyFaceData(**found, folder=folder, lists=list_folder)
 
 
@@ -110,6 +110,18 @@ def _all_images(folder: Path) -> Photos:
         )
     listed = PhotoList(names, None, str(folder), litter_note(found.litter))
     return Photos(listed, ImageFiles([os.path.join(folder, name) for name in names]))
+
+
+def _distractors(folder: Path, probes: PhotoList) -> Photos:
+    """All images of the folder; a note tells which have the name of a probe."""
+    found = _all_images(folder)
+    known = {*map(without_suffix, probes.names)}
+    alike = [name for name in found.listed.names if without_suffix(name) in known]
+    if not alike:
+        return found
+    note = f"{len(alike):,} have the name of a probe; are they the same images? {first_few(alike)}"
+    parts = filter(None, (found.listed.note, note))
+    return replace(found, listed=replace(found.listed, note="; ".join(parts)))
 
 
 def _locate(folder: Path, listed: PhotoList) -> tuple[PhotoList, ImageFiles]:

@@ -236,8 +236,13 @@ def show_rates_from(axes: Axes, lowest: float) -> None:
 
 
 def save_with_legend(figure: Figure, path: str | os.PathLike[str], columns: int = 2) -> None:
-    """Put the legend below the axes, and write the picture as `save_figure` does."""
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+    """Put the legend below the axes, and write the picture as `save_figure` does. columns: of the
+    legend; fewer where long labels would not fit."""
+    for count in range(columns, 0, -1):
+        legend = figure.legend(loc="outside lower center", ncols=count, frameon=False)
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
     save_figure(figure, path)
 
 

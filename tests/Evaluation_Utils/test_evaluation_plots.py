@@ -67,6 +67,18 @@ def test_roc_picture(tmp_path, figures):
     assert pixels(tmp_path / "sub" / "roc.png").shape[0] > 400
 
 
+def test_long_names_of_curves_are_not_cut_off(tmp_path, figures):
+    names = ["norm divided out, no detector's score, image alone", *"abcdefg"]
+    plot_roc({name: curve(40) for name in names}, tmp_path / "roc.png", "ROC")
+    plot_roc({"LFW": curve(40), "CFP-FP": curve(40)}, tmp_path / "two.png", "ROC")
+    for figure, columns in zip(figures, (1, 2), strict=True):
+        legend = figure.legends[-1]
+        places = [text.get_window_extent() for text in legend.get_texts()]
+        assert min(place.x0 for place in places) > 0
+        assert max(place.x1 for place in places) < figure.bbox.width
+        assert len({place.x0 for place in places}) == columns
+
+
 @pytest.mark.parametrize(("negatives", "start"), [(1, 0.1), (40, 0.01), (1000, 1e-3), (3500, 1e-4)])
 def test_roc_axis_starts_at_the_decade_of_one_negative(tmp_path, figures, negatives, start):
     plot_roc({"a": curve(negatives)}, tmp_path / "roc.png", "ROC")

@@ -88,6 +88,16 @@ class VerificationSet:
         folds, note = folds_of_both_kinds(self.same, self.folds)
         return replace(self, folds=folds, notes=(*self.notes, note)) if note else self
 
+    def with_note_of_self_pairs(self) -> VerificationSet:
+        """The set, with a note if there are pairs of an image with itself."""
+        rows = np.flatnonzero(self.left == self.right)
+        if not rows.size:
+            return self
+        wrong = int(np.sum(~np.asarray(self.same, bool)[rows]))
+        images = first_few([self.names[self.left[row]] for row in rows])
+        note = f"{rows.size:,} pairs are of an image with itself, {wrong:,} as mismatched: {images}"
+        return replace(self, notes=(*self.notes, note))
+
 
 class ImageFiles(Sequence[np.ndarray]):
     """A sequence of images in files, each read when asked for: uint8 H×W×3 RGB.

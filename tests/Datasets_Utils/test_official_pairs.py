@@ -68,6 +68,20 @@ def test_what_only_looks_like_two_lines_a_pair_is_refused(tmp_path, lines, said)
     assert str(tmp_path / "pairs.txt") in str(caught.value)
 
 
+def test_a_header_of_two_lines_a_pair_may_name_the_label_only(tmp_path):
+    """The rules by which pairs are told from classes stay."""
+    path = tmp_path / "pairs.txt"
+    lines = "Ann_1.jpg 1\nAnn_2.jpg 1\nAnn_1.jpg 0\nBob_1.jpg 0\n"
+    path.write_text("image label\n" + lines)
+    assert read_pairs(path).same.tolist() == [True, False]
+    path.write_text("image label\n" + lines.replace("Bob_1.jpg 0", "Bob_1.jpg 1"))
+    with pytest.raises(PairsError, match="lines 4 and 5: the labels 0 and 1 differ"):
+        read_pairs(path)
+    path.write_text("left,right,same\n")
+    with pytest.raises(PairsError, match="no pairs below its header"):
+        read_pairs(path)
+
+
 def test_the_command_of_the_message_says_that_two_lines_are_a_pair(tmp_path):
     path = write(tmp_path, "\n".join([*two_lines(3, 3)[6:], *two_lines(3, 3)[:6]]))
     with pytest.raises(PairsError) as caught:
@@ -448,9 +462,35 @@ def test_rfws_four_bin_files(tmp_path):
 def test_a_column_of_groups(tmp_path):
     lines = "left,right,same,race\na.jpg,b.jpg,1,x y\na.jpg,c.jpg,0,z\n"
     assert read_pairs(write(tmp_path, lines)).groups.tolist() == ["x y", "z"]
-    with pytest.raises(PairsError, match="line 3"):
-        read_pairs(write(tmp_path, lines.replace(",z", ",")))
     assert read_pairs(write(tmp_path, lines.replace("race", "pose"))).groups.tolist() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "left,right,same,race\na,b,1,North\na,c,0,\n",
+        "race;left;right;same\nNorth;a;b;1\n;a;c;0\n",
+        "left\tright\tsame\tgroup\na\tb\t1\tNorth\na\tc\t0\t\n",
+    ],
+)
+def test_a_pair_without_a_group_in_a_column_of_groups_is_of_none(tmp_path, text):
+    path = tmp_path / "pairs.csv"
+    path.write_text(text)
+    assert read_pairs(path).groups.tolist() == ["North", ""]
+    path.write_text("left,right,same,race\na,b,1,North\na,c,0\n")  # a column is missing
+    with pytest.raises(PairsError, match="line 3"):
+        read_pairs(path)
+
+
+def test_pairs_of_an_image_with_itself_are_told(tmp_path):
+    for name in "abc":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((4, 4, 3), np.uint8))
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("a b 1\na c 0\na a 0\nb b 1\n" + "a b 1\nb c 0\n" * 8)
+    notes = open_verification_set(tmp_path, pairs).notes
+    assert "2 pairs are of an image with itself, 1 as mismatched: a, b" in notes
+    pairs.write_text("a b 1\na c 0\n" * 10)
+    assert open_verification_set(tmp_path, pairs).notes == ()
 
 
 def test_groups_of_images(tmp_path):

@@ -166,7 +166,7 @@ def open_verification_set(
             data = chosen.verification(path, file_list, blp_channel_order)
         else:
             data = (chosen.with_pairs or _open_stored_pairs)(path, file_list, list_encoding)
-        return data.with_usable_folds()
+        return data.with_usable_folds().with_note_of_self_pairs()
 
 
 def find_images(path: str | Path, identity_folder: str = "top") -> Labelled:

@@ -47,11 +47,12 @@ def by_header(header: list[str]) -> Reader | None:
     group = column(header, GROUP_WORDS)
 
     def read(text: str) -> Pair | None:
-        rows = [fields for fields in splits(text) if len(fields) == len(header)]
-        pair = _first(_flagged([fields[place] for place in places]) for fields in rows)
-        if pair and group is not None:
-            return pair._replace(group=rows[0][group]) if rows[0][group] else None
-        return pair
+        for fields in splits(text):
+            if group == len(fields) == len(header) - 1 and ("\t" in text or text[-1] in ",;"):
+                fields.append("")  # a pair of no group: the last column is empty
+            if len(fields) == len(header) and (pair := _flagged([fields[p] for p in places])):
+                return pair._replace(group="" if group is None else fields[group])
+        return None
 
     return read
 

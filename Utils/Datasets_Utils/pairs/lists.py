@@ -118,11 +118,14 @@ def parse_list(path: Path, content: bytes, encoding: str = "") -> Pairs:
     elif _has_two_columns(header):
         return _read_two_lines(path, lines[1:], True)
     elif 2 * sum(map(bool, map(_labelled, lines))) > len(lines):
-        return _read_two_lines(path, lines, False)
+        named = header[0].lower().lstrip("# ") in IMAGE_WORDS and not _labelled(lines[0])
+        return _read_two_lines(path, lines[1:] if named else lines, False)
     else:
         read = by_header(header)
         readings = {"the header's columns": read} if read else READINGS
         body = lines[1:] if read else lines
+        if not body:
+            raise PairsError(f"{path}: holds no pairs below its header {lines[0].text!r}.")
         name, pairs = _read_all(path, body, readings)
         words = {word.lower() for word in header} if read else set()
         if DIFFERENT_WORDS & words:
@@ -242,7 +245,7 @@ def _read_all(
         found[name] = [read(line.text) for line in lines]
         if name == PLAIN and None not in found[name]:
             break
-    fits = [name for name, pairs in found.items() if pairs and None not in pairs]
+    fits = [name for name, pairs in found.items() if None not in pairs]
     if len(fits) > 1:
         raise PairsError(
             f"{path}: every line can be read as {' and as '.join(fits)}. A first line that names "
@@ -253,11 +256,10 @@ def _read_all(
     name = fits[0] if fits else min(found, key=lambda name: found[name].count(None))
     pairs = found[name]
     bad = [line for line, pair in zip(lines, pairs, strict=True) if pair is None]
-    if bad or not pairs:
-        line = bad[0] if bad else _Line(1, "")
+    if bad:
         expected = _LIST_FORM if len(bad) < len(pairs) else f"LFW's header, or {_LIST_FORM}"
         numbers = [line.number for line in bad] if len(bad) < len(pairs) else []
-        raise _malformed(path, line, expected, numbers, "without such lines it can be read")
+        raise _malformed(path, bad[0], expected, numbers, "without such lines it can be read")
     return name, pairs
 
 
@@ -305,6 +307,7 @@ def index_pairs(
     for pair in pairs:
         rows.setdefault(pair.left, len(rows))
         rows.setdefault(pair.right, len(rows))
+    groups = [pair.group for pair in pairs]
     return Pairs(
         names=list(rows),
         left=np.array([rows[pair.left] for pair in pairs]),
@@ -314,7 +317,7 @@ def index_pairs(
         source=path,
         numbers=np.array(numbers),
         header=header,
-        groups=np.array([pair.group for pair in pairs if pair.group]),
+        groups=np.array(groups if any(groups) else [], str),
     )
 
 

@@ -38,7 +38,8 @@ ACROSS = ""  # the group of a pair across two groups
 
 
 def with_groups(data: VerificationSet, config: Config) -> VerificationSet:
-    """The set with the groups of the setting `groups`, if it names a file.
+    """The set with the groups of the setting `groups`, if it names a file; with a note if there are
+    matched pairs that are of no group.
 
     Raises PairsError for that file, and DataError for a `threshold_group` that can't be used, and
     for groups of pairs of one kind.
@@ -47,8 +48,19 @@ def with_groups(data: VerificationSet, config: Config) -> VerificationSet:
         names = (data.names, data.left, data.right)
         groups = read_groups(Path(config.groups), *names, config.list_encoding)
         data = replace(data, groups=groups)
+        if not _names(groups):
+            raise DataError(
+                f"{config.groups}: no pair is of two images of one group, so no group has figures. "
+                f"Does it have the person of each image in place of the group?"
+            )
+    same = np.asarray(data.same, bool)
     if config.groups or config.threshold_group:
-        _chosen(np.asarray(data.same, bool), data.groups, config.threshold_group)
+        _chosen(same, data.groups, config.threshold_group)
+    lost = np.flatnonzero(same & (data.groups == ACROSS)) if len(data.groups) else ()
+    if len(lost):
+        first = f"{data.names[data.left[lost[0]]]} and {data.names[data.right[lost[0]]]}"
+        note = f"matched pairs of no one group, which count in none: {len(lost):,}, such as {first}"
+        data = replace(data, notes=(*data.notes, note))
     return data
 
 
@@ -60,10 +72,10 @@ def _chosen(same: np.ndarray, groups: np.ndarray, threshold_group: str) -> np.nd
     matched, mismatched = int(same[chosen].sum()), int((~same[chosen]).sum())
     if not matched or not mismatched:
         known = ", ".join(_names(groups)) or "none; `--groups FILE` names a file of them"
+        where = f"threshold_group is {threshold_group!r}, which" if threshold_group else "the set"
         raise DataError(
-            f"threshold_group is {threshold_group!r} ('': all pairs), which has {matched} matched "
-            f"and {mismatched} mismatched pairs; figures of groups need both. The groups are: "
-            f"{known}."
+            f"{where} has {matched:,} matched and {mismatched:,} mismatched pairs; figures of "
+            f"groups need both. The groups are: {known}."
         )
     return chosen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -276,6 +277,10 @@ def test_a_det_picture_is_drawn_of_perfect_scores_too(tmp_path):
     for name, scores in (("perfect", same * 1.0), ("usual", np.arange(20.0) * same)):
         plot_det({"cosine": roc_curve(scores, same)}, tmp_path / f"{name}.png", "A set")
         assert cv2.imread(str(tmp_path / f"{name}.png")).size > 0
+        # No curve is in a perfect one's picture, so the legend says why.
+        plot_det({"cosine": roc_curve(scores, same)}, tmp_path / f"{name}.svg", "A set")
+        legend = "".join(re.findall("<!-- (.*) -->", (tmp_path / f"{name}.svg").read_text()))
+        assert ("no error" in legend) == (name == "perfect")
 
 
 def test_error_versus_discard_by_hand():
@@ -341,7 +346,9 @@ def test_a_pair_has_the_lower_quality_of_its_two_images():
 
 def test_a_file_of_qualities_is_read_by_name_and_its_faults_are_named(tmp_path):
     path = tmp_path / "quality.txt"
-    path.write_text("Ann/1.jpg 0.5\n\nan other, one\t-2e-1\nBob/1,3\nunused 1\n")
+    path.write_text(
+        "# by ours\nimage,quality\nAnn\\1.jpg 0.5\n\nan other, one\t-2e-1\nBob/1;3\nx 1\n"
+    )
     names = ["Bob/1.png", "Ann/1", "an other, one"]
     assert read_quality(path, names).tolist() == [3, 0.5, -0.2]
     for text, said in (

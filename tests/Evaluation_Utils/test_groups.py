@@ -1,12 +1,15 @@
 """groups.py: numbers worked by hand, and a plain float64 computation with loops."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from Config import Config
+from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.groups import evaluate_groups, groups_table, spread
+from Utils.Evaluation_Utils.groups import evaluate_groups, groups_table, spread, with_groups
 from Utils.Evaluation_Utils.verification import evaluate
 
 
@@ -132,3 +135,23 @@ def test_a_group_of_few_pairs_has_no_accuracy_and_json_no_infinity():
     assert "folds made anew" not in table
     with pytest.raises(DataError, match=r"has 1 matched and 0 mis.*: a, b, one, two"):
         evaluate_groups(left, right, result, folds, groups, threshold_group="one")
+
+
+def test_pairs_that_no_group_has_are_told(tmp_path):
+    """a and b are one person in two groups; a file with a group for each image has no group."""
+    names, path = list("abcd"), tmp_path / "groups.txt"
+    left, right, same = np.array([0, 2, 0]), np.array([1, 3, 2]), np.array([True, True, False])
+    data = VerificationSet([None] * 4, names, left, right, same, np.zeros(3, int))
+    path.write_text("a x\nb y\nc x\nd x\n")
+    config = Config(groups=str(path))
+    note = "matched pairs of no one group, which count in none: 1, such as a and b"
+    assert with_groups(data, config).notes == (note,)
+    path.write_text("a x\nb x\nc x\nd x\n")
+    assert with_groups(data, config).notes == ()
+    for text, flags, said in (
+        ("a 1\nb 2\nc 3\nd 4\n", same, "groups.txt: no pair is of two images of one group"),
+        ("a x\nb x\nc x\nd x\n", same | True, "^the set has 3 matched and 0 mismatched pairs"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=said):
+            with_groups(replace(data, same=flags), config)

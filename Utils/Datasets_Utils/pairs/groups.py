@@ -17,6 +17,7 @@ from Utils.Datasets_Utils.text import (
     GROUP_WORDS,
     IMAGE_WORDS,
     fields_of,
+    first_few,
     is_comment,
     numbered_lines,
 )
@@ -45,20 +46,20 @@ def read_groups(
                     f"{path}, line {number}: {text[:80]!r} is not an image with its group; "
                     f"expected `image group`, with a tab between them if names hold blanks."
                 )
-            group, line = known.setdefault(_key(fields[0]), (fields[1], number))
+            group, line = known.setdefault(plain_name(fields[0]), (fields[1], number))
             if group != fields[1]:
                 raise PairsError(
                     f"{path}, line {number}: {fields[0]} is of group {fields[1]} here and of "
                     f"{group} in line {line}; an image has one group."
                 )
-    missing = [name for name in names if _key(name) not in known]
+    missing = [name for name in names if plain_name(name) not in known]
     if missing:
-        first = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        first = first_few(missing, _SHOWN)
         raise PairsError(
             f"{path}: gives no group for {len(missing)} of the {len(names)} images: {first}; "
             f"expected a line `image group` for each, with the names that the pairs have."
         )
-    groups = np.array([known[_key(name)][0] for name in names])
+    groups = np.array([known[plain_name(name)][0] for name in names])
     return np.where(groups[left] == groups[right], groups[left], "")
 
 
@@ -67,6 +68,6 @@ def _is_header(fields: list[str]) -> bool:
     return len(words) == 2 and words[0] in IMAGE_WORDS and words[1] in GROUP_WORDS
 
 
-def _key(name: str) -> str:
-    """A name without an image's suffix."""
+def plain_name(name: str) -> str:
+    """An image's name without its suffix, with / between folders."""
     return without_suffix(name.replace("\\", "/").removeprefix("./"))

@@ -29,7 +29,9 @@ def plot_det(curves: Mapping[str, Roc], path: str | os.PathLike[str], title: str
         start = int(np.flatnonzero(far == 0)[-1])  # the lowest FNMR at no false match
         far = np.concatenate(([1 / curve.negatives], far[start + 1 :]))
         axes.step(far, np.concatenate((missed[[start]], missed[start + 1 :])), where="post")
-        axes.lines[-1].set_label(f"{label} ({curve.positives:,} + {curve.negatives:,} pairs)")
+        # Without an error at no false match, there is nothing of the curve to see.
+        none = "" if curve.tar[start] < 1 else ", no error"
+        axes.lines[-1].set_label(f"{label} ({curve.positives:,} + {curve.negatives:,} pairs{none})")
     axes.set_xlim(left, 1)
     axes.set_ylim(bottom, 1)
     axes.set_xlabel("FMR: share of mismatched pairs accepted")

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from Utils.Datasets_Utils.images import IMAGE_SUFFIXES
-from Utils.Datasets_Utils.text import numbered_lines
+from Utils.Datasets_Utils.pairs.groups import plain_name
+from Utils.Datasets_Utils.text import IMAGE_WORDS, first_few, is_comment, numbered_lines
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.analysis.kept_scores import KeptScores
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
@@ -117,34 +117,34 @@ def discard_table(found: dict[str, Any]) -> str:
 def read_quality(path: str | Path, names: list[str] | np.ndarray) -> np.ndarray:
     """N qualities of the images with these names, from a file of lines `image score`.
 
-    Names are those of the pairs, with or without the suffix of an image. Other images of the file
-    are not used. Raises DataError naming the file and the line, or the first missing image.
+    Names are those of the pairs, with or without the suffix of an image. A header line `image
+    score` may be there, and other images. Raises DataError naming the file and the line, or the
+    first missing image.
     """
     path, found = Path(path), {}
     with reading(path, "file of qualities"), open(path, "rb") as file:
         for number, line in numbered_lines(file, path):
-            fields = re.fullmatch(r"(.+?)[\s,]+([^\s,]+)", line)
+            fields = re.fullmatch(r"(.+?)[\s,;]+([^\s,;]+)", line)
+            if is_comment(line):
+                continue
             try:
                 name, score = fields[1], float(fields[2])
             except (TypeError, ValueError):  # no two fields, or no number
+                if not found and fields and fields[1].lower() in IMAGE_WORDS:
+                    continue  # a header, such as `image quality`
                 name, score = line, np.nan
             if not np.isfinite(score):
                 raise DataError(
                     f"{path}, line {number}: {line!r} is not an image's name and a finite number, "
                     f"such as `Ann/Ann_0001 0.73`."
                 )
-            if _plain(name) in found:
+            if plain_name(name) in found:
                 raise DataError(f"{path}, line {number}: {name} is there twice.")
-            found[_plain(name)] = score
-    missing = [str(name) for name in names if _plain(str(name)) not in found]
+            found[plain_name(name)] = score
+    missing = [str(name) for name in names if plain_name(str(name)) not in found]
     if missing:
         raise DataError(
             f"{path} has no quality of {len(missing):,} of the {len(names):,} images: "
-            f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}."
+            f"{first_few(missing)}."
         )
-    return np.array([found[_plain(str(name))] for name in names])
-
-
-def _plain(name: str) -> str:
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
+    return np.array([found[plain_name(str(name))] for name in names])

@@ -7,6 +7,7 @@ faces.py        what a detector finds in a photograph, which face is taken, what
 landmarks/      landmarks that somebody has found already, in lists
 detectors.py    the table of detectors; a new one is a file here and a row there
 yunet.py        YuNet, through OpenCV
+mtcnn.py        MTCNN: its three networks, and the cascade
 photograph.py   photographs of any kind and size, upright
 sources.py      the photographs of a folder, a list or an archive, and the names of their crops
 work.py         what is done with one photograph

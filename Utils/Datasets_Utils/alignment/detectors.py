@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from Utils.Datasets_Utils.alignment.faces import Detector
+from Utils.Datasets_Utils.alignment.mtcnn import open_mtcnn
 from Utils.Datasets_Utils.alignment.yunet import open_yunet
 
 
@@ -25,4 +26,5 @@ class DetectorKind:
 
 DETECTORS = {
     "yunet": DetectorKind(open_yunet, doubtful=0.8),
+    "mtcnn": DetectorKind(open_mtcnn, doubtful=0.95),
 }

@@ -1,6 +1,7 @@
 # make train      set up, train with the settings of Config/config.py, which are the demo's until
 #                 you edit them, show the results
 # make test       set up, run the tests
+# make extras     set up, install what is optional: MTCNN's weights, which find faces in photographs
 # make lint       check style and formatting
 # make gpu-check  set up, check on a GPU that training and evaluation are right there
 # make clean      remove what these made: .venv, demo faces, caches (not your runs)
@@ -10,13 +11,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: train test lint gpu-check clean
+.PHONY: train test extras lint gpu-check clean
 
 train: $(INSTALLED)
 	$(BIN)/python Train.py $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+# facenet-pytorch asks for older releases of PyTorch than this project has, and runs with these.
+extras: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps "facenet-pytorch>=2.6,<3"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

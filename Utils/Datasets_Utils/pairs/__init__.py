@@ -1,5 +1,6 @@
 """Pairs files: which images are compared, and in which folds; recognised from what is there.
 
+contents.py     what a pairs file gives, its errors, commands that mend one
 lines.py        the forms of a line
 lists.py        text files: LFW's form, RFW's, CALFW's and CPLFW's, lists with flags
 protocols.py    AgeDB-30's .mat file, CFP's folders of splits
@@ -11,13 +12,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from Utils.Datasets_Utils.pairs.lists import (
-    Pairs,
-    PairsError,
-    dropping,
-    parse_list,
-    without_images,
-)
+from Utils.Datasets_Utils.pairs.contents import Pairs, PairsError, dropping, without_images
+from Utils.Datasets_Utils.pairs.lists import parse_list
 from Utils.Datasets_Utils.pairs.protocols import is_mat, parse_agedb, read_cfp
 from Utils.files import reading
 

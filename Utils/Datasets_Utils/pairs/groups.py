@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from Utils.Datasets_Utils.images import without_suffix
-from Utils.Datasets_Utils.pairs.lists import PairsError
+from Utils.Datasets_Utils.pairs.contents import PairsError
 from Utils.Datasets_Utils.text import (
     GROUP_WORDS,
     IMAGE_WORDS,

@@ -22,14 +22,21 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from Utils.Datasets_Utils.folds import consecutive_folds, folds_by_kind
+from Utils.Datasets_Utils.pairs.contents import (
+    Pairs,
+    PairsError,
+    deleting,
+    index_pairs,
+    malformed,
+    with_header,
+)
 from Utils.Datasets_Utils.pairs.lines import (
     HEADERS,
     PLAIN,
@@ -48,45 +55,13 @@ from Utils.Datasets_Utils.text import (
     SAME_WORDS,
     fields_of,
     is_comment,
-    mended,
     numbered_lines,
-    quoted,
     splits,
 )
-from Utils.errors import UserError
 
-_LONGEST_QUOTE = 80
-_DELETED = 40  # lines that a message offers to delete
 _LIST_FORM = (
     "`left right 1` or `left right -1` or `left right 0` (tabs between them if names hold blanks)"
 )
-
-
-class PairsError(UserError, ValueError):
-    """A pairs file that can't be read or understood; the text names the line and what was
-    expected."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """P pairs of images.
-
-    names: the unique image names, in the order in which the file first mentions them.
-    left, right: P ints, indices into names. same: P bools. folds: P ints, from 0.
-    source: the pairs file. numbers: P×L ints, the lines of each pair; empty if it is no text file.
-    header: the line of LFW's header, which counts the pairs; 0 without one.
-    groups: P texts, the group of each pair; empty if the file has none.
-    """
-
-    names: list[str]
-    left: np.ndarray
-    right: np.ndarray
-    same: np.ndarray
-    folds: np.ndarray
-    source: Path
-    numbers: np.ndarray
-    header: int = 0
-    groups: np.ndarray = field(default_factory=lambda: np.empty(0, str))
 
 
 class _Line(NamedTuple):
@@ -142,7 +117,7 @@ def _read_lfw(
 ) -> tuple[list[Pair], np.ndarray]:
     """The pairs and folds of LFW's file: a header, `fold_count` folds of `per_class` pairs each."""
     first, lines, block = lines[0], lines[1:], 2 * per_class
-    without = f"; without its header it is read in ten folds: {_deleting(path, [first.number])}"
+    without = f"; without its header it is read in ten folds: {deleting(path, [first.number])}"
     if not lines or len(lines) != fold_count * block:
         folds = f" ({len(lines) // block} folds)" if block and len(lines) % block == 0 else ""
         remedy = without if all(lfw_pair(line.text) for line in lines) and lines else ""
@@ -162,7 +137,7 @@ def _read_lfw(
         form = "`Name<TAB>i<TAB>j`" if matched else "`NameA<TAB>i<TAB>NameB<TAB>j`"
         kind = "matched" if matched else "mismatched"
         bad = [line.number for line, pair in zip(lines, pairs, strict=True) if pair is None]
-        raise _malformed(
+        raise malformed(
             path,
             line,
             f"a {kind} pair {form}, as the header's number of pairs puts one here",
@@ -181,7 +156,7 @@ def _read_two_lines(path: Path, lines: Sequence[_Line], has_header: bool) -> Pai
     fields = [_labelled(line) for line in lines]
     for line, found in zip(lines, fields, strict=True):
         if not found:
-            raise _malformed(path, line, "`image label`, as the other lines are", [], "")
+            raise malformed(path, line, "`image label`, as the other lines are", [], "")
     if len(fields) % 2 or not fields:
         raise PairsError(
             f"{path}: lines `image label` are read as two for each pair, but there are "
@@ -211,7 +186,7 @@ def _read_two_lines(path: Path, lines: Sequence[_Line], has_header: bool) -> Pai
             f"{path}: may be two lines `image label` for each pair, but may also be a list of "
             f"images with their classes, as it does not have matched pairs (a label other than 0) "
             f"and then mismatched pairs of different people (label 0). If two lines are a pair, a "
-            f"first line says so: {_with_header(path, 'image same')}"
+            f"first line says so: {with_header(path, 'image same')}"
         )
     numbers = np.array([line.number for line in lines]).reshape(-1, 2)
     return index_pairs(pairs, folds_by_kind(same), path, numbers)
@@ -250,7 +225,7 @@ def _read_all(
         raise PairsError(
             f"{path}: every line can be read as {' and as '.join(fits)}. A first line that names "
             f"the columns says which it is: "
-            + ", ".join(f"{_with_header(path, HEADERS[name])} for {name}" for name in fits)
+            + ", ".join(f"{with_header(path, HEADERS[name])} for {name}" for name in fits)
         )
     # Of readings that all fail, the message is about the one that fits the most lines.
     name = fits[0] if fits else min(found, key=lambda name: found[name].count(None))
@@ -259,7 +234,7 @@ def _read_all(
     if bad:
         expected = _LIST_FORM if len(bad) < len(pairs) else f"LFW's header, or {_LIST_FORM}"
         numbers = [line.number for line in bad] if len(bad) < len(pairs) else []
-        raise _malformed(path, bad[0], expected, numbers, "without such lines it can be read")
+        raise malformed(path, bad[0], expected, numbers, "without such lines it can be read")
     return name, pairs
 
 
@@ -271,7 +246,7 @@ def _check_flags(path: Path, pairs: Sequence[Pair], header: str, has_header: boo
     words = [word for word in header.split() if word.lower() in FLAG_WORDS]
     copy = "sed 1d" if has_header else "cat"
     say = {
-        word: _with_header(path, header.replace(words[0], word), copy)
+        word: with_header(path, header.replace(words[0], word), copy)
         for word in ("same", "different")
         if words
     }
@@ -293,74 +268,3 @@ def _check_flags(path: Path, pairs: Sequence[Pair], header: str, has_header: boo
             f"matched; does 1 mean 'different' here? A first line says what it means: "
             f"{say['different']} for different people, {say['same']} for one person."
         )
-
-
-def index_pairs(
-    pairs: Sequence[Pair],
-    folds: np.ndarray,
-    path: Path,
-    numbers: np.ndarray | list[list[int]],
-    header: int = 0,
-) -> Pairs:
-    """Give each image one index, so that an image in several pairs is embedded once."""
-    rows: dict[str, int] = {}
-    for pair in pairs:
-        rows.setdefault(pair.left, len(rows))
-        rows.setdefault(pair.right, len(rows))
-    groups = [pair.group for pair in pairs]
-    return Pairs(
-        names=list(rows),
-        left=np.array([rows[pair.left] for pair in pairs]),
-        right=np.array([rows[pair.right] for pair in pairs]),
-        same=np.array([pair.same for pair in pairs]),
-        folds=folds,
-        source=path,
-        numbers=np.array(numbers),
-        header=header,
-        groups=np.array(groups if any(groups) else [], str),
-    )
-
-
-def _malformed(path: Path, line: _Line, expected: str, bad: list[int], remedy: str) -> PairsError:
-    """bad: numbers of all lines that are in the way; remedy: what helps where they are deleted."""
-    text = line.text if len(line.text) <= _LONGEST_QUOTE else line.text[:_LONGEST_QUOTE] + "..."
-    advice = "give the file of pairs that belongs to the images"
-    if 0 < len(bad) <= _DELETED:
-        advice = f"correct it; {remedy}: {_deleting(path, bad)}"
-    return PairsError(
-        f"{path}, line {line.number}: {text!r} is not a pair; expected {expected}; {advice}"
-    )
-
-
-def _with_header(path: Path, header: str, copy: str = "cat") -> str:
-    """A command that writes a header line and what `copy` writes of a file."""
-    return f"`(echo {header}; {copy} {quoted(path)}) > {mended(path)}`"
-
-
-def without_images(pairs: Pairs, missing: Sequence[int]) -> str:
-    """A command that copies a pairs file without the pairs of some images (rows of its names),
-    and without LFW's header; "" for too many of them, and where the pairs are in no text file."""
-    if not pairs.numbers.size:
-        return ""
-    bad = np.isin(pairs.left, missing) | np.isin(pairs.right, missing)
-    numbers = pairs.numbers[bad].ravel().tolist()
-    if len(numbers) > _DELETED or bad.all():
-        return ""
-    return _deleting(pairs.source, [pairs.header, *numbers] if pairs.header else numbers)
-
-
-def dropping(pairs: Pairs, count: int) -> str:
-    """A command that copies a list without the first folders of its names; or, where the pairs are
-    in no text file, what to do with the images."""
-    if not pairs.numbers.size:
-        folder = "/".join(pairs.names[0].split("/")[:count])
-        return f"put them into a folder {folder} and give the folder above it"
-    blank = "" if any(" " in name for name in pairs.names) else " "
-    script = rf"s#(^|[\t,;{blank}])([^/\t,;{blank}]*/){{{count}}}#\1#g"
-    return f"`sed -E '{script}' {quoted(pairs.source)} > {mended(pairs.source)}`"
-
-
-def _deleting(path: Path, numbers: Iterable[int]) -> str:
-    """A command that copies a file without some lines."""
-    script = ";".join(f"{number}d" for number in numbers)
-    return f"`sed '{script}' {quoted(path)} > {mended(path)}`"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.pairs.lines import is_number
-from Utils.Datasets_Utils.pairs.lists import Pair, Pairs, PairsError, index_pairs
+from Utils.Datasets_Utils.pairs.contents import Pairs, PairsError, index_pairs
+from Utils.Datasets_Utils.pairs.lines import Pair, is_number
 from Utils.Datasets_Utils.text import numbered_lines
 from Utils.files import reading
 from Utils.matlab_files import parse_matlab

@@ -2,9 +2,10 @@
 
 A folder holds features.npy (N×D, fp32 or fp16), list.json (the photos, as the devkit lists them),
 about.json (what they were made with) and done.bin: a byte for each 256 rows (a lot), set when those
-are written. An extraction that was killed resumes there, with any number of processes, and a
-complete table that was made with the same is used again. Features made with anything else have a
-folder of their own (`folder_for`): nothing that took hours is overwritten.
+are written. flaws-<rank>.txt: what was wrong with photos that were read all the same. An extraction
+that was killed resumes there, with any number of processes, and a complete table that was made with
+the same is used again. Features made with anything else have a folder of their own (`folder_for`):
+nothing that took hours is overwritten.
 """
 
 from __future__ import annotations
@@ -126,6 +127,23 @@ class FeatureFolder:
             raise self._damaged(f"{self.about} does not name what the features were made with")
         return about
 
+    def add_flaws(self, flaws: Sequence[str], rank: int) -> None:
+        """Keep what a process found wrong with photos. Raises RunError if that can't be done."""
+        path = self.folder / f"flaws-{rank}.txt"
+        try:
+            with open(path, "a", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(" ".join(flaw.splitlines()) + "\n" for flaw in flaws)
+        except OSError as error:
+            raise RunError(not_written(path, error)) from None
+
+    def read_flaws(self) -> list[str]:
+        """Those of all processes, sorted; lots that were made twice have them once."""
+        found: set[str] = set()
+        for path in self.folder.glob("flaws-*.txt"):
+            with reading(path, "list of flaws"):
+                found.update(path.read_text("utf-8", "surrogateescape").splitlines())
+        return sorted(found)
+
     def check(self, about: dict[str, Any], shape: tuple[int, int]) -> None:
         """Raises DataError if the features were made with anything else, or features.npy is
         another table than about.json says."""
@@ -163,12 +181,15 @@ def packed_features(
     processes: Processes = ALONE,
     say: Callable[[str], None] = print,
     progress: str | None = None,
+    flaws: list[str] | None = None,
 ) -> Features:
     """The features of the photos in the folder; those that are missing are made.
 
     about: what they are made with: checkpoint, dimension `dim`, `dtype`, ...; plain values.
     produce: makes the features of the given lots of rows. say: is told how many are missing.
-    progress: label of a bar that the main process shows; None: no bar.
+    progress: label of a bar that the main process shows; None: no bar. flaws: the list that
+    `produce` adds to; at the end, the main process's has all flaws of the table's photos, those of
+    earlier starts too, and the others' have none.
     Raises DataError for NaN or infinity, and if the folder's features were made with something
     else; RunError if they can't be written.
     """
@@ -179,10 +200,17 @@ def packed_features(
     missing = files.missing()
     processes.barrier()  # all must have read which are missing before one writes
     mine = missing[processes.rank :: processes.world_size]
+    before = len(flaws or ())
     if mine:
-        with full_precision():
-            _fill(files, mine, produce(mine), progress if processes.is_main else None)
+        try:
+            with full_precision():
+                _fill(files, mine, produce(mine), progress if processes.is_main else None)
+        finally:
+            if own := (flaws or [])[before:]:
+                files.add_flaws(own, processes.rank)
     processes.barrier()
+    if flaws is not None:
+        flaws[before:] = files.read_flaws() if processes.is_main else []
     return files.open()
 
 

@@ -558,6 +558,8 @@ def network(tmp_path_factory):
 
 def test_the_script_from_crops_to_figures_and_again_from_its_features(network, tmp_path):
     folder = write_set(tmp_path / "IJBC")
+    flawed = folder / "loose_crop" / "3.jpg"
+    flawed.write_bytes(flawed.read_bytes()[:-2])  # read in spite of it
     flags = ("--checkpoint", network, "--ijb_dataset_path", folder, "--output", tmp_path / "out")
     two = (*torchrun(2, "IJB_Evaluation.py"), *flags, "--device", "cpu", "--num_workers", 0)
     flags = ("IJB_Evaluation.py", *flags, "--device", "cpu", "--num_workers", 0)
@@ -588,6 +590,9 @@ def test_the_script_from_crops_to_figures_and_again_from_its_features(network, t
     again = run_script(*flags, "--ijb_conventions", "all", check=True)
     assert "all there" in again.stdout
     assert table.read_bytes() == before
+    assert "1 images were read in spite of a flaw" in again.stdout
+    (flaw,) = json.loads((tmp_path / "out/ijbc.json").read_text())["flaws"]
+    assert (flaw,) == (*values["flaws"],) == (f"{flawed}: a JPEG without its end marker",)
     for name in ("insightface", "adaface", "cvlface", "facexzoo"):
         assert f"({name})" in again.stdout
     assert len(json.loads((tmp_path / "out/ijbc.json").read_text())["results"]) == 8

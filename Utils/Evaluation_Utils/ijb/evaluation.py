@@ -159,5 +159,7 @@ def _extract(
         unit=False,
     )
     place = folder_for(folder / "features", lists.prefix, about, processes)
-    found = packed_features(place, photos.listed, about, produce, processes, progress=lists.title)
+    found = packed_features(
+        place, photos.listed, about, produce, processes, progress=lists.title, flaws=flaws
+    )
     return found.table

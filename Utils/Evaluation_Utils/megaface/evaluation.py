@@ -101,7 +101,7 @@ def evaluate_data(
             place = folder_for(folder, source.name, about, processes)
             label = f"{source.name.capitalize():<11}" if progress else None
             features = packed_features(
-                place, source.listed, about, produce, processes, say, progress=label
+                place, source.listed, about, produce, processes, say, progress=label, flaws=flaws
             )
         tables.append(features.table)
         if config.export_devkit and processes.is_main:

@@ -102,7 +102,9 @@ def _features(
         )
         place = folder_for(folder, f"{FILE_NAME}-{name}", about, processes)
         label = f"{name.capitalize():<11}"
-        packed = packed_features(place, photos.listed, about, produce, processes, progress=label)
+        packed = packed_features(
+            place, photos.listed, about, produce, processes, progress=label, flaws=flaws
+        )
         tables[name] = packed.table
     return tables
 

@@ -18,9 +18,16 @@ def other_kind(path: Path) -> str:
         return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`."
     if start.lstrip().startswith(b"<"):
         return "it is a web page, so what was downloaded is not the file; fetch it again."
-    for kind, is_one in (("ONNX model", _is_onnx), ("PyTorch program (.pt2)", _is_exported)):
-        if _holds(is_one, path):
-            return f"it is an exported {kind}, not read here; give the weights that it was made of."
+    if is_onnx(path):
+        return (
+            "it is a network in ONNX, which can only be evaluated: the evaluation scripts take it "
+            "as --checkpoint. Here, give the weights that it was made of."
+        )
+    if _holds(_is_exported, path):
+        return (
+            "it is an exported PyTorch program (.pt2), not read here; give the weights that it "
+            "was made of."
+        )
     for module, is_one in (("tarfile", tarfile.is_tarfile), ("zipfile", _is_zip)):
         if _holds(is_one, path):
             folder = path.with_name(path.name.partition(".")[0] + "_unpacked")
@@ -52,7 +59,12 @@ def _is_zip(path: Path) -> bool:
         return not any(name.endswith("/data.pkl") for name in archive.namelist())
 
 
-def _is_onnx(path: Path) -> bool:
+def is_onnx(path: Path) -> bool:
+    """Whether this is an ONNX file, whole or not, whatever its name."""
+    return _holds(_has_graph, path)
+
+
+def _has_graph(path: Path) -> bool:
     """Whether this is a protobuf message with ONNX's first field, a version, and its graph."""
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -46,8 +46,9 @@ from Utils.Evaluation_Utils.features import (
     weights_digest,
 )
 from Utils.files import make_folder
+from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.lineages import reading_flags
-from Utils.Pretrained_Utils.load import build, read_weights
+from Utils.Pretrained_Utils.load import read_weights
 
 CENTRES = ("others", "weights")
 ITERATIONS = 20
@@ -213,10 +214,14 @@ def main() -> None:
     data = open_training_set(
         given.data, given.file_list, given.identity_folder, given.list_encoding
     )
-    weights = read_weights(given.source, given.lineage, given.weights, given.channel_order)
-    backbone = build(weights, given.channel_order, given.input_mean, given.input_scale)
-    by_weights = given.centres == "weights"
-    class_weights = _class_weights(weights.head, data, backbone.feature_dim) if by_weights else None
+    read = (given.source, given.lineage)
+    backbone = load_backbone(
+        *read, given.channel_order, given.input_mean, given.input_scale, given.weights
+    )
+    class_weights = None
+    if given.centres == "weights":
+        head = read_weights(*read, given.weights, given.channel_order).head
+        class_weights = _class_weights(head, data, backbone.feature_dim)
     folder = Path(given.output or f"Results/label_noise_{Path(given.data).absolute().name}")
     make_folder(folder)
     angles, unreadable = measure(
@@ -228,7 +233,11 @@ def main() -> None:
         given.num_workers,
         class_weights,
     )
-    about = {"checkpoint": str(weights.path), "data": str(data.source), "centres": given.centres}
+    about = {
+        "checkpoint": str(find_weights(given.source)),
+        "data": str(data.source),
+        "centres": given.centres,
+    }
     text = write_report(data, angles, unreadable, folder, about)
     print(f"\n{text}\n\nTables and pictures: {folder}")
 

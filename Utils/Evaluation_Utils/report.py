@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from Config import Config, settings_for, validate
+from Config import Config, ConfigError, settings_for, validate
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.demo.rfw import ensure_rfw
@@ -49,6 +49,7 @@ from Utils.Evaluation_Utils.verification import (
 from Utils.files import save_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.load import describe
+from Utils.Pretrained_Utils.onnx_network import OnnxBackbone
 from Utils.run_folder import COMMON, run_of
 from Utils.tables import format_table, format_warnings
 
@@ -293,6 +294,9 @@ def load_network(config: Config, device: torch.device) -> nn.Module:
         config.input_scale,
         config.weights,
     )
+    if isinstance(backbone, OnnxBackbone) and config.eval_dtype != "fp32":
+        why = "an ONNX network computes in the dtypes of its file; leave it out."
+        raise ConfigError("eval_dtype", config.eval_dtype, why)
     return backbone.to(device, memory_format=torch.channels_last)
 
 

@@ -8,6 +8,8 @@ stand_ins.py  what files name beside tensors, and TorchScript programs, without 
 foreign.py    the files of other code bases: which network they hold, and whose
 contents.py   where in a file the network is
 lineages/     the known code bases, and how a network of theirs is recognised
+onnx_files.py, onnx_network.py
+              networks in ONNX files: what a graph says of its input; a module that computes it
 heads.py      class weights that come with a network
 convert.py    the command that writes weights for another program
 export.py     the command that writes a network as ONNX or as PyTorch's exported program

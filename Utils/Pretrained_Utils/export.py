@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from Backbone import describe_backbone
 from Utils.errors import RunError, run_script
 from Utils.files import atomic_path, writing
-from Utils.Pretrained_Utils.files import writable_target
+from Utils.Pretrained_Utils.files import METADATA, writable_target
 from Utils.Pretrained_Utils.lineages import reading_flags
-from Utils.Pretrained_Utils.load import describe, load_backbone
+from Utils.Pretrained_Utils.load import build, describe, read_weights
 
 SUFFIXES = (".onnx", ".pt2")
-METADATA = "face_backbone"
 TOLERANCE = 1e-4  # of the largest output, or of 1 where that is smaller
 EXAMPLE_BATCH = 2  # 0 and 1 are special to torch.export
 CHECKED_BATCHES = (1, 3)
@@ -54,14 +53,8 @@ def main() -> None:
     )
     flags = parser.parse_args()
     target = writable_target(flags.target, SUFFIXES)
-    backbone = load_backbone(
-        flags.source,
-        flags.lineage,
-        flags.channel_order,
-        flags.input_mean,
-        flags.input_scale,
-        which=flags.weights,
-    )
+    weights = read_weights(flags.source, flags.lineage, flags.weights, flags.channel_order)
+    backbone = build(weights, flags.channel_order, flags.input_mean, flags.input_scale)
     print(f"read     {flags.source}: {describe(backbone)}")
     difference, largest = export(backbone, target, flags.include_preprocessing)
     print(f"written  {target}: {target.stat().st_size / 2**20:.1f} MiB")

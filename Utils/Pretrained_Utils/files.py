@@ -24,7 +24,7 @@ from Utils.run_folder import COMMON
 BACKBONE_FORMAT = "face-backbone-1"
 SAFETENSORS = ".safetensors"
 FOLDER = "Pretrained"
-SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS)
+SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS, ".onnx")
 # The file with the network inside a folder: CVLface's, and that of a run's checkpoint folders.
 FOLDER_FILES = ("model.pt", COMMON)
 METADATA = "face_backbone"  # entry of a safetensors file's metadata with the description

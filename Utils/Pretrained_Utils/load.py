@@ -1,7 +1,8 @@
 """Backbones from weights files: this project's, and those of every lineage in `lineages`.
 
 `load_backbone` is `read_weights` (find, read and recognise the file) and `build` (make the network
-and fill it). Nothing in a file is ever executed.
+and fill it); a network in an ONNX file comes from `onnx_network`. Nothing in a file is ever
+executed.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from torch import nn
 from Backbone import BACKBONES, ArchitectureError, Preprocessing, rebuild_backbone
 from Config.errors import shortened
 from Utils.errors import CheckpointError
+from Utils.file_kinds import is_onnx
 from Utils.Pretrained_Utils.files import (
     BACKBONE_FORMAT,
     Description,
@@ -30,6 +32,7 @@ from Utils.Pretrained_Utils.lineages.recognise import (
     compare,
     shapes_of,
 )
+from Utils.Pretrained_Utils.onnx_network import load_onnx
 from Utils.run_folder import FORMAT
 
 FORMATS = ("face-training-checkpoint-", "face-backbone-")  # of this program's other versions, too
@@ -55,10 +58,17 @@ def load_backbone(
         other file there is one kind of weights, and this is not looked at.
 
     Returns it in evaluation mode on the CPU, in float32, with its `preprocessing`; `lineage` says
-    where it is from. Raises CheckpointError for a file that can't be read without running code,
-    that holds no network known here, or another one than `name`, or one that can be of several
-    lineages whose inputs differ.
+    where it is from. Of an ONNX file it is a module that computes, without parameters. Raises
+    CheckpointError for a file that can't be read without running code, that holds no network known
+    here, or another one than `name`, or one that can be of several lineages whose inputs differ.
     """
+    lineage = _wanted(name)
+    path = find_weights(path)
+    if is_onnx(path):
+        given = {"channel_order": channel_order or None, "mean": input_mean, "scale": input_scale}
+        backbone = load_onnx(path, lineage, given)
+        _check_name(path, name, backbone.architecture["name"])
+        return backbone
     weights = read_weights(path, name, which, channel_order)
     return build(weights, channel_order, input_mean, input_scale)
 
@@ -74,12 +84,7 @@ def read_weights(
 
     part: of a file with several networks, the keys and prefix of the one to read.
     """
-    lineage = find_lineage(name) if name else None
-    if name and lineage is None and name not in BACKBONES:
-        keys = ", ".join(row.key for row in LINEAGES)
-        raise CheckpointError(
-            f"{name!r} is neither a backbone ({', '.join(BACKBONES)}) nor a lineage ({keys})."
-        )
+    lineage = _wanted(name)
     path = find_weights(path)
     contents = read_file(path)
     if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
@@ -91,9 +96,7 @@ def read_weights(
         )
     else:
         weights = foreign_weights(path, contents, lineage, channel_order, part)
-    found = weights.description.architecture["name"]
-    if name in BACKBONES and name != found:
-        raise CheckpointError(f"checkpoint {path} holds a {found}, not a {name}.")
+    _check_name(path, name, weights.description.architecture["name"])
     return weights
 
 
@@ -146,9 +149,11 @@ def describe(backbone: nn.Module) -> str:
     given, size = backbone.preprocessing, backbone.preprocessing.input_size
     variant = "".join(f", {k} {v}" for k, v in backbone.architecture["variant"].items())
     what = f"{backbone.architecture['name']}{variant}, {backbone.feature_dim}-d"
+    note = getattr(backbone, "note", "")  # of an ONNX network
     return (
         f"{what}, of {backbone.lineage}; input "
         f"{size[0]}×{size[1]} {given.channel_order}, (pixel - {given.mean:g}) / {given.scale:g}"
+        + (f" ({note})" if note else "")
     )
 
 
@@ -176,6 +181,22 @@ def own_weights(
         averaged = dataclasses.replace(description, lineage=lineage)
         return Weights(path, averaged, contents["averaged"]["backbone"], head)
     return Weights(path, description, contents["backbone"], head)
+
+
+def _wanted(name: str | None) -> Lineage | None:
+    """The lineage that a name asks for; None for a backbone's name, or none at all."""
+    lineage = find_lineage(name) if name else None
+    if name and lineage is None and name not in BACKBONES:
+        keys = ", ".join(row.key for row in LINEAGES)
+        raise CheckpointError(
+            f"{name!r} is neither a backbone ({', '.join(BACKBONES)}) nor a lineage ({keys})."
+        )
+    return lineage
+
+
+def _check_name(path: Path, name: str | None, found: str) -> None:
+    if name in BACKBONES and name != found:
+        raise CheckpointError(f"checkpoint {path} holds a {found}, not a {name}.")
 
 
 def _misfit(path: Path, why: str) -> CheckpointError:

@@ -153,7 +153,7 @@ def test_files_of_other_kinds_are_told_from_damaged_ones(state, tmp_path):
     # ONNX's first fields: version 8, producer, graph.
     onnx = b"\x08\x08\x12\x07pytorch\x3a\x80\x01" + bytes(128)
     for content, said in (
-        (onnx, "ONNX model"),
+        (onnx, "damaged ONNX file"),
         (onnx[:3], "not a checkpoint"),
         (b"\x08\x08" + damaged, "not a checkpoint"),
         (b"\x08\x08" + b"\xff" * 40, "not a checkpoint"),

@@ -187,7 +187,9 @@ class Config:
 
     setting = group("Evaluation", EVALUATION)
     checkpoint: str = setting(
-        "", "weights to evaluate, of any known lineage: a file, or a name in Pretrained"
+        "",
+        "weights to evaluate, of any known lineage, or a network in ONNX: a file, or a name in "
+        "Pretrained",
     )
     eval_batch_size: int = setting(64, "images embedded at once", at_least=1, scripts=ALL_SCRIPTS)
     output: str = setting("", "folder for figures and pictures; empty: Results/<run>_<checkpoint>")

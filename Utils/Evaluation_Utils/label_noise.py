@@ -48,7 +48,7 @@ from Utils.Evaluation_Utils.features import (
 from Utils.files import make_folder
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.lineages import reading_flags
-from Utils.Pretrained_Utils.load import read_weights
+from Utils.Pretrained_Utils.load import describe, read_weights
 
 CENTRES = ("others", "weights")
 ITERATIONS = 20
@@ -218,6 +218,7 @@ def main() -> None:
     backbone = load_backbone(
         *read, given.channel_order, given.input_mean, given.input_scale, given.weights
     )
+    print(f"network: {describe(backbone)}")
     class_weights = None
     if given.centres == "weights":
         head = read_weights(*read, given.weights, given.channel_order).head

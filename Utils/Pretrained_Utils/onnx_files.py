@@ -84,10 +84,12 @@ def read_onnx(path: Path) -> "onnx.ModelProto":
     try:
         model = onnx.ModelProto.FromString(content)
     except DecodeError:
+        model = None
+    if model is None or any(_has_broken_text(message) for message in _messages(model)):
         raise CheckpointError(
             f"checkpoint {path} can't be read: it is a truncated or damaged ONNX file. Fetch it "
             f"again."
-        ) from None
+        )
     total = len(content)
     for message in _messages(model):
         if isinstance(message, onnx.TensorProto) and message.data_location == message.EXTERNAL:
@@ -105,6 +107,13 @@ def _messages(message: Any) -> Iterator[Any]:
         if field.message_type is not None:
             for inner in [value] if hasattr(value, "ListFields") else value:
                 yield from _messages(inner)
+
+
+def _has_broken_text(message: Any) -> bool:
+    """Whether a text in a message is not UTF-8: protobuf gives its bytes then."""
+    fields = [value for field, value in message.ListFields() if field.type == field.TYPE_STRING]
+    texts = [[value] if isinstance(value, str | bytes) else value for value in fields]
+    return any(isinstance(text, bytes) for several in texts for text in several)
 
 
 def _beside(path: Path, tensor: "onnx.TensorProto", most: int) -> bytes:
@@ -153,7 +162,8 @@ def image_input(path: Path, model: "onnx.ModelProto") -> ImageInput:
         )
     kind = inputs[0].type.tensor_type
     dims = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
-    dtype = onnx.TensorProto.DataType.Name(kind.elem_type)
+    names = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    dtype = names.get(kind.elem_type, "an unknown type")
     channels_last = len(dims) == 4 and dims[1] != 3 and dims[3] == 3
     if dtype not in IMAGE_DTYPES or len(dims) != 4 or not (channels_last or dims[1] in (3, None)):
         shape = "×".join(str(dim or "?") for dim in dims) or "of unknown shape"
@@ -280,6 +290,8 @@ def _normalised_inside(model: "onnx.ModelProto", name: str) -> dict[str, float]:
         elif node.op_type not in ("Cast", "Identity", "Transpose"):
             break
         name = node.output[0]
+    if slope <= 0:
+        return {}
     zero = -shift / slope
     if zero > 1 or (slope < 0.1 and zero == 0):
         return {"mean": 0.0, "scale": 1.0}

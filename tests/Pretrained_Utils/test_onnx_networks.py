@@ -294,8 +294,13 @@ def test_other_networks_are_refused_in_words(tmp_path):
     refused("has 2 inputs .image, other.", lambda graph: graph.input.add(name="other"))
     refused("takes float n×1×32×32".replace("n", r"\?"), _grey)
     refused("takes int64", dtype=TensorProto.INT64)
+    refused("takes an unknown type", lambda graph: _set_type(graph, 99))
     refused("can't be computed by onnxruntime .*Unknown", back=[("Unknown", None)], domain="mine")
     refused("another embedding of the same image", back=[("RandomNormalLike", None)])
+
+
+def _set_type(graph: onnx.GraphProto, number: int) -> None:
+    graph.input[0].type.tensor_type.elem_type = number
 
 
 def _grey(graph: onnx.GraphProto) -> None:
@@ -353,6 +358,10 @@ def test_a_damaged_file_is_refused_in_words(tmp_path):
     for length in (0, 10, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=r"damaged|truncated"):
+            load_backbone(path, **RGB)
+    for name in (b"embedding", b"image", b"n0"):  # a text that is no UTF-8
+        path.write_bytes(content.replace(name, name[:-1] + b"\xff"))
+        with pytest.raises(CheckpointError, match="damaged ONNX file"):
             load_backbone(path, **RGB)
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(CheckpointError, match="it is a web page"):

@@ -36,6 +36,7 @@ from Utils.Evaluation_Utils.megaface.pictures import draw_all, read_compared
 from Utils.Evaluation_Utils.megaface.report import FILE_NAME, MegaFaceResult, table, values_of
 from Utils.Evaluation_Utils.report import Report, load_network, make_output
 from Utils.files import save_json
+from Utils.Pretrained_Utils.load import describe
 from Utils.processes import ALONE, Processes, started_by_torchrun
 
 
@@ -54,6 +55,8 @@ def evaluate_megaface(config: Config) -> Report | None:
         data = processes.one_by_one(lambda: open_megaface(config))
         needed = data.probes.needs_network or data.distractors.needs_network
         backbone = load_network(config, device) if needed else None
+        if backbone and processes.is_main:
+            print(f"network: {describe(backbone)}")
         folder = make_output(config)
         features = folder / "features"
         result = evaluate_data(config, data, backbone, device, features, processes)

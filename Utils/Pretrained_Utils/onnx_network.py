@@ -5,6 +5,7 @@ one, and otherwise in the number that the graph was written for.
 """
 
 import hashlib
+import json
 import math
 import shlex
 from collections.abc import Callable
@@ -147,7 +148,7 @@ def load_onnx(path: Path, lineage: Lineage | None, given: dict[str, Any]) -> Onn
     else:
         raise CheckpointError(
             f"checkpoint {path} can't be computed with images of {size[0]}×{size[1]}: "
-            f"{first_line(failure)}."
+            f"{first_line(failure).rstrip('.')}."
         )
     backbone = OnnxBackbone(path, content, session, image, output, preprocessing)
     about = origin.architecture
@@ -193,7 +194,8 @@ def open_session(path: Path, model: bytes, device: torch.device) -> "onnxruntime
     except _errors() as error:
         raise CheckpointError(
             f"checkpoint {path} can't be computed by onnxruntime {onnxruntime.__version__}: "
-            f"{first_line(error)}."
+            f"{first_line(error).rstrip('.')}. A newer onnxruntime, or an export with ONNX's own "
+            f"operators alone, may help."
         ) from None
     if not (providers and there):
         raise CheckpointError(
@@ -289,10 +291,8 @@ def _not_one(
         )
     target = path.with_name(f"{path.stem}_embedding.onnx")
     inputs = [value.name for value in session.get_inputs()]
-    code = (
-        "import onnx.utils; onnx.utils.extract_model("
-        f"{str(path)!r}, {str(target)!r}, {inputs!r}, {[names[found[0]]]!r})"
-    )
+    arguments = json.dumps([str(path), str(target), inputs, [names[found[0]]]])
+    code = f"import onnx.utils; onnx.utils.extract_model(*{arguments})"
     return (
         f"checkpoint {path} has {len(found)} outputs that may be its embedding: "
         f"{shortened(shown, 300)}. Write it with one of them: `python -c {shlex.quote(code)}`."

@@ -50,6 +50,10 @@ def validate(
     on_cpu = config.device == "cpu" or cuda_devices == 0
     if "eval_dtype" in names and config.eval_dtype == "fp16" and on_cpu:
         raise _wrong(config, "eval_dtype", "CPUs do not compute in fp16; use bf16 or fp32.")
+    if "all_pairs" in names and config.all_pairs:
+        for name in ("compare", "quality", "eval_dtype"):
+            if getattr(config, name) != settings[name].default:
+                raise _wrong(config, name, "it is for listed pairs; leave it out with all_pairs.")
     if only is None:
         _check_network(config)
         _check_epochs(config)

@@ -50,8 +50,8 @@ class Config:
     identity_folder: Literal["top", "deepest"] = setting(
         "top",
         "which folder of a tree is the person: top (directly under the root, with all images below "
-        "it) or deepest (each folder that has images); of MegaFace's probes too",
-        scripts=(*TRAINING, "megaface"),
+        "it) or deepest (each folder that has images); of MegaFace's probes and all_pairs too",
+        scripts=(*TRAINING, "any_set", "megaface"),
     )
     min_images: int = setting(
         1, "leave out identities with fewer images than this, and renumber the labels", at_least=1
@@ -282,7 +282,14 @@ class Config:
         "",
         ".bin file, .blp folder, RFW's folder or folder of images; empty: the demo's four groups",
     )
-    pairs: str = setting("", "pairs of the images; not for .bin and .blp")
+    pairs: str = setting(
+        "", "pairs of the images; not for .bin and .blp. With all_pairs: an image list, if any"
+    )
+    all_pairs: bool = setting(
+        False,
+        "every pair of the images of a labelled set, in all formats of training data, instead of "
+        "listed pairs; without data, of the demo's training faces",
+    )
 
     setting = group("Lists of images and pairs", (*TRAINING, *VERIFICATION))
     list_encoding: str = setting(

@@ -7,6 +7,9 @@ identification, verification, ROC and open set, for one set of distractors. As a
 3,530 probes, 25 are mislabelled. Before and after the scoring, the bare products of the same blocks
 are computed, always into the same memory. Memory is the growth of the process's resident size
 without the pages of files, sampled a hundred times a second.
+
+`--all_pairs 100000` instead counts every pair of so many images, ten of each person, beside the
+bare products of as many pairs.
 """
 
 import argparse
@@ -19,11 +22,13 @@ import torch
 
 from benchmarks.memory import MemoryWatch
 from Utils.cpu import keep_freed_memory
+from Utils.Evaluation_Utils.all_pairs.figures import evaluate as evaluate_all_pairs
 from Utils.Evaluation_Utils.identification import evaluate
 from Utils.Evaluation_Utils.identification.scoring import BLOCK_SIZES
 from Utils.files import atomic_path
 
 PROBES, PEOPLE, MISLABELLED = 3530, 80, 25
+PHOTOS = 10  # of a person, in every pair of images
 _ROWS_AT_ONCE = 10_000
 
 
@@ -38,8 +43,9 @@ def make_probes(dim: int) -> tuple[np.ndarray, np.ndarray]:
     return probes.astype(np.float32), ids
 
 
-def make_distractors(path: Path, count: int, dim: int) -> np.ndarray:
-    """A memory map of float32 N×D features; its file is written if it does not exist yet."""
+def make_distractors(path: Path, count: int, dim: int, photos: int = 0) -> np.ndarray:
+    """A memory map of float32 N×D features; its file is written if it does not exist yet.
+    photos: so many rows in turn are of one person, with a cosine of about 0.2; 0: strangers."""
     if not path.exists():
         rng = np.random.default_rng(1)
         with atomic_path(path) as temporary:
@@ -47,6 +53,9 @@ def make_distractors(path: Path, count: int, dim: int) -> np.ndarray:
             for start in range(0, count, _ROWS_AT_ONCE):
                 part = table[start : start + _ROWS_AT_ONCE]
                 part[:] = rng.standard_normal(part.shape, np.float32)
+                if photos:
+                    people = rng.standard_normal((len(part) // photos + 1, dim), np.float32)
+                    part[:] = 2 * part + people[np.arange(len(part)) // photos]
             del table
     return np.load(path, mmap_mode="r")
 
@@ -80,19 +89,46 @@ def measure(folder: Path, count: int, dim: int) -> str:
     )
 
 
+def measure_all_pairs(folder: Path, count: int, dim: int) -> str:
+    """Every pair of `count` images, in words."""
+    table = make_distractors(folder / f"people_{count}x{dim}.npy", count, dim, PHOTOS)
+    rows = np.array(table[: BLOCK_SIZES["cpu"]])
+    multiply(rows, table[: count // 10], len(rows))
+    start = time.perf_counter()
+    with MemoryWatch(100) as memory:
+        result = evaluate_all_pairs(table, np.arange(count) // PHOTOS)
+    scoring = time.perf_counter() - start
+    bare = multiply(rows, table, len(rows)) * (count / len(rows) / 2)
+    tars = ", ".join(f"{100 * p.tar:.3f} % at {p.target:g}" for p in result.every.points)
+    return (
+        f"{count:,} images, {dim}-d: {result.every.genuine:,} genuine and "
+        f"{result.every.impostor:,} impostor pairs\nbare {bare:.1f} s, all figures {scoring:.1f} s "
+        f"({scoring / bare:.2f}), memory {memory.used / 2**30:.2f} GiB\n"
+        f"TAR {tars}; rank-1 {100 * result.rank1:.3f} %"
+    )
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--distractors", type=int, default=1_000_000)
     parser.add_argument("--dims", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--all_pairs", type=int, metavar="N", help="every pair of N images instead")
     parser.add_argument("--folder", type=Path, help="folder in which the random features are kept")
     arguments = parser.parse_args()
     keep_freed_memory()  # as MegaFace_Evaluation.py does
     print(f"{torch.get_num_threads()} threads, blocks of {BLOCK_SIZES['cpu']} distractors")
-    print("probes  distractors    dim   bare (s)  scoring (s)   ratio  memory GiB   rank-1, TPR")
+    if not arguments.all_pairs:
+        print(
+            "probes  distractors    dim   bare (s)  scoring (s)   ratio  memory GiB   rank-1, TPR"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         for dim in arguments.dims:
-            print(measure(arguments.folder or Path(temporary), arguments.distractors, dim))
+            folder = arguments.folder or Path(temporary)
+            if arguments.all_pairs:
+                print(measure_all_pairs(folder, arguments.all_pairs, dim), flush=True)
+            else:
+                print(measure(folder, arguments.distractors, dim))
 
 
 if __name__ == "__main__":

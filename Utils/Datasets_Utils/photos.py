@@ -12,6 +12,7 @@ between.
 """
 
 import codecs
+import hashlib
 import json
 import os
 import posixpath
@@ -33,6 +34,7 @@ from Utils.Datasets_Utils.formats.class_tree import (
 )
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, is_image_name
 from Utils.Datasets_Utils.text import is_comment, numbered_lines
+from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.Datasets_Utils.verification_set import ImageFiles, StoredImages, locate_images
 from Utils.errors import DataError
 from Utils.files import atomic_path, read_json, reading
@@ -59,6 +61,16 @@ class Photos:
 
     listed: PhotoList
     images: Sequence[np.ndarray]
+
+
+def labelled_photos(data: TrainingSet) -> tuple[Photos, str]:
+    """The photos of a training set, and the SHA-256 of their names. They are listed by number: a
+    training list may name a photo twice."""
+    names = hashlib.sha256()
+    for row in range(len(data)):
+        names.update(data.name(row).encode("utf-8", "surrogateescape") + b"\n")
+    listed = PhotoList([str(row) for row in range(len(data))], None, str(data.source))
+    return Photos(listed, StoredImages(data.images, data.rows)), names.hexdigest()
 
 
 def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:

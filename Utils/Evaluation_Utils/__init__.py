@@ -17,6 +17,8 @@ megaface/             MegaFace's photos, lists and devkit files to a report
 tinyface/             TinyFace's official lists and rule to a report
 ijb/                  IJB-B's and IJB-C's crops and lists to a report
 
+all_pairs/            every pair of a labelled set: TAR down to FAR 1e-6, on arrays and to a report
+
 label_noise.py        the command that finds images under a wrong name
 clean_list.py         its report, and the command that leaves out the worst images
 """

@@ -21,7 +21,6 @@ the others, with their final weights; otherwise one of three images would be nea
 it is a third of it.
 """
 
-import hashlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -33,9 +32,8 @@ from torch import nn
 from Config import ConfigError
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.formats.class_tree import add_identity_folder
-from Utils.Datasets_Utils.photos import PhotoList, Photos
+from Utils.Datasets_Utils.photos import labelled_photos
 from Utils.Datasets_Utils.training_set import TrainingSet
-from Utils.Datasets_Utils.verification_set import StoredImages
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, run_script
 from Utils.Evaluation_Utils.clean_list import write_report
@@ -74,25 +72,20 @@ def measure(
     Returns (angles, float32 N degrees, NaN if there is none; indices, int64, of the images that
     can't be read, whose angle is NaN too).
     """
-    indices = PhotoList([str(i) for i in range(len(data))], None, str(data.source))
-    names = hashlib.sha256()
-    for i in range(len(data)):
-        names.update(data.name(i).encode("utf-8", "surrogateescape") + b"\n")
+    photos, names = labelled_photos(data)
     about = {
         "network": weights_digest(backbone),
-        "list": list_digest(indices),
+        "list": list_digest(photos.listed),
         "dim": backbone.feature_dim,
         "dtype": "fp16",
         "flip": "sum",
-        "images": names.hexdigest(),
+        "images": names,
         "source": str(data.images.source),
     }
-    rows = np.arange(len(data)) if data.rows is None else data.rows
-    photos = Photos(indices, StoredImages(data.images, rows))
     produce = embedded(
         photos, backbone.to(device), "sum", device, batch_size, num_workers, skip_unreadable=True
     )
-    features = packed_features(folder, indices, about, produce, progress="Embedding").table
+    features = packed_features(folder, photos.listed, about, produce, progress="Embedding").table
     labels, unreadable = np.asarray(data.labels), _rows_of_zeros(features)
     if class_weights is None:
         return angles_to_centres(features, labels), unreadable

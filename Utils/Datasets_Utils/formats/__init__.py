@@ -255,7 +255,9 @@ def _pairs_file(path: Path, file_list: Path | None) -> Path:
     if not file_list.exists():
         raise DataError(
             f"the pairs file {file_list} does not exist; {path} holds images but no pairs. "
-            f"`--pairs`, or a benchmark's own setting such as `--lfw_file_list`, names it."
+            f"`--pairs`, or a benchmark's own setting such as `--lfw_file_list`, names it. If the "
+            f"images are labelled, `python -m Utils.Evaluation_Utils --all_pairs` evaluates every "
+            f"pair of them."
         )
     return file_list
 

@@ -57,7 +57,7 @@ def read_groups(
         first = first_few(missing, _SHOWN)
         raise PairsError(
             f"{path}: gives no group for {len(missing)} of the {len(names)} images: {first}; "
-            f"expected a line `image group` for each, with the names that the pairs have."
+            f"expected a line `image group` for each, with these names."
         )
     groups = np.array([known[plain_name(name)][0] for name in names])
     return np.where(groups[left] == groups[right], groups[left], "")

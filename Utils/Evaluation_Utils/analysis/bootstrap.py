@@ -120,11 +120,28 @@ def mean_interval(
     ids = np.arange(len(values)) if subjects is None else subjects
     whose = np.unique(ids, return_inverse=True)[1]
     sums, counts = np.bincount(whose, values), np.bincount(whose)
+    (ends,) = share_intervals(sums[:, None], counts, seed)
+    return ends
+
+
+def share_intervals(
+    sums: np.ndarray, counts: np.ndarray, seed: int = 0
+) -> list[tuple[float, float]]:
+    """The intervals of F shares: of `counts.sum()` things, those that `sums.sum(axis=0)` counts.
+
+    sums: C×F, counts: C; a row for each subject, whose things get their weights together.
+    """
     rng, draws = np.random.default_rng(seed), draws_for(len(counts))
-    right, lost = rng.standard_gamma(0.5, (2, draws))
-    weights = rng.standard_exponential((draws, len(counts)))
-    means = (weights @ sums + right) / (weights @ counts + right + lost)
-    return interval(means, float(values.mean()))
+    right, lost = rng.standard_gamma(0.5, (2, draws, 1))
+    shares = np.empty((draws, sums.shape[1]))
+    size = max(1, _WEIGHTS_AT_ONCE // len(counts))
+    for start in range(0, draws, size):
+        rows = slice(start, min(start + size, draws))
+        weights = rng.standard_exponential((rows.stop - start, len(counts)))
+        total = (weights @ counts)[:, None] + right[rows] + lost[rows]
+        shares[rows] = (weights @ sums + right[rows]) / total
+    figures = sums.sum(axis=0) / counts.sum()
+    return [interval(drawn, float(f)) for drawn, f in zip(shares.T, figures, strict=True)]
 
 
 def chance_of_other_order(differences: np.ndarray, difference: float) -> float:

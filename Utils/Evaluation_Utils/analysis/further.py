@@ -32,6 +32,7 @@ from Utils.Evaluation_Utils.analysis.thresholds import (
     at_thresholds,
     read_thresholds,
     thresholds_table,
+    warn_of_another_network,
 )
 from Utils.Evaluation_Utils.roc import auc, roc_curve
 from Utils.files import read_json
@@ -140,12 +141,7 @@ def further_figures(kept: KeptScores, others: Others, checkpoint: str) -> Furthe
     if others.thresholds:
         values["at_thresholds"] = at_thresholds(kept, others.thresholds)
         tables.append(thresholds_table(values["at_thresholds"]))
-        if others.thresholds.checkpoint != checkpoint:
-            warnings.append(
-                f"the thresholds of {others.thresholds.path} were found with the checkpoint "
-                f"{others.thresholds.checkpoint}, and this is {checkpoint}: thresholds of one "
-                f"network do not suit another"
-            )
+        warnings += warn_of_another_network(others.thresholds, checkpoint)
     if others.quality:
         by, quality = others.quality
         values["quality"] = discard_curves(kept, by, kept.norms if quality is None else quality)

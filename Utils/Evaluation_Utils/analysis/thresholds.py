@@ -73,6 +73,17 @@ def at_thresholds(kept: KeptScores, thresholds: Thresholds) -> dict[str, Any]:
     return {"file": thresholds.path, **about, "results": dict(sorted(results.items()))}
 
 
+def warn_of_another_network(thresholds: Thresholds, checkpoint: str) -> list[str]:
+    """A warning if the thresholds are not of the checkpoint."""
+    if thresholds.checkpoint == checkpoint:
+        return []
+    return [
+        f"the thresholds of {thresholds.path} were found with the checkpoint "
+        f"{thresholds.checkpoint}, and this is {checkpoint}: thresholds of one network do not suit "
+        f"another"
+    ]
+
+
 def thresholds_table(found: dict[str, Any]) -> str:
     """The result of `at_thresholds`."""
     rows = [["", "FAR there", "threshold", "FAR", "TAR", "accuracy"]]

@@ -20,16 +20,17 @@ _WAITING = 20_000  # scores that are collected before they are merged with the h
 class Bins:
     """Equal bins between two scores; the first and the last one also count the scores beyond.
 
-    low, high: where the first bin ends and the last one begins.
+    low, high: where the first bin ends and the last one begins. number: 256 or 65,536 bins.
     """
 
     low: float
     high: float
+    number: int = _BINS
 
     @property
     def factor(self) -> float:
         """Bins for each unit of score."""
-        return float(np.float32((_BINS - 2) / (self.high - self.low)))
+        return float(np.float32((self.number - 2) / (self.high - self.low)))
 
     @property
     def offset(self) -> float:
@@ -39,19 +40,28 @@ class Bins:
     @property
     def edges(self) -> np.ndarray:
         """float64: the lower edge of each bin, ascending; that of the first is below all scores."""
-        edges = (np.arange(_BINS) - self.offset) / self.factor
+        edges = (np.arange(self.number) - self.offset) / self.factor
         return np.append(-1.01, edges[1:])
+
+    def indices(self, scores: Tensor) -> Tensor | np.ndarray:
+        """The bin of each of the float32 P×B scores."""
+        if not uses_numpy(scores):
+            return (scores * self.factor + self.offset).clamp_(0, self.number - 1).to(torch.int32)
+        # OpenCV takes one pass and rounds to the nearest integer: with half less, that's the floor.
+        values, offset = scores.numpy(), self.offset - 0.5
+        dtype = cv2.CV_8U if self.number == _BINS else cv2.CV_16U
+        return cv2.addWeighted(values, self.factor, values, 0, offset, dtype=dtype)
+
+    def histogram(self, indices: Tensor | np.ndarray) -> np.ndarray:
+        """int64: how many of the `indices` of a block are of each bin."""
+        if isinstance(indices, Tensor):
+            return torch.bincount(indices.view(-1), minlength=self.number).cpu().numpy()
+        found = cv2.calcHist([indices], [0], None, [self.number], [0, self.number])
+        return found.reshape(-1).astype(np.int64)
 
     def count(self, scores: Tensor) -> np.ndarray:
         """int64: how many of the float32 P×B scores are in each bin."""
-        if not uses_numpy(scores):
-            indices = (scores * self.factor + self.offset).clamp_(0, _BINS - 1).to(torch.int32)
-            return torch.bincount(indices.view(-1), minlength=_BINS).cpu().numpy()
-        # OpenCV takes one pass and rounds to the nearest byte: with half less, that is the floor.
-        values, offset = scores.numpy(), self.offset - 0.5
-        indices = cv2.addWeighted(values, self.factor, values, 0, offset, dtype=cv2.CV_8U)
-        found = cv2.calcHist([indices], [0], None, [_BINS], [0, _BINS])
-        return found.reshape(-1).astype(np.int64)
+        return self.histogram(self.indices(scores))
 
 
 def choose_bins(probes: np.ndarray, distractors: np.ndarray, used: np.ndarray) -> Bins:

@@ -35,7 +35,7 @@ DEVKIT_PROBES = 100  # the devkit's tool takes its negatives from the first hund
 BLOCK_SIZES = {"cpu": 2048, "cuda": 16384}
 
 _MOST_SCORES = 2**26  # of a block: 256 MiB, and a GPU needs a few times that
-_BIN_ROUNDING = 2.0**-22  # of a product, its bin's edge and the bin's index, all in float32
+BIN_ROUNDING = 2.0**-22  # of a product, its bin's edge and the bin's index, all in float32
 _ROWS_AT_ONCE = 512  # probes
 
 
@@ -165,7 +165,7 @@ class TrialScorer:
         if not wanted:
             return []
         positives, negatives = self._mates.positives, scores.negatives
-        slack = _BIN_ROUNDING + self._products(self._settings.score_dtype).low_bound
+        slack = BIN_ROUNDING + self._products(self._settings.score_dtype).low_bound
         values = [candidates(negatives[kind], positives, fpr, slack) for kind, fpr in wanted]
         counts = [np.zeros(len(each) + 1, np.int64) for each in values]
         self._bar.total += len(self._trial.distractors)

@@ -83,8 +83,11 @@ def auc(roc: Roc) -> float:
     one, ties counted half.
     """
     false_accepts, true_accepts = _counts(roc)
-    twice_area = np.sum(np.diff(false_accepts) * (true_accepts[1:] + true_accepts[:-1]))
-    return int(twice_area) / (2 * roc.positives * roc.negatives)
+    widths, heights = np.diff(false_accepts), true_accepts[1:] + true_accepts[:-1]
+    whole = 2 * roc.positives * roc.negatives
+    if whole >= 2**63:  # every pair of 100,000 images
+        return float(widths.astype(np.float64) @ heights / whole)
+    return int(np.sum(widths * heights)) / whole
 
 
 def tar_at_far(roc: Roc, fars: Iterable[float]) -> tuple[OperatingPoint, ...]:

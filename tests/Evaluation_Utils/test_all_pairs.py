@@ -13,8 +13,10 @@ from tests.conftest import assert_one_paragraph, run_script
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.errors import DataError
+from Utils.Evaluation_Utils.all_pairs import counting
 from Utils.Evaluation_Utils.all_pairs.figures import FARS, evaluate
 from Utils.Evaluation_Utils.embedding import embed
+from Utils.Evaluation_Utils.identification import exact_scores, negatives
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 from Utils.Evaluation_Utils.verification import combine_flip
 from Utils.Pretrained_Utils import load_backbone
@@ -66,7 +68,10 @@ def figures_of(scores, same, threshold):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_all_figures_are_those_of_a_list_of_every_pair(seed):
+def test_all_figures_are_those_of_a_list_of_every_pair(seed, monkeypatch):
+    if seed % 5 == 4:  # a GPU's way of counting
+        for module in (counting, exact_scores, negatives):
+            monkeypatch.setattr(module, "uses_numpy", lambda scores: False)
     features, ids, groups = problem(seed)
     i, j, scores, same = all_pairs_of(features, ids)
     names = np.array([""] * len(ids)) if groups is None else groups
@@ -250,5 +255,5 @@ def test_mistakes_end_in_one_paragraph(command, tiny_faces, tmp_path):
         ((*data, "--pairs", tiny_faces.lfw_pairs), (str(tiny_faces.lfw_pairs),)),
     ):
         assert_one_paragraph(run(*flags), *said)
-    with pytest.raises(DataError, match="no pairs.*--all_pairs` evaluates every pair"):
+    with pytest.raises(DataError, match=r"no pairs.*--all_pairs` evaluates every pair"):
         open_verification_set(tiny_faces.train)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from Utils.Evaluation_Utils.roc import auc, equal_error_rate, roc_curve, tar_at_far
+from Utils.Evaluation_Utils.roc import Roc, auc, equal_error_rate, roc_curve, tar_at_far
 
 SEEDS = range(25)
 
@@ -138,3 +138,10 @@ def test_what_cannot_make_a_curve_is_refused(scores, same, message):
 def test_a_target_that_is_no_rate_is_refused(target):
     with pytest.raises(ValueError, match="not a rate"):
         tar_at_far(roc_curve([1, 2], [True, False]), [target])
+
+
+def test_the_area_of_more_pairs_than_64_bits_can_multiply():
+    """Half of the pairs of 100,000 images are genuine, 90 % of them above 90 % of the others."""
+    rates = np.array([0, 0.1, 1]), np.array([0, 0.9, 1])
+    curve = Roc(*rates, np.array([np.inf, 0.5, 0]), 2_500_000_000, 2_500_000_000)
+    assert auc(curve) == pytest.approx(0.1 * 0.45 + 0.9 * 0.95)

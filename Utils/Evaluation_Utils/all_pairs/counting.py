@@ -278,7 +278,7 @@ def _indices(products: np.ndarray) -> np.ndarray:
     """The bins of G products."""
     if not len(products):
         return np.empty(0, np.int64)
-    return BINS.indices(torch.from_numpy(products)).reshape(-1)
+    return np.asarray(BINS.indices(torch.from_numpy(products))).reshape(-1)
 
 
 def _where(near: np.ndarray, indices: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -247,7 +247,6 @@ def test_mistakes_end_in_one_paragraph(command, tiny_faces, tmp_path):
     shutil.copytree(tiny_faces.train / "person 0", lone / "person 0")
     data = ("--data", tiny_faces.train)
     for flags, said in (
-        ((), ("give --data PATH",)),
         (("--data", lone), ("4 images there is only one identity",)),
         ((*data, "--groups", groups), ("no group for 23 of the 24 images", "person 0/1.png")),
         ((*data, "--threshold_group", "west"), ("threshold_group is 'west'", "--groups FILE")),

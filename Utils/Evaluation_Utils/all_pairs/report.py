@@ -12,11 +12,11 @@ import torch
 from Config import Config, settings_for, validate
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.appearance import image_warnings
+from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.pairs.groups import read_groups
 from Utils.Datasets_Utils.photos import labelled_photos
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.devices import share_device
-from Utils.errors import DataError
 from Utils.Evaluation_Utils.all_pairs.figures import (
     AllPairsResult,
     PairFigures,
@@ -66,15 +66,9 @@ def evaluate_all_pairs(config: Config) -> Report | None:
     """
     with started_by_torchrun() as processes:
         validate(config, torch.cuda.device_count(), settings_for("any_set"))
-        if not config.data:
-            raise DataError("there is no data to evaluate on: give --data PATH.")
         device = share_device(config, processes)
         protocol = "insightface" if config.protocol == "insightface" else "cosine"
-        data = processes.one_by_one(
-            lambda: open_training_set(
-                config.data, config.pairs, config.identity_folder, config.list_encoding
-            )
-        )
+        path, data = processes.one_by_one(lambda: _open(config))
         groups = _groups_of(data, config)
         check_labels(data.labels, groups, config.threshold_group)
         other = (
@@ -82,7 +76,6 @@ def evaluate_all_pairs(config: Config) -> Report | None:
         )
         backbone = load_network(config, device)
         folder = make_output(config)
-        path = Path(config.data).absolute()
         name = path.name if path.is_dir() else path.stem
         photos, names = labelled_photos(data)
         flip, flaws = _FLIPS[protocol], []
@@ -90,12 +83,12 @@ def evaluate_all_pairs(config: Config) -> Report | None:
             "list": list_digest(photos.listed),
             "images": names,
             "dtype": "fp32",
-            **embedded_with(backbone, flip, data.images.source),
+            **embedded_with(backbone, flip, path, photos.images),
         }
         produce = embedded(
             photos, backbone, flip, device, config.eval_batch_size, config.num_workers, flaws=flaws
         )
-        place = folder_for(folder / "features", name, about)
+        place = folder_for(folder / "features", name, about, processes)
         progress = f"Embedding {name}"
         packed = packed_features(place, photos.listed, about, produce, processes, progress=progress)
         flaws = sorted(chain(*processes.gather(flaws)))
@@ -138,6 +131,13 @@ def evaluate_all_pairs(config: Config) -> Report | None:
     plot_roc({protocol: result.curve}, folder / f"{name}_roc.png", f"{name}, every pair")
     plot_det({protocol: result.curve}, folder / f"{name}_det.png", f"{name}, every pair")
     return Report(_table(values, result, protocol), folder)
+
+
+def _open(config: Config) -> tuple[Path, TrainingSet]:
+    """(the path of the labelled images, the set): `data`, or else the demo's training faces."""
+    path = config.data or ensure_demo_sets(Path(config.demo_dataset_path)).train_images
+    listed = config.pairs, config.identity_folder, config.list_encoding
+    return Path(path).absolute(), open_training_set(path, *listed)
 
 
 def _groups_of(data: TrainingSet, config: Config) -> np.ndarray | None:

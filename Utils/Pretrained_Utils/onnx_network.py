@@ -106,7 +106,8 @@ class OnnxBackbone(nn.Module):
             device, dtype = tensor.device, NUMPY_DTYPES[tensor.dtype]
             place = (device.type, device.index or 0)
             bind(name, *place, dtype, tuple(tensor.shape), tensor.data_ptr())
-        binding.synchronize_inputs()  # onnxruntime has a stream of its own on a GPU
+        if images.is_cuda:  # onnxruntime has a stream of its own, and would not wait for this one
+            torch.cuda.current_stream(images.device).synchronize()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return embeddings[:count].flatten(1).float()
@@ -148,7 +149,7 @@ def load_onnx(path: Path, lineage: Lineage | None, given: dict[str, Any]) -> Onn
     else:
         raise CheckpointError(
             f"checkpoint {path} can't be computed with images of {size[0]}×{size[1]}: "
-            f"{first_line(failure).rstrip('.')}."
+            f"{first_line(failure).rstrip('.')}. Is it a detector? Give a network of embeddings."
         )
     backbone = OnnxBackbone(path, content, session, image, output, preprocessing)
     about = origin.architecture
@@ -200,8 +201,8 @@ def open_session(path: Path, model: bytes, device: torch.device) -> "onnxruntime
     if not (providers and there):
         raise CheckpointError(
             f"checkpoint {path} is an ONNX network, and onnxruntime computes here only on a CPU, "
-            f"not on {device}. Give `--device cpu`, or for CUDA replace the package onnxruntime by "
-            f"onnxruntime-gpu."
+            f"not on {device}. Give `--device cpu`; or for CUDA replace the package onnxruntime by "
+            f"onnxruntime-gpu, in a release for the CUDA that PyTorch has here."
         )
     return session
 

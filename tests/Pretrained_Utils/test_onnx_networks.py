@@ -410,7 +410,10 @@ def test_a_device_without_a_provider_is_said(tmp_path):
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime computes on CUDA here")
-    content = network(tmp_path / "net.onnx").read_bytes()
+    path = network(tmp_path / "net.onnx")
+    with pytest.raises(CheckpointError, match="only on a CPU, not on meta"):
+        load_backbone(path, **RGB).to("meta")
+    content = path.read_bytes()
     with pytest.raises(CheckpointError, match=r"only on a CPU, not on cuda:0. Give `--device cpu`"):
         open_session(tmp_path / "net.onnx", content, torch.device("cuda", 0))
 

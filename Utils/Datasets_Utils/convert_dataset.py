@@ -75,6 +75,8 @@ def convert(
     )
     if shuffle is not None and pairs:
         raise RunError("a verification set can't be shuffled: its pairs are in an order.")
+    if shuffle is not None and shuffle < 0:
+        raise DataError(f"--shuffle is {shuffle}, the seed of the order; expected 0 or more.")
     if shuffle is not None:
         images = _shuffled(images, shuffle)
     check_target(target, len(images), shard_size)

@@ -54,6 +54,8 @@ def write_pairs(
     folder, path = Path(folder), Path(path)
     if folds < 2 or pairs < 1:
         raise DataError(f"there must be 2 folds and 1 pair at least, not {folds} and {pairs}.")
+    if seed < 0:
+        raise DataError(f"--seed is {seed}; expected 0 or more.")
     found = list_folder(folder)
     tree = group_images(found.files, found.litter, identity_folder)
     if not tree.classes:

@@ -53,6 +53,8 @@ def test_a_record_file_comes_back_as_mxnet_wrote_it(ms1m, tmp_path):
 
 
 def test_a_random_order_makes_a_plain_record_file(ms1m, tmp_path):
+    with pytest.raises(DataError, match="--shuffle is -1"):
+        convert(ms1m, tmp_path / "x.rec", shuffle=-1)
     convert(ms1m, tmp_path / "x.rec", shuffle=5)
     order = np.random.default_rng(5).permutation(347)
     mixed, source = open_training_set(tmp_path / "x.rec"), open_training_set(ms1m)

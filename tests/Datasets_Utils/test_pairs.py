@@ -428,4 +428,6 @@ def test_folders_with_too_few_people_or_photos_are_one_paragraph(tmp_path, count
     folder = people_folder(tmp_path / "faces", counts)
     command = ("-m", "Utils.Datasets_Utils.make_pairs", folder, tmp_path / "pairs.txt")
     assert_one_paragraph(run_script(*command), said)
+    with pytest.raises(DataError, match="seed is -1"):
+        write_pairs(folder, tmp_path / "pairs.txt", seed=-1)
     assert not (tmp_path / "pairs.txt").exists()

@@ -272,6 +272,15 @@ def test_files_without_thresholds_are_refused_by_name(tmp_path, text):
         open_others(kept_scores(np.zeros(4)), ["cosine"], threshold_from=str(path))
 
 
+@pytest.mark.parametrize("point", [{"far_target": 0.1, "threshold": float("nan")}, "0.1", {}])
+def test_a_threshold_that_is_none_is_named(tmp_path, point):
+    path = tmp_path / "other.json"
+    good = {"far_target": 0.1, "threshold": 0.5}
+    path.write_text(json.dumps({"results": {"cosine": {"operating_points": [good, point]}}}))
+    with pytest.raises(DataError, match=r"other\.json: cosine has the threshold"):
+        read_thresholds(path, ["cosine"])
+
+
 def test_a_det_picture_is_drawn_of_perfect_scores_too(tmp_path):
     same = np.arange(20) % 2 == 0
     for name, scores in (("perfect", same * 1.0), ("usual", np.arange(20.0) * same)):

@@ -118,8 +118,12 @@ def _points(
     points = own.get("operating_points") if isinstance(own, dict) else None
     if not isinstance(points, list) or not points:
         return None
-    pairs = [(p.get("far_target"), p.get("threshold")) for p in points if isinstance(p, dict)]
+    pairs = [
+        (p.get("far_target"), p.get("threshold")) if isinstance(p, dict) else (p, None)
+        for p in points
+    ]
     for far, threshold in pairs:
-        if not isinstance(far, int | float) or not isinstance(threshold, int | float | None):
+        numbers = [far] if threshold is None else [far, threshold]
+        if not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
             raise DataError(f"{path}: {protocol} has the threshold {threshold!r} at FAR {far!r}.")
-    return pairs or None
+    return pairs

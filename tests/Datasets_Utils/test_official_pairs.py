@@ -291,6 +291,12 @@ def test_a_flaw_in_cfps_files_is_named_with_its_line(cfp, file, old, new, said):
         read_pairs(cfp / "Protocol/Split/FP")
 
 
+def test_a_missing_split_of_cfps_is_named(cfp):
+    shutil.rmtree(cfp / "Protocol/Split/FP/01")
+    with pytest.raises(PairsError, match="FP: the folder 01 is missing, before 02"):
+        read_pairs(cfp / "Protocol/Split/FP")
+
+
 def test_other_folders_are_not_taken_for_cfps(cfp, tmp_path):
     with pytest.raises(PairsError, match=r"Data: is a folder; expected a pairs file, or"):
         read_pairs(cfp / "Data")

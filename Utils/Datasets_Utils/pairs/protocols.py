@@ -165,6 +165,10 @@ def read_cfp(folder: Path, files: Files = ON_DISK) -> Pairs:
     pairs, folds = [], []
     parts = sorted({file.parent for name in _KINDS for file in files.in_folders(split, name)})
     for fold, part in enumerate(parts):
+        if is_number(part.name) and int(part.name) != fold + 1:
+            raise PairsError(
+                f"{split}: the folder {fold + 1:02d} is missing, before {part.name}; expected {_CFP}."
+            )
         for name, same in _KINDS.items():
             for number, text in _lines(part / name, files):
                 where = f"{part / name}, line {number}: {text!r}"

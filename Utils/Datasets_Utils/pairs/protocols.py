@@ -167,7 +167,8 @@ def read_cfp(folder: Path, files: Files = ON_DISK) -> Pairs:
     for fold, part in enumerate(parts):
         if is_number(part.name) and int(part.name) != fold + 1:
             raise PairsError(
-                f"{split}: the folder {fold + 1:02d} is missing, before {part.name}; expected {_CFP}."
+                f"{split}: the folder {fold + 1:02d} is missing, before {part.name}; expected "
+                f"{_CFP}."
             )
         for name, same in _KINDS.items():
             for number, text in _lines(part / name, files):

@@ -24,9 +24,9 @@ class Recorder:
     def uniform(self, name: str, shape: tuple[int, ...], low: float, high: float) -> Tensor:
         if self.device == "meta":
             self.state[name] = torch.empty(shape, device="meta")
-        else:
-            values = torch.rand(shape, generator=self.generator)
-            self.state[name] = values * (high - low) + low
+            return torch.empty(shape, device="meta", dtype=torch.float64)
+        values = torch.rand(shape, generator=self.generator)
+        self.state[name] = values * (high - low) + low
         return self.state[name].double()
 
     def conv(self, name, x, out, kernel, stride=1, padding=0, groups=1) -> Tensor:
@@ -51,19 +51,23 @@ class Recorder:
         mean = self.uniform(f"{name}.running_mean", count, -0.2, 0.2).view(shape)
         variance = self.uniform(f"{name}.running_var", count, 0.5, 1.5).view(shape)
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7, device=self.device)
-        y = (x - mean) / (variance + 1e-5).sqrt()
-        if not affine:
-            return y
-        weight = self.uniform(f"{name}.weight", count, 0.5 * gain, 1.5 * gain).view(shape)
-        return y * weight + self.uniform(f"{name}.bias", count, -0.2, 0.2).view(shape)
+        weight, bias = 1.0, 0.0
+        if affine:
+            weight = self.uniform(f"{name}.weight", count, 0.5 * gain, 1.5 * gain).view(shape)
+            bias = self.uniform(f"{name}.bias", count, -0.2, 0.2).view(shape)
+        if self.device == "meta":
+            return x
+        return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
 
     def prelu(self, name: str, x: Tensor) -> Tensor:
         slope = self.uniform(f"{name}.weight", (x.shape[1],), 0.0, 0.5).view(1, -1, 1, 1)
-        return torch.where(x > 0, x, x * slope)
+        return x if self.device == "meta" else torch.where(x > 0, x, x * slope)
 
 
 def grouped_conv(x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
     """The definition; torch's own takes seconds in float64."""
+    if x.is_meta:
+        return F.conv2d(x, weight, stride=stride, groups=groups)
     out, per_group, height, width = weight.shape
     weight = weight.view(groups, out // groups, per_group, height, width)
     rows = (x.shape[2] - height) // stride + 1

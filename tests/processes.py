@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,13 +40,13 @@ _FORKSERVER.set_forkserver_preload(
 class Script:
     """A script that runs, with what tests use of `subprocess.Popen`."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], own_group: bool = False) -> None:
         self.args = words
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name, name) for name in ("out", "err")]
         for path in self._outputs:
             path.touch()
-        arguments = (words, *map(str, self._outputs))
+        arguments = (words, *map(str, self._outputs), own_group)
         self._process = _FORKSERVER.Process(target=_run_script, args=arguments)
         self._process.start()
         self.pid = self._process.pid
@@ -70,9 +71,10 @@ class Script:
             return tuple(path.read_text() for path in self._outputs)
 
 
-def start_script(*arguments: object) -> Script:
-    """Start a script of the repository, "-m" and a module, or "-c" and a program."""
-    return Script([str(argument) for argument in arguments])
+def start_script(*arguments: object, own_group: bool = False) -> Script:
+    """Start a script of the repository, "-m" and a module, or "-c" and a program; in the process
+    group of the tests, or one of its own."""
+    return Script([str(argument) for argument in arguments], own_group)
 
 
 def run_script(*arguments: object, check: bool = False) -> subprocess.CompletedProcess:
@@ -99,10 +101,13 @@ def run_printed(command: str) -> None:
         subprocess.run(command, shell=True, check=True, cwd=ROOT)
 
 
-def _run_script(words: list[str], out: str, err: str) -> None:
+def _run_script(words: list[str], out: str, err: str, own_group: bool) -> None:
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(ROOT)
+    if own_group:
+        os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
     # The system's usual way to start processes, not the server's.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     if words[0] == "-m":

@@ -6,8 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +15,8 @@ import pytest
 import torch
 
 from Config import Config, ConfigError, Sweep, read_training
-from tests.conftest import ROOT, assert_one_paragraph, run_script
+from tests.conftest import assert_one_paragraph, run_script
+from tests.processes import start_script
 from tests.scripts.test_training import assert_same_weights, only_run
 from Utils.errors import DataError, RunError
 from Utils.run_folder import SWEEP, RunFolder
@@ -258,15 +257,7 @@ def test_a_run_whose_last_test_failed_is_judged_again(tiny_config, in_process):
 
 def begin_sweep(flags, save_dir):
     """A sweep's process when its first run has a checkpoint of iteration 4."""
-    process = subprocess.Popen(
-        [sys.executable, *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        process_group=0,
-        # Under nohup SIGINT is ignored, and Python leaves it so.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start_script(*flags, own_group=True)
     deadline = time.monotonic() + 120
     while not list(save_dir.glob("*/checkpoints/iteration_00000004.pt")):
         assert process.poll() is None
@@ -309,7 +300,6 @@ def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):
     (lock,) = save_dir.glob("sweep_*/.lock")
     with open(lock) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # once the run's own process, which has it too, has ended
-    process.stdout.close()
     (run,) = (RunFolder(path.parent) for path in save_dir.glob("*/settings.json"))
     assert not run.results.exists(), "it was over before it was killed, or went on"
     (done,) = run_sweep(read(*flags))

@@ -4,8 +4,6 @@ import csv
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -230,25 +228,16 @@ def test_sigterm_to_the_whole_process_group_saves_though_loaders_have_workers(
 ):
     # As Kubernetes and SLURM send it; torchrun sends it on to the group of each process.
     flags = ["--total_epoch", "500", "--milestones=", "--save_freq", "1000", "--test_freq", "1000"]
-    flags += ["--num_workers", "2", "--save_dir", str(tmp_path)]
-    command = [sys.executable, *launch, "Train.py", *tiny_faces.flags, *flags]
-    with open(tmp_path / "said", "w") as said:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("*/checkpoints/last.pt")):
-            assert process.poll() is None, (tmp_path / "said").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGTERM)
-        status = process.wait(timeout=60)
-    said = (tmp_path / "said").read_text()
+    flags += ["--num_workers", "2", "--save_dir", tmp_path]
+    process = start_script(*launch, "Train.py", *tiny_faces.flags, *flags, own_group=True)
+    wait_for(tmp_path, "last.pt", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = "".join(process.communicate(timeout=60))
     done = read_run(only_run(tmp_path) / "checkpoints" / "last.pt")["position"]["iteration"]
     assert f"asked to stop after iteration {done}. The last checkpoint is" in said
     assert "DataLoader worker" not in said
     if not launch:  # torchrun ends with its own status and traceback
-        assert status == 0
+        assert process.returncode == 0
         assert "Traceback" not in said
 
 

@@ -5,8 +5,6 @@ import dataclasses
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import torch
 from Backbone import build_backbone
 from Config import Config
 from Head import HEADS
-from tests.conftest import ROOT, assert_one_paragraph, run_script
+from tests.conftest import assert_one_paragraph, run_script
 from tests.processes import start_script
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Pretrained_Utils import load_backbone
@@ -203,8 +201,8 @@ def test_para_adj_mode_writes_nothing(tiny_faces, tmp_path):
 @pytest.mark.parametrize("margin", HEADS)
 def test_the_loss_falls_with_every_head(tiny_config, margin):
     config = dataclasses.replace(
-        tiny_config, margin=margin, para_adj_mode=True, total_epoch=12, milestones=(), test_freq=99,
-        initial_lr=0.05, scale_size=16.0, margin_size=None,
+        tiny_config, margin=margin, para_adj_mode=True, total_epoch=6, milestones=(), test_freq=99,
+        initial_lr=0.05, scale_size=16.0, margin_size=None, log_freq=1,
     )  # fmt: skip
     trainer = Trainer(config)
     trainer.run()
@@ -342,15 +340,7 @@ def test_a_full_disk_ends_the_run_in_one_paragraph(tiny_faces, tmp_path):
 
 def test_ctrl_c_says_where_to_go_on(tiny_faces, tmp_path):
     flags = [*tiny_faces.flags, "--total_epoch", "200", "--milestones=", "--save_dir", tmp_path]
-    process = subprocess.Popen(
-        [sys.executable, "Train.py", *map(str, flags)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests that nohup started ignore it, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    process = start_script("Train.py", *flags)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/checkpoints/last.pt")):
         assert time.monotonic() < deadline

@@ -82,8 +82,8 @@ def look(images: Sequence[np.ndarray], input_size: tuple[int, int]) -> tuple[str
         size_warning = (
             f"{sum(other.values())} of {sizes.total()} images looked at do not have the size of "
             f"aligned faces, 112×112: {most}. They are scaled and their centre is "
-            f"cropped. If they are photos that nobody aligned, figures are far too low: map the "
-            f"five landmarks of each face to insightface's template of 112×112 first (its "
-            f"norm_crop does), or take an aligned copy of the set, such as lfw.bin"
+            f"cropped. If they are photos that nobody aligned, figures are far too low: align them "
+            f"first (python -m Utils.Datasets_Utils.align_faces, see docs/alignment.md), or take "
+            f"an aligned copy of the set, such as lfw.bin"
         )
     return size_warning, swapped_colours(reds)

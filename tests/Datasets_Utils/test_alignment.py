@@ -239,7 +239,7 @@ FORMS = {
     "68": f"a.jpg {sixty_eight()}\n",
     "celeba": f"1\n{HEADER.replace(',', ' ').replace('left_', 'left')}\na.jpg  {FLAT}\n",
     "vggface2": f"NAME_ID,{','.join(f'P{i}{a}' for i in range(1, 6) for a in 'XY')}\n"
-    f'"n01/01",{COMMAS}\n'.replace("NAME_ID", "image"),
+    f'"n01/01",{COMMAS}\n',
     "numbered from 0": f"{','.join(f'x_{i},y_{i}' for i in range(5))},file\n{COMMAS},a.jpg\n",
     "all x first": "file;x1;x2;x3;x4;x5;y1;y2;y3;y4;y5\na.jpg;"
     + ";".join(f"{value:g}" for value in POINTS.T.ravel())
@@ -501,6 +501,14 @@ def test_landmarks_with_other_folders_say_how_many_to_drop(photos, tmp_path):
         run(other, tmp_path / "out")
     run(other, tmp_path / "out", drop_folders=3)
     assert len(files_of(tmp_path / "out")) == 9 + 2
+
+
+def test_names_without_their_extension_are_found(photos, tmp_path):
+    text = photos[1].read_text()
+    (tmp_path / "list.txt").write_text(text.replace(".png", "").replace(".jpg", ""))
+    said = run((photos[0], tmp_path / "list.txt"), tmp_path / "out")
+    assert "9 crops" in said
+    assert "lack the extension" in said
 
 
 def test_points_of_a_photograph_that_is_stored_turned(tmp_path):

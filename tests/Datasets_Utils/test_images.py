@@ -174,7 +174,7 @@ def test_photos_of_another_size_bring_a_warning_with_the_remedy(face):
     sizes, _ = look([*photos(face, 3, (250, 250)), *photos(face, 1)], (112, 112))
     assert "3 of 4 images looked at do not have the size" in sizes
     assert "250×250 (3)" in sizes
-    assert "norm_crop" in sizes
+    assert "Utils.Datasets_Utils.align_faces" in sizes
     # Raw crops have all sizes: the most frequent ones are enough.
     sizes, _ = look([photos(face, 1, (20 + n, 16))[0] for n in range(9)] * 2, (112, 112))
     assert "112×112: 20×16 (2), 21×16 (2), 22×16 (2), .... They" in sizes

@@ -16,6 +16,7 @@ import numpy as np
 from Utils.Datasets_Utils.text import IMAGE_WORDS, column
 from Utils.errors import DataError
 
+_IMAGES = IMAGE_WORDS | {"name_id"}  # VGGFace2's
 _SCORES = ("score", "confidence", "conf", "probability", "prob", "detection_score")
 _CORNERS = (  # of a box: two corners
     ("box_left", "box_top", "box_right", "box_bottom"),
@@ -66,9 +67,9 @@ def find_columns(path: Path, header: str, following: str) -> Columns:
     separator = next((mark for mark in "\t,;" if mark in header), "")
     names = [name.lower().lstrip("# ").strip() for name in _split(header, separator)]
     # CelebA's header has no word for the first column, the image.
-    if column(names, IMAGE_WORDS) is None and len(_split(following, separator)) == len(names) + 1:
+    if column(names, _IMAGES) is None and len(_split(following, separator)) == len(names) + 1:
         names = ["image", *names]
-    image = column(names, IMAGE_WORDS)
+    image = column(names, _IMAGES)
     points = _named(path, names) or _numbered(path, names)
     if image is None or not points:
         lacking = "one column `file` of the images" if image is None else "the five points"

@@ -14,6 +14,7 @@ refused.
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -138,6 +139,12 @@ def given_faces(
     names = [without_folders(name, drop_folders) for name in landmarks.names]
     rows = store.rows(names, landmarks.path, encoding, skip_bad=True)
     notes = [*landmarks.notes, *store.notes]
+    if (rows < 0).any():
+        stems = _stems(store)
+        found = np.array([stems.get(name, -1) for name in names], np.int64)
+        if count := int(((rows < 0) & (found >= 0)).sum()):
+            notes.append(f"{count:,} names in {landmarks.path} lack the extension")
+        rows = np.where(rows < 0, found, rows)
     unknown = [landmarks.names[i] for i in np.flatnonzero(rows < 0).tolist()]
     if len(unknown) == len(names):
         count = shorter(names_look(store.name(row) for row in range(len(store))), names)
@@ -152,6 +159,15 @@ def given_faces(
         what = f"{len(unknown):,} lines of {landmarks.path} name no photograph that is there"
         notes.append(f"{what}: {first_few(unknown)}")
     return GivenFaces(landmarks, rows), tuple(notes)
+
+
+def _stems(store: ImageStore) -> dict[str, int]:
+    """The rows of photographs by their names without the extension, where only one has it."""
+    rows: dict[str, int] = {}
+    for row in range(len(store)):
+        stem = os.path.splitext(store.name(row))[0]
+        rows[stem] = -1 if stem in rows else row
+    return rows
 
 
 def _columns(path: Path, sample: list[tuple[int, str]]) -> Columns | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from Backbone import build_backbone
 from benchmarks.gpu_checks.check import Check, Place, Row, Rows, attempt, row
 from benchmarks.gpu_checks.runs import trained_weights
+from Utils.Evaluation_Utils.all_pairs.figures import evaluate as evaluate_all_pairs
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.identification.evaluation import IdentificationResult, evaluate
 from Utils.Evaluation_Utils.identification.scoring import ScoringSettings
@@ -70,7 +72,8 @@ def _lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def megaface(place: Place) -> Rows:
-    """All figures of identification, equal to the last digit whatever computes the products."""
+    """All figures of identification and of every pair of images, equal to the last digit whatever
+    computes the products."""
     rng = np.random.default_rng(0)
     probes_count, people = place.size(1000, 60), place.size(100, 12)
     count, dim = place.size(200_000, 3000), place.size(512, 64)
@@ -102,6 +105,18 @@ def megaface(place: Place) -> Rows:
             return row(name, not others and restored, text, note)
 
         yield attempt(name, compared)
+    strangers = distractors[: place.size(20_000, 500)]
+    name = f"every pair of images, {place.device.type} against the CPU"
+    images = np.concatenate([probes, strangers])
+    people = np.concatenate([ids, people + np.arange(len(strangers))])
+    yield attempt(name, partial(_every_pair, place, name, images, people))
+
+
+def _every_pair(place: Place, name: str, features: np.ndarray, ids: np.ndarray) -> Row:
+    results = (evaluate_all_pairs(features, ids, device=device) for device in (place.device, CPU))
+    found, expected = ((r.every, r.found_first.tolist(), r.hits.tolist()) for r in results)
+    text = "all figures equal" if found == expected else "figures differ"
+    return row(name, found == expected, text, f"{len(ids):,} images")
 
 
 def _figures(result: IdentificationResult) -> dict[str, object]:

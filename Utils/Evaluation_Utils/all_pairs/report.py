@@ -223,12 +223,10 @@ def _figures_of_groups(result: AllPairsResult, protocol: str, far: float) -> dic
 
 
 def _at_thresholds(result: AllPairsResult, other: Thresholds, protocol: str) -> dict[str, Any]:
-    """As of `analysis.thresholds.at_thresholds`."""
-    every, points = result.every, []
+    """As of `analysis.thresholds.at_thresholds`, without an accuracy: nearly all are impostors."""
+    points = []
     for (target, threshold), (far, tar) in zip(other.points[protocol], result.given, strict=True):
-        right = tar * every.genuine + (1 - far) * every.impostor
-        accuracy = right / (every.genuine + every.impostor)
-        figures = {"far": far, "tar": tar, "accuracy": accuracy}
+        figures = {"far": far, "tar": tar, "accuracy": None}
         points.append({"far_target": target, "threshold": threshold, **figures})
     about = {"benchmark": other.benchmark, "checkpoint": other.checkpoint}
     return {"file": other.path, **about, "results": {protocol: points}}

@@ -79,7 +79,7 @@ def align(
     _begin(output, settings)
     names = [store.name(row) for row in rows.tolist()]
     work = Work(store, rows, given, settings, output, crop_names(names, store_root(store)))
-    with _own_threads(num_workers):
+    with own_threads(num_workers):
         settings.open_detector()  # or an error before the first photograph
         done = finished(output)
         missing = [i for i, name in enumerate(names) if name not in done]
@@ -94,7 +94,7 @@ def align(
 
 
 @contextmanager
-def _own_threads(num_workers: int) -> Iterator[None]:
+def own_threads(num_workers: int) -> Iterator[None]:
     """One thread of OpenCV in each process, where there are several: they share the cores, and a
     process that is forked would wait for ever for threads that OpenCV has started in this one."""
     before = cv2.getNumThreads()

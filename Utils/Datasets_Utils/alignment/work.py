@@ -115,27 +115,12 @@ class Work(Dataset):
         name: str,
         crop: str,
     ) -> Line:
-        settings, points = self.settings, faces.points[face]
         box = photograph.on_photograph(faces.boxes[face].reshape(2, 2))
-        facts = (texts(box), texts(photograph.on_photograph(points)))
+        facts = (texts(box), texts(photograph.on_photograph(faces.points[face])))
         score = texts(faces.scores[face], 4)[0]
-        reason = transform.problem(points)
-        if not reason and not _any_inside(points, photograph.image.shape[:2]):
-            reason = "all points are outside the picture"
-        if reason:
+        image, doubts, reason = crop_face(photograph, faces, face, self.settings)
+        if image is None:
             return Line(name, number, "", *facts, score, "", reason)
-        size = photograph.image.shape[:2]
-        kind = DETECTORS.get(settings.detector)
-        doubts = doubts_about(
-            faces,
-            face,
-            size,
-            settings.size[0],
-            kind.doubtful if kind else 0.5,
-            settings.which == "all",
-        )
-        matrix = transform.similarity(points, transform.template(settings.size))
-        image = transform.warp(photograph.image, matrix, settings.size, settings.border)
         if number > 1:
             stem, suffix = os.path.splitext(crop)
             crop = f"{stem}.face{number}{suffix}"
@@ -146,6 +131,31 @@ class Work(Dataset):
         with atomic_path(path) as temporary:
             temporary.write_bytes(cv2.imencode(kind_of_file, image[..., ::-1], _QUALITY)[1])
         return Line(name, number, crop, *facts, score, " ".join(doubts), "")
+
+
+def crop_face(
+    photograph: Photograph, faces: Faces, face: int, settings: Settings
+) -> tuple[np.ndarray | None, list[str], str]:
+    """(the crop of a face, uint8 H×W×3 RGB; the words of DOUBTS that hold; an empty text), or
+    (None, none, why its points can't be used)."""
+    points, size = faces.points[face], photograph.image.shape[:2]
+    reason = transform.problem(points)
+    if not reason and not _any_inside(points, size):
+        reason = "all points are outside the picture"
+    if reason:
+        return None, [], reason
+    kind = DETECTORS.get(settings.detector)
+    doubts = doubts_about(
+        faces,
+        face,
+        size,
+        settings.size[0],
+        kind.doubtful if kind else 0.5,
+        settings.which == "all",
+    )
+    matrix = transform.similarity(points, transform.template(settings.size))
+    image = transform.warp(photograph.image, matrix, settings.size, settings.border)
+    return image, doubts, ""
 
 
 def _no_face(photograph: Photograph) -> str:

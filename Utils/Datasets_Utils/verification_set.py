@@ -95,7 +95,9 @@ class VerificationSet:
             return self
         wrong = int(np.sum(~np.asarray(self.same, bool)[rows]))
         images = first_few([self.names[self.left[row]] for row in rows])
-        note = f"{rows.size:,} pairs are of an image with itself, {wrong:,} as mismatched: {images}"
+        note = (
+            f"pairs of an image with itself: {rows.size:,}, {wrong:,} of them mismatched: {images}"
+        )
         return replace(self, notes=(*self.notes, note))
 
 

@@ -51,7 +51,7 @@ def with_groups(data: VerificationSet, config: Config) -> VerificationSet:
         if not _names(groups):
             raise DataError(
                 f"{config.groups}: no pair is of two images of one group, so no group has figures. "
-                f"Does it have the person of each image in place of the group?"
+                f"Does it give each image a group of its own?"
             )
     same = np.asarray(data.same, bool)
     if config.groups or config.threshold_group:

@@ -494,7 +494,7 @@ def test_pairs_of_an_image_with_itself_are_told(tmp_path):
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("a b 1\na c 0\na a 0\nb b 1\n" + "a b 1\nb c 0\n" * 8)
     notes = open_verification_set(tmp_path, pairs).notes
-    assert "2 pairs are of an image with itself, 1 as mismatched: a, b" in notes
+    assert "pairs of an image with itself: 2, 1 of them mismatched: a, b" in notes
     pairs.write_text("a b 1\na c 0\n" * 10)
     assert open_verification_set(tmp_path, pairs).notes == ()
 

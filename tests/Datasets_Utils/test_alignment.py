@@ -112,7 +112,8 @@ def test_points_of_turned_and_of_side_faces_can_be_used_and_swapped_ones_not(ang
 
 def test_points_that_say_nothing_are_named():
     assert "at one place" in problem(np.full((5, 2), 7.0))
-    assert "finite" in problem(np.where(np.eye(5, 2) > 0, np.nan, 7.0))
+    for value in (np.nan, np.inf, 1e300):
+        assert "not pixels" in problem(np.where(np.eye(5, 2) > 0, value, TEMPLATE))
 
 
 # --- which face ----------------------------------------------------------------------------------
@@ -211,6 +212,8 @@ def test_a_large_jpeg_is_decoded_smaller_and_other_large_files_are_a_reason(monk
     for encoded in (saved(image, "PNG"), saved(image, "JPEG", progressive=True)):
         with pytest.raises(ImageError, match="800×600 pixels are more than the 100,000"):
             open_photograph(encoded, "x")
+    with pytest.raises(ImageError, match="40,000×1 pixels"):  # OpenCV warps no such sides
+        open_photograph(saved(Image.new("1", (40_000, 1)), "PNG"), "x")
 
 
 # --- given landmarks -----------------------------------------------------------------------------
@@ -391,6 +394,19 @@ def test_several_processes_and_an_interrupted_run_leave_the_same_files(photos, t
     run(photos, output)
     assert files_of(output) == whole
     assert (output / "person 0/0.jpg").stat().st_mtime_ns == before  # is not done again
+
+
+def test_a_photograph_that_was_mended_is_aligned_by_the_next_run(photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos[0], folder)
+    whole = (folder / "person 0/3.png").read_bytes()
+    (folder / "person 0/3.png").write_bytes(whole[: len(whole) // 2])
+    run((folder, photos[1]), tmp_path / "out")
+    assert rows_of(tmp_path / "out")["person 0/3.png", "0"]["reason"]
+    (folder / "person 0/3.png").write_bytes(whole)
+    run((folder, photos[1]), tmp_path / "out")
+    run(photos, tmp_path / "whole")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
 def test_a_run_that_was_killed_goes_on(photos, tmp_path):

@@ -5,6 +5,7 @@ than MOST_PIXELS is decoded at a half, a quarter or an eighth of its size, in as
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -15,8 +16,11 @@ from Utils.Datasets_Utils.images import ImageError, decode_image
 
 MOST_PIXELS = 1 << 27  # of a decoded photograph: 400 MB in each process that aligns
 
+_LONGEST = 32_766  # pixels of a side: OpenCV warps no larger ones
+
 FRAMES = ("upright", "stored")
 
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc")
 _ORIENTATION = 0x0112  # EXIF's tag
 # By its value: whether rows become columns, and then whether x and y run the other way.
 _TURNS = {
@@ -70,11 +74,14 @@ def open_photograph(encoded: bytes | np.ndarray, place: str) -> Photograph:
     encoded = np.frombuffer(encoded, np.uint8)
     if not encoded.size:
         raise ImageError(f"{place}: the file is empty")
+    if encoded[4:12].tobytes() in _HEIC:
+        raise ImageError(f"{place}: a HEIC photograph, which OpenCV can't decode; save it as JPEG")
     header = _open(encoded)
     if header is None:  # OpenCV may know the format, and turns upright what it can
         image = decode_image(encoded, place)
         return Photograph(image, image.shape[:2])
-    with header:
+    with header, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data
         width, height = header.size
         orientation = _orientation(header)
         if width * height <= MOST_PIXELS and header.format == "TIFF" and header.mode == "RGBA":
@@ -112,14 +119,19 @@ def _orientation(header: Image.Image) -> int:
 def _reduction(header: Image.Image, place: str) -> int:
     """By what to divide the size: 1, 2, 4 or 8. Raises ImageError if that can't be done."""
     width, height = header.size
-    fits = [r for r in (1, *_REDUCED) if width * height <= MOST_PIXELS * r * r]
+    fits = [
+        r
+        for r in (1, *_REDUCED)
+        if width * height <= MOST_PIXELS * r * r and max(width, height) <= _LONGEST * r
+    ]
     if fits[:1] == [1]:
         return 1
     # All coefficients of a progressive JPEG are in memory before the first pixel.
-    if not fits or header.format != "JPEG" or "progressive" in header.info:
+    if not fits or header.format not in ("JPEG", "MPO") or "progressive" in header.info:
         raise ImageError(
-            f"{place}: {width:,}×{height:,} pixels are more than the {MOST_PIXELS:,} that are "
-            f"decoded; shrink it, or save it as a JPEG that is not progressive"
+            f"{place}: {width:,}×{height:,} pixels are more than the {MOST_PIXELS:,}, and "
+            f"{_LONGEST:,} a side, that are decoded; shrink it, or save it as a JPEG that is not "
+            f"progressive"
         )
     return fits[0]
 

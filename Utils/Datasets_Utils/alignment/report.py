@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,10 +23,13 @@ from Utils.files import atomic_path
 
 REPORT, UNFINISHED, SETTINGS = "aligned.csv", ".aligned.part.csv", "aligned.json"
 
-POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+NO_FACE = "no face was found"
+_OF_A_KIND = 20  # faces that the contact sheet shows
+
+_POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 COLUMNS = (
     *("file", "face", "crop", "box_left", "box_top", "box_right", "box_bottom"),
-    *(f"{point}_{axis}" for point in POINTS for axis in "xy"),
+    *(f"{point}_{axis}" for point in _POINTS for axis in "xy"),
     *("score", "doubts", "reason"),
 )
 
@@ -67,48 +73,109 @@ def texts(values: np.ndarray, digits: int = 2) -> tuple[str, ...]:
     return tuple("" if np.isnan(v) else f"{v:.{digits}f}" for v in values.ravel().tolist())
 
 
-def read_lines(path: Path) -> list[Line]:
-    """The lines of a report, without the last photograph's where a killed run was writing it."""
-    if not path.exists():
-        return []
-    content = path.read_bytes().decode("utf-8", "surrogateescape")
-    whole = content[: content.rfind("\n") + 1]
-    rows = [row for row in csv.reader(io.StringIO(whole, newline="")) if len(row) == len(COLUMNS)]
-    lines = [line_of(row) for row in rows if row[0] != COLUMNS[0] or row[1] != COLUMNS[1]]
-    if path.name == UNFINISHED and lines:
-        last = lines[-1].file
-        lines = [line for line in lines if line.file != last]
-    return lines
-
-
-def as_text(lines: Iterable[Line], header: bool = False) -> bytes:
+def as_text(lines: Iterable[Line]) -> bytes:
     """The bytes of lines in a report."""
+    return _as_text(line.cells() for line in lines)
+
+
+def _as_text(rows: Iterable[Sequence]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    if header:
-        writer.writerow(COLUMNS)
-    writer.writerows(line.cells() for line in lines)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def write_report(folder: Path, lines: Iterable[Line]) -> None:
-    """Write the finished report, and remove the unfinished one."""
+def read_report(path: Path) -> Iterator[list[Line]]:
+    """The lines of each photograph in a report; nothing of those that are damaged."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = (row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[1].isdecimal())
+        for _, lines in groupby(map(line_of, rows), key=lambda line: line.file):
+            yield list(lines)
+
+
+def finished(folder: Path) -> dict[str, bytes]:
+    """By photograph, the text of its lines, where its crops are all there. The others are done
+    again: what kept a photograph from being aligned may have been mended."""
+    found: dict[str, bytes] = {}
+    unfinished = _but_last(read_report(folder / UNFINISHED))  # which was being written
+    for lines in chain(read_report(folder / REPORT), unfinished):
+        whole = all(line.crop and (folder / line.crop).is_file() for line in lines)
+        found.pop(lines[0].file, None)
+        if whole:
+            found[lines[0].file] = as_text(lines)
+    return found
+
+
+def _but_last(items: Iterable[list[Line]]) -> Iterator[list[Line]]:
+    last = None
+    for item in items:
+        if last is not None:
+            yield last
+        last = item
+
+
+@dataclass
+class Summary:
+    """Of a report: how many photographs and crops, why nothing was written, what is doubtful.
+
+    to_show: the first lines of each kind of doubt, and of photographs without a face.
+    """
+
+    photographs: int = 0
+    crops: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    doubtful: int = 0
+    doubts: Counter[str] = field(default_factory=Counter)
+    to_show: list[Line] = field(default_factory=list)
+
+    def add(self, lines: Sequence[Line]) -> None:
+        """Count the lines of one photograph."""
+        self.photographs += 1
+        for line in lines:
+            # Without numbers and advice, many reasons are one.
+            reason = re.sub(r"\d[\d,]*", "…", line.reason.partition(";")[0])
+            kinds = line.doubts.split()
+            self.crops += bool(line.crop)
+            self.doubtful += bool(kinds)
+            if line.face or reason.startswith(NO_FACE):  # the others show no photograph
+                new = [kind for kind in (*kinds, reason) if kind and self._seen(kind) < _OF_A_KIND]
+                self.to_show += [line] if new else []
+            self.doubts.update(kinds)
+            self.reasons.update([reason] if reason else [])
+
+    def _seen(self, kind: str) -> int:
+        return self.doubts[kind] + self.reasons[kind]
+
+    def values(self) -> dict[str, Any]:
+        """As values of JSON."""
+        return {
+            "photographs": self.photographs,
+            "crops": self.crops,
+            "nothing written": dict(self.reasons.most_common()),
+            "doubtful": dict(self.doubts.most_common()),
+        }
+
+    def text(self) -> list[str]:
+        """Lines for printing, after the one of how many crops there are."""
+        report = []
+        if failed := self.reasons.total():
+            report.append(f"nothing was written for {failed:,}:")
+            report += [f"  {reason} ({count:,})" for reason, count in self.reasons.most_common()]
+        if self.doubtful:
+            kinds = ", ".join(f"{word} ({count:,})" for word, count in self.doubts.most_common())
+            report.append(f"to look at: {self.doubtful:,} crops: {kinds}")
+        return report
+
+
+def write_report(folder: Path, texts: Iterable[bytes]) -> Summary:
+    """Write the finished report, of the texts of photographs, and remove the unfinished one."""
+    summary = Summary()
     with atomic_path(folder / REPORT) as temporary:
-        temporary.write_bytes(as_text(lines, header=True))
+        with open(temporary, "wb") as file:
+            file.write(_as_text([COLUMNS]))
+            file.writelines(texts)
+        for lines in read_report(temporary):
+            summary.add(lines)
     (folder / UNFINISHED).unlink(missing_ok=True)
-
-
-def finished(folder: Path) -> dict[str, list[Line]]:
-    """By photograph, the lines of those whose crops are all there. The others are done again: what
-    kept a photograph from being aligned may have been mended."""
-    found: dict[str, list[Line]] = {}
-    for name in (REPORT, UNFINISHED):
-        newer: dict[str, list[Line]] = {}
-        for line in read_lines(folder / name):
-            newer.setdefault(line.file, []).append(line)
-        found |= newer
-    return {
-        file: lines
-        for file, lines in found.items()
-        if all(line.crop and os.path.isfile(folder / line.crop) for line in lines)
-    }
+    return summary

@@ -7,15 +7,14 @@ and stops nothing. A run that was interrupted continues where it stopped.
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from Utils.Datasets_Utils.alignment.landmarks.lists import given_faces, read_landmarks
@@ -23,8 +22,6 @@ from Utils.Datasets_Utils.alignment.report import (
     REPORT,
     SETTINGS,
     UNFINISHED,
-    Line,
-    as_text,
     finished,
     write_report,
 )
@@ -32,11 +29,10 @@ from Utils.Datasets_Utils.alignment.sheet import draw_sheet
 from Utils.Datasets_Utils.alignment.sources import crop_names, looks_aligned, open_photographs
 from Utils.Datasets_Utils.alignment.work import Settings, Work
 from Utils.Datasets_Utils.appearance import ALIGNED
-from Utils.Datasets_Utils.formats.storage import fingerprint
+from Utils.Datasets_Utils.formats.storage import PathTable, fingerprint
 from Utils.Datasets_Utils.text import quoted
-from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import RunError
-from Utils.files import make_folder, read_json, remove_temporaries, save_json
+from Utils.files import atomic_path, make_folder, read_json, remove_temporaries, save_json
 from Utils.processes import SteadyLoader
 
 _BATCH = 8  # photographs that a process aligns before it hands over their lines
@@ -76,21 +72,30 @@ def align(
             f"warning: the photographs look as if they were aligned already, by their size. Then "
             f"use {quoted(source)} as it is: aligning faces again only blurs them",
         )
-    _begin(output, settings)
-    names = [store.name(row) for row in rows.tolist()]
-    work = Work(store, rows, given, settings, output, crop_names(names, store_root(store)))
+    names = PathTable(store.name(row) for row in rows.tolist())
+    crops = PathTable(crop_names(names, getattr(store, "root", store.source)))
     with own_threads(num_workers):
         settings.open_detector()  # or an error before the first photograph
-        done = finished(output)
-        missing = [i for i, name in enumerate(names) if name not in done]
-        lines = done | _align(work, missing, num_workers, output, total=len(names))
-    ordered = [line for name in names for line in lines[name]]
-    write_report(output, ordered)
-    save_json(output / SETTINGS, {"settings": _fingerprint(settings), **counts(ordered)})
-    sheet = draw_sheet(
-        ordered, store, dict(zip(names, rows.tolist(), strict=True)), output, sheet_path(output)
-    )
-    return describe(ordered, output, settings, notes, sheet)
+        _begin(output, settings)
+        lines = finished(output)
+        missing = np.array([i for i, name in enumerate(names) if name not in lines], np.int64)
+        crops_missing = PathTable(crops[i] for i in missing.tolist())
+        work = Work(store, rows[missing], crops_missing, given, settings, output)
+        lines |= _align(work, lines, num_workers, output)
+    summary = write_report(output, (lines[name] for name in names))
+    save_json(output / SETTINGS, {"settings": _fingerprint(settings), **summary.values()})
+    shown = {line.file for line in summary.to_show}
+    row_of = {name: row for name, row in zip(names, rows.tolist(), strict=True) if name in shown}
+    sheet = draw_sheet(summary.to_show, store, row_of, output, sheet_path(output))
+    height, width = settings.size
+    report = [
+        f"{output}: {summary.crops:,} crops of {height}×{width} from {summary.photographs:,} "
+        f"photographs; {output / REPORT} has a line for each",
+        *summary.text(),
+    ]
+    if sheet:
+        report.append(f"{sheet} shows the first of them")
+    return "\n  ".join((*report, *notes))
 
 
 @contextmanager
@@ -111,18 +116,14 @@ def sheet_path(output: Path) -> Path:
     return output.with_name(f"{output.name}_doubtful.jpg")
 
 
-def store_root(store: ImageStore) -> Path:
-    """The folder that absolute names of photographs may begin with."""
-    return getattr(store, "root", store.source)
-
-
 def _begin(output: Path, settings: Settings) -> None:
     """Write down the settings. Raises RunError where other files, or other crops, are in the way;
     removes what a killed run was writing."""
     note, wanted = output / SETTINGS, _fingerprint(settings)
     make_folder(output)
     if note.exists():
-        before = read_json(note, "settings of the crops", RunError)["settings"]
+        before = read_json(note, "settings of the crops", RunError)
+        before = before.get("settings", {}) if isinstance(before, dict) else {}
         other = [key for key in wanted if before.get(key) != wanted[key]]
         if other:
             pairs = ", ".join(f"{key} {before.get(key)}, not {wanted[key]}" for key in other)
@@ -143,68 +144,43 @@ def _fingerprint(settings: Settings) -> dict[str, Any]:
     values = asdict(settings)
     for key in ("detector_file", "landmarks"):
         path = values[key]
-        values[key] = path and [path.name, *fingerprint(path)[:3]]
+        files = sorted(filter(Path.is_file, path.iterdir())) if path and path.is_dir() else [path]
+        values[key] = path and [[file.name, *fingerprint(file)[:3]] for file in files]
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
 def _align(
-    work: Work, missing: Sequence[int], num_workers: int, output: Path, total: int
-) -> dict[str, list[Line]]:
-    """The lines of the photographs that are missing; appends them to the unfinished report."""
-    lines: dict[str, list[Line]] = {}
-    work.indices = missing
+    work: Work, done: Mapping[str, bytes], num_workers: int, output: Path
+) -> dict[str, bytes]:
+    """The texts of the photographs that are missing. The unfinished report gets those that are done
+    and then, as they come, theirs."""
+    found: dict[str, bytes] = {}
+    with atomic_path(output / UNFINISHED) as temporary, open(temporary, "wb") as file:
+        file.writelines(done.values())
     loader = SteadyLoader(work, batch_size=_BATCH, num_workers=num_workers, collate_fn=list)
     with (
         open(output / UNFINISHED, "ab") as file,
-        tqdm(total=total, initial=total - len(missing), unit="photo", desc="Aligning") as bar,
+        tqdm(total=len(done) + len(work), initial=len(done), unit="photo", desc="Aligning") as bar,
     ):
-        file.write(b"\n")  # ends a line that a killed run was writing
-        for batch in loader if missing else ():
-            for found in batch:
-                if isinstance(found, str):
-                    raise RunError(found)
-                lines[found[0].file] = found
-                file.write(as_text(found))
+        for batch in _answers(loader) if len(work) else ():
+            for item in batch:
+                if isinstance(item, str):
+                    raise RunError(item)
+                found |= [item]
+                file.write(item[1])
             file.flush()
             bar.update(len(batch))
-    return lines
+    return found
 
 
-def counts(lines: Sequence[Line]) -> dict[str, Any]:
-    """How many photographs and crops there are, why nothing was written, and what is doubtful."""
-    # Without numbers and advice, many reasons are one.
-    reasons = (re.sub(r"\d[\d,]*", "…", line.reason.partition(";")[0]) for line in lines)
-    doubts = (word for line in lines for word in line.doubts.split())
-    return {
-        "photographs": len({line.file for line in lines}),
-        "crops": sum(bool(line.crop) for line in lines),
-        "nothing written": dict(Counter(filter(None, reasons)).most_common()),
-        "doubtful": dict(Counter(doubts).most_common()),
-    }
-
-
-def describe(
-    lines: Sequence[Line],
-    output: Path,
-    settings: Settings,
-    notes: Sequence[str],
-    sheet: Path | None,
-) -> str:
-    """The report for printing."""
-    found = counts(lines)
-    height, width = settings.size
-    report = [
-        f"{output}: {found['crops']:,} crops of {height}×{width} from {found['photographs']:,} "
-        f"photographs; {output / REPORT} has a line for each"
-    ]
-    failed = [line for line in lines if line.reason]
-    if failed:
-        report.append(f"nothing was written for {len(failed):,}:")
-        report += [f"  {reason} ({count:,})" for reason, count in found["nothing written"].items()]
-    doubtful = sum(bool(line.doubts) for line in lines)
-    if doubtful:
-        kinds = ", ".join(f"{word} ({count:,})" for word, count in found["doubtful"].items())
-        report.append(f"to look at: {doubtful:,} crops: {kinds}")
-    if sheet:
-        report.append(f"{sheet} shows the first of them")
-    return "\n  ".join((*report, *notes))
+def _answers(loader: SteadyLoader) -> Iterator[list[tuple[str, bytes] | str]]:
+    """The batches of a loader. Raises RunError if the system has ended one of its processes."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            "a process that aligns was ended from outside, perhaps for lack of memory. Give the "
+            "same command again, with fewer --num_workers; it continues where it stopped."
+        ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from Utils.Datasets_Utils.alignment.photograph import open_photograph
 from Utils.Datasets_Utils.alignment.report import Line
-from Utils.Datasets_Utils.alignment.work import NOT_NAMED
 from Utils.Datasets_Utils.images import ImageError, read_image
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.files import atomic_path
 
-_OF_A_KIND, _COLUMNS = 20, 5  # faces of each kind of doubt; faces beside each other
+_COLUMNS = 5  # faces beside each other
 _PICTURE, _CROP, _TEXT, _GAP = 160, 112, 44, 8  # pixels
 _LETTERS = 46
 _INK, _POINT = (20, 20, 20), (0, 255, 0)
@@ -29,10 +27,9 @@ def draw_sheet(
     folder: Path,
     path: Path,
 ) -> Path | None:
-    """Write the first lines of each kind of doubt or reason as one JPEG; returns its path, or None
-    if there is nothing to look at. rows: of the photographs in the store. folder: of the crops."""
-    shown = _shown(lines)
-    tiles = [tile for line in shown if (tile := _tile(line, store, rows[line.file], folder))]
+    """Write the faces of lines as one JPEG; returns its path, or None if there is nothing to look
+    at. rows: of their photographs in the store. folder: of the crops."""
+    tiles = [tile for line in lines if (tile := _tile(line, store, rows[line.file], folder))]
     path.unlink(missing_ok=True)
     if not tiles:
         return None
@@ -44,17 +41,6 @@ def draw_sheet(
     with atomic_path(path) as temporary:
         sheet.save(temporary, "JPEG", quality=85)
     return path
-
-
-def _shown(lines: Sequence[Line]) -> list[Line]:
-    seen: Counter[str] = Counter()
-    shown = []
-    for line in lines:
-        kinds = line.doubts.split() or [line.reason]
-        if kinds not in ([""], [NOT_NAMED]) and any(seen[kind] < _OF_A_KIND for kind in kinds):
-            seen.update(kinds)
-            shown.append(line)
-    return shown
 
 
 def _tile(line: Line, store: ImageStore, row: int, folder: Path) -> Image.Image | None:

@@ -5,6 +5,7 @@ and system files never do.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,9 +119,10 @@ def _listed(file_list: Path, encoding: str) -> list[str]:
         lines = [
             text for _, text in numbered_lines(file, file_list, encoding) if not is_comment(text)
         ]
-    # Names alone end in an image's suffix; a label after it would hide that.
+    # Names alone end in an image's suffix; a label after it would hide that. It may be before it.
     sample = lines[:_SAMPLE]
-    if sample and sum(map(is_image_name, sample)) > len(sample) / 2 and "\t" not in sample[0]:
+    labelled = "\t" in "".join(sample[:1]) or all(re.match(r"\d+\s", line) for line in sample)
+    if sum(map(is_image_name, sample)) > len(sample) / 2 and not labelled:
         return lines
     return list(parse_list(file_list, encoding).names)
 

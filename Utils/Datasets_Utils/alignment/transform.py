@@ -20,6 +20,7 @@ TEMPLATE = np.array(
 )
 _SIDE = 112
 _SMALLEST = 1.0  # pixels between the outermost points
+_FARTHEST = 1e6  # pixels: of no photograph
 
 
 def template(size: tuple[int, int]) -> np.ndarray:
@@ -74,8 +75,8 @@ def warp(
 
 def problem(points: np.ndarray) -> str:
     """Why five points can't be used; empty if they can."""
-    if not np.isfinite(points).all():
-        return "the points are not finite numbers"
+    if not (np.abs(points) < _FARTHEST).all():  # NaN is not either
+        return "the points are not pixels of a photograph"
     if np.ptp(points, axis=0).max() < _SMALLEST:
         return "the five points are at one place"
     matrix, mirrored = similarity(points, TEMPLATE), similarity(points, TEMPLATE * (-1, 1))

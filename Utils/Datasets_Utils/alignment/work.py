@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from Utils.Datasets_Utils.alignment import transform
 from Utils.Datasets_Utils.alignment.detectors import DETECTORS
-from Utils.Datasets_Utils.alignment.faces import Detector, Faces, choose, doubts_about
+from Utils.Datasets_Utils.alignment.faces import Detector, Faces, choose, doubts_about, no_faces
 from Utils.Datasets_Utils.alignment.landmarks.lists import GivenFaces
 from Utils.Datasets_Utils.alignment.photograph import Photograph, open_photograph
-from Utils.Datasets_Utils.alignment.report import Line, nothing, texts
+from Utils.Datasets_Utils.alignment.report import NO_FACE, Line, as_text, nothing, texts
 from Utils.Datasets_Utils.appearance import ALIGNED
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.training_set import ImageStore
@@ -26,9 +26,6 @@ from Utils.files import atomic_path, make_folder
 _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
 _QUALITY += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 _QUALITY += [cv2.IMWRITE_WEBP_QUALITY, 101]  # lossless
-
-
-NOT_NAMED = "the list of landmarks does not name it"
 
 
 @dataclass(frozen=True)
@@ -56,81 +53,89 @@ class Settings:
 
 
 class Work(Dataset):
-    """Aligns the photograph of an index: a list of its lines, or the text of a RunError."""
+    """Aligns the photograph of an index. An item is (its name, the text of its lines in the
+    report), or the text of a RunError. crops: where the crop of each row belongs."""
 
     def __init__(
         self,
         store: ImageStore,
         rows: np.ndarray,
+        crops: Sequence[str],
         given: GivenFaces | None,
         settings: Settings,
         output: Path,
-        crops: list[str],
     ) -> None:
-        self.store, self.rows, self.given = store, rows, given
-        self.settings, self.output, self.crops = settings, output, crops
-        self.indices: Sequence[int] = range(len(rows))
+        self.store, self.rows, self.crops, self.given = store, rows, crops, given
+        self.settings, self.output = settings, output
         self._detector: Detector | None = None
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.rows)
 
-    def __getitem__(self, item: int) -> list[Line] | str:
-        index = self.indices[item]
+    def __getitem__(self, index: int) -> tuple[str, bytes] | str:
         row = int(self.rows[index])
         name = self.store.name(row)
-        if self.given and not self.settings.detector and not len(self.given.of(row)):
-            return [nothing(name, NOT_NAMED)]
         try:
-            photograph = open_photograph(self.store.encoded(row), "")
-            faces = self._faces(photograph, row)
-            if not len(faces):
-                return [nothing(name, _no_face(photograph))]
-            chosen = choose(faces, self.settings.which, photograph.image.shape[:2])
-            return [
-                self._crop(photograph, faces, face, number, name, self.crops[index])
-                for number, face in enumerate(chosen, 1)
-            ]
+            return name, as_text(self._lines(row, name, self.crops[index]))
         except ImageError as error:
-            return [nothing(name, str(error).removeprefix(": "))]
+            return name, as_text([nothing(name, str(error).removeprefix(": "))])
+        except MemoryError:
+            return name, as_text([nothing(name, "there is not enough memory for it")])
         except RunError as error:
             return str(error)
 
-    def _faces(self, photograph: Photograph, row: int) -> Faces:
-        """The faces, in pixels of the photograph's image."""
-        if self.given:
-            faces = self.given.of(row)
-            if len(faces):
-                return _on_image(faces, photograph, self.settings.landmarks_frame)
-        if self._detector is None:
-            self._detector = self.settings.open_detector()
-        return self._detector.detect(photograph.image)
+    def _lines(self, row: int, name: str, crop: str) -> list[Line]:
+        settings = self.settings
+        given = self.given.of(row) if self.given else no_faces()
+        if not len(given) and not settings.detector:
+            return [nothing(name, "the list of landmarks does not name it")]
+        photograph = open_photograph(self.store.encoded(row), "")
+        if len(given):
+            faces = _on_image(given, photograph, settings.landmarks_frame)
+            settings = replace(settings, detector="")
+        else:
+            self._detector = self._detector or settings.open_detector()
+            faces = self._detector.detect(photograph.image)
+        if not len(faces):
+            return [nothing(name, _no_face(photograph))]
+        return [
+            self._line(photograph, faces, face, number, settings, name, crop)
+            for number, face in enumerate(
+                choose(faces, settings.which, photograph.image.shape[:2]), 1
+            )
+        ]
 
-    def _crop(
+    def _line(
         self,
         photograph: Photograph,
         faces: Faces,
         face: int,
         number: int,
+        settings: Settings,
         name: str,
         crop: str,
     ) -> Line:
+        """Write the crop of a face, the number-th that is taken."""
         box = photograph.on_photograph(faces.boxes[face].reshape(2, 2))
         facts = (texts(box), texts(photograph.on_photograph(faces.points[face])))
         score = texts(faces.scores[face], 4)[0]
-        image, doubts, reason = crop_face(photograph, faces, face, self.settings)
+        image, doubts, reason = crop_face(photograph, faces, face, settings)
         if image is None:
             return Line(name, number, "", *facts, score, "", reason)
         if number > 1:
             stem, suffix = os.path.splitext(crop)
             crop = f"{stem}.face{number}{suffix}"
-        path = self.output / crop
-        make_folder(path.parent)
-        suffix = path.suffix.lower()
-        kind_of_file = ".jpg" if suffix in (".jfif", ".jpe") else suffix
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(cv2.imencode(kind_of_file, image[..., ::-1], _QUALITY)[1])
+        write_crop(self.output / crop, image)
         return Line(name, number, crop, *facts, score, " ".join(doubts), "")
+
+
+def write_crop(path: Path, image: np.ndarray) -> None:
+    """Write a crop, uint8 H×W×3 RGB, whole or not at all. Raises RunError if that can't be done."""
+    make_folder(path.parent)
+    suffix = path.suffix.lower()
+    kind = ".jpg" if suffix in (".jfif", ".jpe") else suffix
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(cv2.imencode(kind, image[..., ::-1], _QUALITY)[1])
 
 
 def crop_face(
@@ -161,7 +166,7 @@ def crop_face(
 def _no_face(photograph: Photograph) -> str:
     height, width = photograph.size
     size = f", {height}×{width} pixels like an aligned face: it may be used as it is"
-    return f"no face was found{size if photograph.size in ALIGNED else ''}"
+    return f"{NO_FACE}{size if photograph.size in ALIGNED else ''}"
 
 
 def _on_image(faces: Faces, photograph: Photograph, frame: str) -> Faces:

@@ -306,15 +306,21 @@ class Config:
     setting = group("More figures of a verification", VERIFICATION)
     compare: str = setting(
         "",
-        "results files (.json) of others, separated by commas. Pairs: the same ones, for the "
-        "difference and how sure it is. MegaFace: drawn in the same pictures",
-        scripts=(*VERIFICATION, "megaface"),
+        "results files (.json) of others on the same set, separated by commas: the difference, and "
+        "how sure it is. MegaFace: also drawn in the same pictures",
+        scripts=EVALUATION,
     )
     threshold_from: str = setting(
-        "", "results file (.json) of another set, whose thresholds are used on this one too"
+        "",
+        "results file (.json) of another set, of pairs or IJB, whose thresholds are used on this "
+        "one too",
+        scripts=(*VERIFICATION, "ijb"),
     )
     quality: str = setting(
-        "", "error versus discard by quality: norm (of the features), or a file 'image  score'"
+        "",
+        "error versus discard by quality: norm (of the features), a file 'image  score', or for "
+        "IJB detector (the list's scores)",
+        scripts=(*VERIFICATION, "ijb"),
     )
 
     setting = group("Groups of people, such as races", VERIFICATION)

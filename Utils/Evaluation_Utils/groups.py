@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from Utils.Datasets_Utils.folds import folds_of_both_kinds
 from Utils.Datasets_Utils.pairs.groups import read_groups
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
+from Utils.Evaluation_Utils.analysis.intervals import show_range
 from Utils.Evaluation_Utils.one_kind import OneKind, has_both_kinds
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 from Utils.Evaluation_Utils.verification import (
@@ -114,6 +116,7 @@ class GroupsResult:
         (cosine; minus squared distance); +inf accepts nothing. It was found at far_target on the
         pairs of threshold_group ("": all pairs); far: reached there.
     across, across_fmr: number of mismatched pairs across two groups, and their FMR (None: none).
+    wrong: P bools, the pairs that got the wrong answer in their own group's fold.
     """
 
     groups: dict[str, Group]
@@ -126,11 +129,13 @@ class GroupsResult:
     far: float
     across: int
     across_fmr: float | None
+    wrong: np.ndarray = field(repr=False)
 
     def to_dict(self) -> dict:
         """The figures as JSON-ready numbers; a threshold that accepts nothing is None."""
         threshold = self.threshold if math.isfinite(self.threshold) else None
-        return {**asdict(self), "threshold": threshold}
+        values = {name: value for name, value in asdict(self).items() if name != "wrong"}
+        return {**values, "threshold": threshold}
 
 
 def evaluate_groups(
@@ -155,7 +160,7 @@ def evaluate_groups(
     """
     chosen = _chosen(result.same, groups, threshold_group)
     (point,) = tar_at_far(roc_curve(result.scores[chosen], result.same[chosen]), [far])
-    found = {}
+    found, wrong = {}, np.zeros(len(groups), bool)
     for name in _names(groups):
         rows = np.flatnonzero(groups == name)
         same, accepted = result.same[rows], result.scores[rows] >= point.threshold
@@ -164,7 +169,7 @@ def evaluate_groups(
         if min(same.sum(), (~same).sum()) >= 2:
             sides = features_left[rows], features_right[rows]
             own = evaluate(*sides, same, own_folds, result.protocol)
-            accuracy, std = own.accuracy, own.std
+            accuracy, std, wrong[rows] = own.accuracy, own.std, own.wrong
         found[name] = Group(
             matched=int(same.sum()),
             mismatched=int((~same).sum()),
@@ -185,6 +190,7 @@ def evaluate_groups(
         far=point.far,
         across=int(across.sum()),
         across_fmr=_share(result.scores[across] >= point.threshold),
+        wrong=wrong,
     )
 
 
@@ -232,20 +238,25 @@ def evaluate_groups_of(
 # --- table -------------------------------------------------------------------------------------
 
 
-def groups_table(results: Mapping[str, GroupsResult]) -> str:
-    """The figures of each group by protocol, with the thresholds below them."""
+def groups_table(
+    results: Mapping[str, GroupsResult], intervals: Mapping[str, dict[str, Any]]
+) -> str:
+    """The figures of each group by protocol, with the thresholds below them. intervals: of the
+    module of that name."""
     first = next(iter(results.values()))
-    columns = ("", "FMR", "FNMR")
+    columns = ("", "95 % interval", "FMR", "FNMR")
     rows = [["group", "pairs", *(cell for protocol in results for cell in (protocol, *columns))]]
     for name, group in first.groups.items():
         rows.append([name, f"{group.matched + group.mismatched:,}"])
-        for own in (result.groups[name] for result in results.values()):
+        for protocol, result in results.items():
+            own, ends = result.groups[name], intervals[protocol].get("groups", {}).get(name)
             deviation = "" if own.std is None else f"± {100 * own.std:.2f}"
-            rows[-1] += [_percent(own.accuracy), deviation, _percent(own.fmr), _percent(own.fnmr)]
+            rows[-1] += [_percent(own.accuracy), deviation, show_range(ends)]
+            rows[-1] += [_percent(own.fmr), _percent(own.fnmr)]
     if first.across:
         rows.append(["across groups", f"{first.across:,}"])
         for result in results.values():
-            rows[-1] += ["", "", _percent(result.across_fmr), ""]
+            rows[-1] += ["", "", "", _percent(result.across_fmr), ""]
     rows.append([])
     of_all = (
         ("mean", lambda result: _percent(result.mean)),
@@ -253,7 +264,7 @@ def groups_table(results: Mapping[str, GroupsResult]) -> str:
         ("skewed error ratio", lambda result: _number(result.skewed_error_ratio)),
     )
     for label, show in of_all:
-        cells = ([show(result), "", "", ""] for result in results.values())
+        cells = ([show(result), "", "", "", ""] for result in results.values())
         rows.append([label, "", *(cell for row in cells for cell in row)])
     where = f"group {first.threshold_group}" if first.threshold_group else "all pairs"
     thresholds = (
@@ -265,7 +276,7 @@ def groups_table(results: Mapping[str, GroupsResult]) -> str:
     renewed = [name for name, group in first.groups.items() if group.folds_are_new]
     note = ", ".join(renewed) + ": folds made anew, with pairs of both kinds in each"
     return (
-        format_table(rows, "<>" + ">>>>" * len(results))
+        format_table(rows, "<>" + ">>>>>" * len(results))
         + f"\n\nFMR and FNMR at one threshold for all groups, FAR {first.far_target:g} on {where}:"
         + "".join(f"\n  {line}" for line in thresholds)
         + (f"\n  {note}" if renewed else "")

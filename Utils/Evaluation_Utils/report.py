@@ -142,7 +142,8 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     if has_both_kinds(data) and config.eval_dtype != "fp32":
         about["precision"] = compare_precision(backbone, data, config, device)
     results_file = folder / f"{benchmark.file_name}.json"
-    kept = keep_scores(scores_path(results_file), data, embeddings[0], results)
+    wrong = {protocol: found.wrong for protocol, found in groups.items()}
+    kept = keep_scores(scores_path(results_file), data, embeddings[0], results, wrong)
     further = further_figures(kept, others, config.checkpoint)
     warnings += further.warnings
     figures = {protocol: result.to_dict() for protocol, result in results.items()}
@@ -161,7 +162,7 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     draw_quality(further.values, folder / benchmark.file_name, benchmark.title)
     tables = [_table(about, results, further.intervals), *further.tables]
     if groups:
-        tables.append(groups_table(groups))
+        tables.append(groups_table(groups, further.intervals))
     return Report("\n\n".join(tables), folder)
 
 

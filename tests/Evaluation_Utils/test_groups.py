@@ -127,10 +127,11 @@ def test_a_group_of_few_pairs_has_no_accuracy_and_json_no_infinity():
     values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert values["threshold"] is None
     assert values["groups"]["two"]["mismatched"] == 1
-    table = groups_table({"cosine": found})
+    table = groups_table({"cosine": found}, {"cosine": {"groups": {"a": [0.5, 0.75]}}})
     assert "across groups" in table
     row = next(line for line in table.splitlines() if line.startswith("one"))
     assert row.split() == ["one", "1", "-", "-", "100.00", "%"]
+    assert "50.00 to 75.00" in table
     assert "nothing is accepted" in table
     assert "folds made anew" not in table
     with pytest.raises(DataError, match=r"has 1 matched and 0 mis.*: a, b, one, two"):

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,10 +22,17 @@ from tests.processes import torchrun
 from Utils.Datasets_Utils.alignment.transform import TEMPLATE
 from Utils.Datasets_Utils.images import ImageError, noting_flaws
 from Utils.errors import DataError
+from Utils.Evaluation_Utils.analysis.quality import discard_curve
+from Utils.Evaluation_Utils.analysis.thresholds import read_thresholds
 from Utils.Evaluation_Utils.features import FLIPS
 from Utils.Evaluation_Utils.ijb import identification, templates, verification
 from Utils.Evaluation_Utils.ijb.alignment import AlignedCrops
-from Utils.Evaluation_Utils.ijb.evaluation import conventions_of, evaluate_features
+from Utils.Evaluation_Utils.ijb.evaluation import (
+    conventions_of,
+    evaluate_features,
+    evaluate_ijb,
+)
+from Utils.Evaluation_Utils.ijb.further import subjects_of
 from Utils.Evaluation_Utils.ijb.lists import Gallery, Lists, read_lists
 from Utils.Evaluation_Utils.ijb.templates import ALL, NAMED, Convention, make_templates
 from Utils.Evaluation_Utils.ijb.verification import FARS, evaluate_pairs, pair_scores
@@ -603,3 +611,142 @@ def test_the_script_from_crops_to_figures_and_again_from_its_features(network, t
     shutil.copy(network, folder / "loose_crop/7.jpg")
     shutil.rmtree(tmp_path / "out/features")
     assert_one_paragraph(run_script(*flags), "loose_crop/7.jpg", "not an image")
+
+
+# --- beside the figures --------------------------------------------------------------------------
+
+
+def test_subjects_are_those_of_the_galleries_and_of_genuine_pairs(tmp_path):
+    lists = read_lists(write_set(tmp_path, photos=False))
+    assert subjects_of(lists).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    impostors = replace(lists, same=np.zeros(16, bool))
+    assert subjects_of(impostors).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    pairs_alone = replace(lists, galleries=(), probes=None)
+    assert subjects_of(pairs_alone).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    apart = replace(impostors, galleries=(), probes=None)
+    assert subjects_of(apart).tolist() == [*range(8)]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """(folder of the set, evaluates network 0 or 1 with more settings into a folder)."""
+    root = tmp_path_factory.mktemp("compared")
+    folder = write_set(root / "IJBC", people=12)
+    for number in (0, 1):
+        torch.manual_seed(number)
+        backbone = build_backbone("MobileFaceNet", 16, (32, 32))
+        state = {"format": FORMAT, "architecture": describe_backbone(backbone)}
+        torch.save({**state, "backbone": backbone.state_dict()}, root / f"{number}.pt")
+
+    def evaluate(number, output, **settings):
+        settings = {"ijb_dataset_path": str(folder), "device": "cpu", "num_workers": 0} | settings
+        config = Config(checkpoint=str(root / f"{number}.pt"), output=str(root / output))
+        report = evaluate_ijb(replace(config, **settings))
+        (results,) = (root / output).glob("ijb?.json")
+        return report.table, json.loads(results.read_text()), str(results)
+
+    return folder, evaluate
+
+
+def test_two_results_are_compared_and_a_network_with_itself_is_the_same(evaluated):
+    _, evaluate = evaluated
+    table, first, path = evaluate(0, "first")
+    (found,) = first["results"]
+    low, high = found["intervals"]["figures"]["TAR@FAR=0.1"]
+    assert low <= found["verification"]["exact"]["0.1"]["tar"] <= high
+    assert f"{100 * low:.2f} to {100 * high:.2f}" in table
+    assert found["intervals"]["figures"]["TAR@FAR=0.0001"] is None  # of 132 impostor pairs
+    assert found["intervals"]["subjects"] == 12
+    mean = found["identification"]["rank"]["1"]
+    assert found["intervals"]["figures"]["rank-1"][0] <= mean
+
+    table, values, _ = evaluate(0, "again", compare=path)
+    ((name, same),) = values["comparisons"][0]["results"].items()
+    assert name == "insightface"
+    for entry in same["figures"].values():
+        assert entry["difference"] == 0
+        assert entry["chance_of_other_order"] in (0.5, None)
+    assert "The two are the same in all of these figures" in table
+
+    table, values, _ = evaluate(1, "other", compare=path)
+    (other,) = values["results"]
+    entry = values["comparisons"][0]["results"]["insightface"]["figures"]["TAR@FAR=0.1"]
+    tars = [side["verification"]["exact"]["0.1"]["tar"] for side in (other, found)]
+    assert [entry["this"], entry["other"]] == tars
+    assert entry["interval"][0] <= tars[0] - tars[1] <= entry["interval"][1]
+    assert f"Compared with {path}" in table
+    assert "The two are the same" not in table
+
+
+def test_a_result_of_something_else_is_not_compared(evaluated, tmp_path):
+    folder, evaluate = evaluated
+    _, _, path = evaluate(0, "first")
+    here = "once.*ijbc.json can't be compared"
+    with pytest.raises(DataError, match=f"first.*{here}: insightface there, adaface here"):
+        evaluate(0, "once", compare=path, ijb_conventions="adaface")
+    shutil.copytree(folder, tmp_path / "IJBC")
+    pairs = tmp_path / "IJBC/meta/ijbc_template_pair_label.txt"
+    pairs.write_text("".join(pairs.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(DataError, match=f"first.*{here}, as their lists differ"):
+        evaluate(0, "once", compare=path, ijb_dataset_path=str(tmp_path / "IJBC"))
+    (tmp_path / "lfw.json").write_text('{"results": {}}')
+    np.savez(tmp_path / "lfw_scores.npz", names=["a"])
+    with pytest.raises(DataError, match=rf"lfw\.json and .*{here}: .*lfw_scores.npz holds no fig"):
+        evaluate(0, "once", compare=str(tmp_path / "lfw.json"))
+    (tmp_path / "lfw_scores.npz").unlink()
+    with pytest.raises(DataError, match=r"lfw_scores\.npz is not there"):
+        evaluate(0, "once", compare=str(tmp_path / "lfw.json"))
+
+
+def test_thresholds_of_another_set_and_by_ijb_for_another(evaluated, tmp_path):
+    folder, evaluate = evaluated
+    _, first, path = evaluate(0, "first")
+    point = {"far_target": 0.1, "threshold": 0.5}
+    lfw = tmp_path / "lfw.json"
+    text = {"benchmark": "LFW", "results": {"cosine": {"operating_points": [point]}}}
+    lfw.write_text(json.dumps(text))
+    table, values, _ = evaluate(0, "at", threshold_from=str(lfw))
+    (row,) = values["at_thresholds"]["results"]["insightface"]
+    lists = read_lists(folder)
+    (features,) = Path(path).parent.glob("features/ijbc-*/features.npy")
+    made = make_templates(np.load(features), lists, NAMED["insightface"])
+    accepted = pair_scores(made, lists.first, lists.second) >= 0.5
+    assert row["far"] == np.mean(accepted[~lists.same])
+    assert row["tar"] == np.mean(accepted[lists.same])
+    assert "At the thresholds found on LFW" in table
+    assert " 0.5000 " in table
+    exact = first["results"][0]["verification"]["exact"]
+    found = read_thresholds(path, ["cosine", "insightface"]).points
+    assert found == {"cosine": [(far, exact[f"{far:g}"]["threshold"]) for far in FARS]}
+    _, _, path = evaluate(0, "all", ijb_conventions="all")
+    with pytest.raises(DataError, match="thresholds under 8 conventions"):
+        read_thresholds(path, ["cosine"])
+
+
+@pytest.mark.parametrize("by", ["norm", "detector", "file"])
+def test_error_versus_discard_by_templates(evaluated, tmp_path, by):
+    folder, evaluate = evaluated
+    lists = read_lists(folder)
+    images = np.random.default_rng(0).random(len(lists.names))
+    lines = [f"{name} {value}\n" for name, value in zip(lists.names, images, strict=True)]
+    (tmp_path / "quality.txt").write_text("".join(lines))
+    _, values, path = evaluate(1, by, quality=str(tmp_path / "quality.txt") if by == "file" else by)
+    found = values["quality"]["results"]["insightface"]["0.01"]
+    assert cv2.imread(path.replace(".json", "_discard_insightface.png")).size > 0
+    (features,) = Path(path).parent.glob("features/ijbc-*/features.npy")
+    features = np.load(features)
+    of_images = images if by == "file" else lists.detector
+    rows = [lists.template == template for template in range(len(lists.template_ids))]
+    quality = np.array([of_images[own].mean() for own in rows])
+    if by == "norm":  # by hand: the mean of each media, added
+        faces = (features[:, :16] + features[:, 16:]).astype(np.float64) * lists.detector[:, None]
+        quality = np.array([
+            np.linalg.norm(
+                sum(faces[own & (lists.media == m)].mean(axis=0) for m in set(lists.media[own]))
+            )
+            for own in rows
+        ])  # fmt: skip
+    made = make_templates(features, lists, NAMED["insightface"])
+    scores = pair_scores(made, lists.first, lists.second)
+    of_pairs = np.minimum(quality[lists.first], quality[lists.second])
+    assert found["fixed"] == discard_curve(scores, lists.same, of_pairs, 0.01).fixed

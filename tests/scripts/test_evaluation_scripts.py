@@ -1,6 +1,7 @@
 """The evaluation scripts, as a user runs them."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -333,7 +334,8 @@ def test_groups_of_a_file_are_in_the_table_and_the_json(trained, tiny_faces, tmp
     flags = ("--checkpoint", trained, "--output", tmp_path, "--device", "cpu", "--num_workers", 0)
     flags = (*paths, *flags, "--groups", groups)
     run = run_script("LFW_Evaluation.py", *flags, "--group_far", 0.4, check=True)
-    found = json.loads((tmp_path / "lfw.json").read_text())["groups"]
+    values = json.loads((tmp_path / "lfw.json").read_text())
+    found = values["groups"]
     # By hand, from the embeddings of the library.
     data = open_verification_set(tiny_faces.lfw, tiny_faces.lfw_pairs)
     features = embed(load_backbone(trained), data.images, torch.device("cpu"), num_workers=0)
@@ -351,11 +353,24 @@ def test_groups_of_a_file_are_in_the_table_and_the_json(trained, tiny_faces, tmp
             rows[data.left[own]], rows[data.right[own]], data.same[own], folds, "insightface"
         )
         assert (figures["accuracy"], figures["folds_are_new"]) == (alone.accuracy, True)
-        assert f"{name}" in run.stdout
+        low, high = values["results"]["insightface"]["intervals"]["groups"][name]
+        assert low <= figures["accuracy"] <= high
+        assert re.search(rf"{name} .*{100 * low:.2f} to {100 * high:.2f}", run.stdout)
     assert found["insightface"]["far"] <= 0.4
     assert "FMR and FNMR at one threshold for all groups, FAR 0.4 on all pairs" in run.stdout
+    # Compared with itself, group by group.
+    compared = ["--compare", tmp_path / "lfw.json", "--output", tmp_path / "again"]
+    again = run_script("LFW_Evaluation.py", *flags, *compared, check=True)
+    assert re.search(r"insightface +accuracy of south .* \+0\.00 .* 50\.0 %", again.stdout)
+    assert "The two are the same in all of these figures" in again.stdout
     # Mistakes.
+    other = tmp_path / "other.txt"
+    other.write_text(groups.read_text().replace("north", "west"))
     for more, said in (
+        (
+            [*compared, "--groups", other],
+            ["lfw_scores.npz", "pair 1 is 'north' there", "'west' here"],
+        ),
         (["--threshold_group", "east"], ["threshold_group is 'east'", "north, south"]),
         (["--group_far", "2"], ["group_far"]),
     ):

@@ -85,17 +85,34 @@ def resample(
         accuracy[rows] = (mean * pairs + right) / (pairs + right + lost)
         false = np.cumsum(weights[:, mismatched], axis=1)
         true = np.cumsum(weights[:, matched], axis=1)
-        for at, far in enumerate(fars):
-            limits = far * false[:, -1] * (1 + 1e-12)  # all of them are accepted at FAR 1
-            allowed = [
-                np.searchsorted(sums, limit, side="right")
-                for sums, limit in zip(false, limits, strict=True)
-            ]
-            accepted = before[np.searchsorted(ends, allowed, side="right")]
-            here = np.arange(len(true))
-            weight = np.where(accepted > 0, true[here, accepted - 1], 0)
-            tar[at, rows] = (weight + right) / (true[:, -1] + right + lost)
+        found = accepted_weight(false[:, ends - 1], false[:, -1], true, before, fars)
+        tar[:, rows] = (found + right) / (true[:, -1] + right + lost)
     return Resampled(accuracy, tar)
+
+
+def accepted_weight(
+    false: np.ndarray,
+    total: np.ndarray,
+    true: np.ndarray,
+    before: np.ndarray,
+    fars: Sequence[float],
+) -> np.ndarray:
+    """F×B: in each of B draws, the weight of the matched pairs that are accepted at each FAR.
+
+    false: B×K, ascending, the weight of the mismatched pairs down to each of K levels; total: B, of
+    all of them. true: B×M, ascending, of the matched pairs from the highest score. before: K+1,
+    how many matched pairs are accepted with the first 0..K levels.
+    """
+    rows, found = np.arange(len(false)), []
+    for far in fars:
+        limits = far * total * (1 + 1e-12)  # all of them are accepted at FAR 1
+        levels = [
+            np.searchsorted(sums, limit, side="right")
+            for sums, limit in zip(false, limits, strict=True)
+        ]
+        accepted = before[levels]
+        found.append(np.where(accepted > 0, true[rows, accepted - 1], 0))
+    return np.reshape(found, (len(fars), len(false)))
 
 
 def draws_for(pairs: int) -> int:
@@ -109,10 +126,32 @@ def interval(draws: np.ndarray, figure: float, level: float = LEVEL) -> tuple[fl
     return min(float(low), figure), max(float(high), figure)
 
 
-def mean_interval(
-    values: np.ndarray, subjects: np.ndarray | None = None, seed: int = 0
-) -> tuple[float, float]:
-    """The interval of the mean of N values of 0..1, such as which probes were found at rank 1.
+class SubjectDraws:
+    """The weights of S subjects in B draws, for figures that are sums over subjects.
+
+    own: float32 B×S, of what belongs to one subject. drawn: float32 B×S; what two subjects share
+    has the mean of theirs. Two of the same numbers and seed are the same.
+    """
+
+    def __init__(self, subjects: int, draws: int | None = None, seed: int = 0) -> None:
+        rng, draws = np.random.default_rng(seed), draws or draws_for(subjects)
+        self.halves = rng.standard_gamma(0.5, (2, draws))
+        self.drawn = rng.standard_normal((draws, subjects), np.float32) ** 2
+        self.own = (self.drawn + rng.standard_normal((draws, subjects), np.float32) ** 2) / 2
+
+    def share(self, found: np.ndarray, of: np.ndarray) -> np.ndarray:
+        """2×B: found/of, weights, with the half-pairs; the second row with them exchanged, for the
+        second of two results (see `resample`)."""
+        return (found + self.halves) / (of + self.halves.sum(axis=0))
+
+    def mean(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """2×B, as `share`: the mean of values of 0..1. sums, counts: S, of each subject's."""
+        return self.share(self.own @ sums.astype(np.float64), self.own @ counts.astype(np.float64))
+
+
+def mean_draws(values: np.ndarray, subjects: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """2×B, as `SubjectDraws.share`: the mean of N values of 0..1, such as which probes were found
+    at rank 1, in draws over subjects.
 
     subjects: N ids; the values of one get their weights together. None: each has its own.
     """
@@ -120,28 +159,41 @@ def mean_interval(
     ids = np.arange(len(values)) if subjects is None else subjects
     whose = np.unique(ids, return_inverse=True)[1]
     sums, counts = np.bincount(whose, values), np.bincount(whose)
-    (ends,) = share_intervals(sums[:, None], counts, seed)
-    return ends
+    return share_draws(sums[:, None], counts, seed)[0]
+
+
+def mean_interval(
+    values: np.ndarray, subjects: np.ndarray | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """The interval of the mean of the values of `mean_draws`."""
+    return interval(mean_draws(values, subjects, seed)[0], float(np.mean(values)))
 
 
 def share_intervals(
     sums: np.ndarray, counts: np.ndarray, seed: int = 0
 ) -> list[tuple[float, float]]:
-    """The intervals of F shares: of `counts.sum()` things, those that `sums.sum(axis=0)` counts.
+    """The intervals of the F shares of `share_draws`."""
+    figures = sums.sum(axis=0) / counts.sum()
+    drawn = share_draws(sums, counts, seed)[:, 0]
+    return [interval(own, float(f)) for own, f in zip(drawn, figures, strict=True)]
+
+
+def share_draws(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> np.ndarray:
+    """F×2×B, as `SubjectDraws.share`, of F shares: of `counts.sum()` things, those that
+    `sums.sum(axis=0)` counts.
 
     sums: C×F, counts: C; a row for each subject, whose things get their weights together.
     """
     rng, draws = np.random.default_rng(seed), draws_for(len(counts))
-    right, lost = rng.standard_gamma(0.5, (2, draws, 1))
-    shares = np.empty((draws, sums.shape[1]))
+    halves = rng.standard_gamma(0.5, (2, draws, 1))
+    shares = np.empty((2, draws, sums.shape[1]))
     size = max(1, _WEIGHTS_AT_ONCE // len(counts))
     for start in range(0, draws, size):
         rows = slice(start, min(start + size, draws))
         weights = rng.standard_exponential((rows.stop - start, len(counts)))
-        total = (weights @ counts)[:, None] + right[rows] + lost[rows]
-        shares[rows] = (weights @ sums + right[rows]) / total
-    figures = sums.sum(axis=0) / counts.sum()
-    return [interval(drawn, float(f)) for drawn, f in zip(shares.T, figures, strict=True)]
+        total = (weights @ counts)[:, None] + halves[:, rows].sum(axis=0)
+        shares[:, rows] = (weights @ sums + halves[:, rows]) / total
+    return np.moveaxis(shares, 2, 0)
 
 
 def chance_of_other_order(differences: np.ndarray, difference: float) -> float:

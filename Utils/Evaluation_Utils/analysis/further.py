@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,15 @@ from Utils.Evaluation_Utils.analysis.intervals import (
     check_same_pairs,
     common_protocols,
     compare,
-    comparison_table,
     figures_of,
     intervals,
+    pairs_comparison_table,
 )
 from Utils.Evaluation_Utils.analysis.kept_scores import KeptScores, load_scores
 from Utils.Evaluation_Utils.analysis.pictures import plot_discard
 from Utils.Evaluation_Utils.analysis.quality import (
     NORM,
-    discard_curves,
+    curves_at,
     discard_table,
     read_quality,
 )
@@ -137,14 +138,17 @@ def further_figures(kept: KeptScores, others: Others, checkpoint: str) -> Furthe
         found = compare(kept, scores)
         about = {"file": path, "checkpoint": other, "results": found}
         values.setdefault("comparisons", []).append(about)
-        tables.append(comparison_table(found, f"{path} ({other})"))
+        tables.append(pairs_comparison_table(found, f"{path} ({other})"))
     if others.thresholds:
         values["at_thresholds"] = at_thresholds(kept, others.thresholds)
         tables.append(thresholds_table(values["at_thresholds"]))
         warnings += warn_of_another_network(others.thresholds, checkpoint)
     if others.quality:
         by, quality = others.quality
-        values["quality"] = discard_curves(kept, by, kept.norms if quality is None else quality)
+        images = kept.norms if quality is None else quality
+        pairs = np.minimum(images[kept.left], images[kept.right])
+        curves = {p: curves_at(own.scores, kept.same, pairs) for p, own in kept.protocols.items()}
+        values["quality"] = {"by": by, "results": curves}
         tables.append(discard_table(values["quality"]))
     norms = np.quantile(kept.norms, (0, 0.05, 0.5, 0.95, 1)).tolist()
     names = ("lowest", "5 %", "median", "95 %", "highest")
@@ -155,6 +159,7 @@ def further_figures(kept: KeptScores, others: Others, checkpoint: str) -> Furthe
 def draw_quality(values: dict[str, Any], path: Path, title: str) -> None:
     """Write <path>_discard_<protocol>.png for the quality, if any, of `Further.values`."""
     found = values.get("quality", {"results": {}})
-    for protocol, curves in found["results"].items():
-        heading = f"{title}, {protocol}: error versus discard by {Path(found['by']).name}"
-        plot_discard(curves, f"{path}_discard_{protocol}.png", heading)
+    for section, curves in found["results"].items():
+        heading = f"{title}, {section}: error versus discard by {Path(found['by']).name}"
+        name = re.sub(r"\W+", "_", section)
+        plot_discard(curves, f"{path}_discard_{name}.png", heading)

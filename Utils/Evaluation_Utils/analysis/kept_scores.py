@@ -7,6 +7,8 @@ Figures can be computed from it again, without network or photos, and compared p
     left, right, same, folds   P: of the pairs, as in `VerificationSet`
     <protocol>_scores          P float64, higher = more alike; of all pairs, nothing subtracted
     <protocol>_fold_scores, <protocol>_wrong   P: what decided in each pair's fold, and was it wrong
+    groups                     P texts: the group of each pair, where there are groups, and
+    <protocol>_group_wrong     P: whether the pair was wrong in the fold of its own group
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -33,21 +35,24 @@ _PAIRS = ("left", "right", "same", "folds")
 _KINDS = {"names": "U", "norms": "f", "left": "iu", "right": "iu", "same": "b", "folds": "iu"} | {
     "scores": "f",
     "wrong": "b",
+    "groups": "U",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class ProtocolScores:
     """P scores, and P bools: which pairs got the wrong answer in their fold (None for pairs of one
-    kind, which have no accuracy)."""
+    kind, which have no accuracy), and in the fold of their group (None without groups)."""
 
     scores: np.ndarray
     wrong: np.ndarray | None
+    group_wrong: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class KeptScores:
-    """What the file holds; see the module. protocols: by name. source: to name in errors."""
+    """What the file holds; see the module. protocols: by name. source: to name in errors. groups:
+    empty where there are none."""
 
     names: np.ndarray
     norms: np.ndarray
@@ -57,6 +62,7 @@ class KeptScores:
     folds: np.ndarray
     protocols: dict[str, ProtocolScores]
     source: str
+    groups: np.ndarray = field(default_factory=lambda: np.empty(0, str))
 
 
 def scores_path(results: Path | str) -> Path:
@@ -70,8 +76,10 @@ def keep_scores(
     data: VerificationSet,
     features: np.ndarray,
     results: Mapping[str, VerificationResult] | Mapping[str, OneKind],
+    group_wrong: Mapping[str, np.ndarray] | None = None,
 ) -> KeptScores:
-    """Write the file; returns what it holds. features: N×D embeddings of the images."""
+    """Write the file; returns what it holds. features: N×D embeddings of the images. group_wrong:
+    by protocol, as in `ProtocolScores`; empty or None without groups."""
     columns = {name: np.asarray(getattr(data, name)) for name in _PAIRS}
     columns["names"] = np.array(data.names, dtype=np.str_)
     columns["norms"] = np.linalg.norm(np.asarray(features, np.float64), axis=1)
@@ -80,14 +88,17 @@ def keep_scores(
         if isinstance(result, VerificationResult):
             columns[f"{protocol}_fold_scores"] = result.fold_scores
             columns[f"{protocol}_wrong"] = result.wrong
+    if group_wrong:
+        columns["groups"] = np.asarray(data.groups, np.str_)
+        columns |= {f"{protocol}_group_wrong": wrong for protocol, wrong in group_wrong.items()}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **columns)
     return _from_columns(columns, str(path))
 
 
-def load_scores(results: Path | str) -> KeptScores:
-    """The scores beside a results file. Raises DataError, naming the file, if they can't be read
-    or do not fit together."""
+def read_columns(results: Path | str) -> dict[str, np.ndarray]:
+    """What the file of scores beside a results file holds. Raises DataError, naming the file, if
+    it can't be read."""
     path = scores_path(results)
     if not path.is_file():
         raise DataError(
@@ -96,13 +107,21 @@ def load_scores(results: Path | str) -> KeptScores:
         )
     try:
         with zipfile.ZipFile(path) as file:
-            columns = {
+            return {
                 name.removesuffix(".npy"): np.lib.format.read_array(file.open(name))
                 for name in file.namelist()
             }
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"the scores {path} can't be read: {error}.") from None
+
+
+def load_scores(results: Path | str) -> KeptScores:
+    """The scores beside the results file of pairs. Raises DataError, naming the file, if they can't
+    be read or do not fit together."""
+    path, columns = scores_path(results), read_columns(results)
     missing = [name for name in ("names", "norms", *_PAIRS) if name not in columns]
+    if "groups" not in columns:
+        missing += ["groups"] if any(name.endswith("_group_wrong") for name in columns) else []
     if missing or not any(f"{protocol}_scores" in columns for protocol in PROTOCOLS):
         lacking = ", ".join(missing) or "scores"
         raise DataError(f"the scores {path} have no {lacking}: not of an evaluation.")
@@ -125,12 +144,17 @@ def load_scores(results: Path | str) -> KeptScores:
 
 def _from_columns(columns: dict[str, np.ndarray], source: str) -> KeptScores:
     protocols = {
-        protocol: ProtocolScores(columns[f"{protocol}_scores"], columns.get(f"{protocol}_wrong"))
+        protocol: ProtocolScores(
+            columns[f"{protocol}_scores"],
+            columns.get(f"{protocol}_wrong"),
+            columns.get(f"{protocol}_group_wrong"),
+        )
         for protocol in PROTOCOLS
         if f"{protocol}_scores" in columns
     }
     own = {name: columns[name] for name in ("names", "norms", *_PAIRS)}
-    return KeptScores(**own, protocols=protocols, source=source)
+    groups = columns.get("groups", np.empty(0, str))
+    return KeptScores(**own, protocols=protocols, source=source, groups=groups)
 
 
 def subjects_of(kept: KeptScores) -> tuple[np.ndarray, np.ndarray] | None:

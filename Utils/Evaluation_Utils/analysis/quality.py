@@ -21,12 +21,11 @@ import numpy as np
 from Utils.Datasets_Utils.pairs.groups import plain_name
 from Utils.Datasets_Utils.text import IMAGE_WORDS, first_few, is_comment, numbered_lines
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.analysis.kept_scores import KeptScores
-from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 from Utils.files import reading
 from Utils.tables import format_table
 
 NORM = "norm"
+DETECTOR = "detector"  # of IJB
 FMRS = (1e-2, 1e-3)
 STEPS = 20  # shares are k / STEPS
 
@@ -60,45 +59,50 @@ def discard_curve(
 ) -> DiscardCurve:
     """The curve of P pairs at an FMR. scores, quality: higher = more alike, better."""
     scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
-    order = np.argsort(quality, kind="stable")
-    (start,) = tar_at_far(roc_curve(scores, same), [fmr])
-    missed = int(np.sum(scores[same] < start.threshold))
-    curve = DiscardCurve(start.threshold, [], [], [], [])
+    place = np.empty(len(scores), np.int64)  # of a pair in the order of qualities
+    place[np.argsort(quality, kind="stable")] = np.arange(len(scores))
+    # Pairs of each kind from the highest score, so that each step takes one look at them.
+    ranked = [own[np.argsort(-scores[own])] for own in map(np.flatnonzero, (~same, same))]
+    (false, false_place), (true, true_place) = ((scores[own], place[own]) for own in ranked)
+    barrier = _barrier(false, fmr)
+    threshold = float(true[true > barrier].min(initial=np.inf))
+    missed = int(np.sum(true < threshold))
+    curve = DiscardCurve(threshold, [], [], [], [])
     for step in range(STEPS):
         dropped = step * len(scores) // STEPS
-        rest = order[dropped:]
-        matched = same[rest]
-        if matched.all() or not matched.any():
+        rest, others = true[true_place >= dropped], false[false_place >= dropped]
+        if not (len(rest) and len(others)):
             break
         curve.shares.append(step / STEPS)
-        curve.fixed.append(float(np.mean(scores[rest][matched] < start.threshold)))
-        (point,) = tar_at_far(roc_curve(scores[rest], matched), [fmr])
-        curve.found_again.append(1 - point.tar)
+        curve.fixed.append(float(np.mean(rest < threshold)))
+        curve.found_again.append(float(np.mean(rest <= _barrier(others, fmr))))
         left = max(missed - dropped, 0)
-        curve.ideal.append(left / (int(same.sum()) - missed + left) if left else 0.0)
+        curve.ideal.append(left / (len(true) - missed + left) if left else 0.0)
     return curve
 
 
-def discard_curves(kept: KeptScores, by: str, quality: np.ndarray) -> dict[str, Any]:
-    """The curves at FMRS under each protocol, JSON-ready: {"by", "results": {protocol: {fmr:
-    {"threshold", "shares", "fixed", "found_again", "ideal", "areas": {rule: area}}}}}.
+def _barrier(scores: np.ndarray, fmr: float) -> float:
+    """The highest score of a mismatched pair that may not be accepted. scores: falling."""
+    allowed = int(fmr * len(scores))
+    allowed += (allowed + 1) / len(scores) <= fmr  # a rounding below
+    return float(scores[allowed]) if allowed < len(scores) else -np.inf
 
-    quality: N, of the images, as of `read_quality`.
-    """
-    pairs = np.minimum(quality[kept.left], quality[kept.right])
-    results: dict[str, dict[str, Any]] = {}
-    for protocol, own in kept.protocols.items():
-        for fmr in FMRS:
-            curve = discard_curve(own.scores, kept.same, pairs, fmr)
-            values = dict(vars(curve), areas={rule: curve.area(rule) for rule in _RULES})
-            if not np.isfinite(curve.threshold):
-                values["threshold"] = None  # JSON has no infinity
-            results.setdefault(protocol, {})[str(fmr)] = values
-    return {"by": by, "results": results}
+
+def curves_at(scores: np.ndarray, same: np.ndarray, quality: np.ndarray) -> dict[str, Any]:
+    """The curves of P pairs at FMRS, JSON-ready: {fmr: {"threshold", "shares", "fixed",
+    "found_again", "ideal", "areas": {rule: area}}}. quality: P, of the pairs."""
+    found = {}
+    for fmr in FMRS:
+        curve = discard_curve(scores, same, quality, fmr)
+        values = dict(vars(curve), areas={rule: curve.area(rule) for rule in _RULES})
+        if not np.isfinite(curve.threshold):
+            values["threshold"] = None  # JSON has no infinity
+        found[str(fmr)] = values
+    return found
 
 
 def discard_table(found: dict[str, Any]) -> str:
-    """The result of `discard_curves`."""
+    """{"by", "results": {protocol or convention: curves of `curves_at`}}, for printing."""
     shares = [f"{100 * step // STEPS} %" for step in _SHOWN]
     rows = [["", "FMR", "threshold", *shares, "area"]]
     for protocol, curves in found["results"].items():
@@ -109,7 +113,8 @@ def discard_table(found: dict[str, Any]) -> str:
                 words = rule.replace("_", " ")
                 area = f"{curve['areas'][rule]:.4f}"
                 rows.append([protocol, f"{float(fmr):g}", words, *shown, area])
-    by = "feature norms" if found["by"] == NORM else f"qualities of {found['by']}"
+    words = {NORM: "feature norms", DETECTOR: "detector's scores"}
+    by = words.get(found["by"], f"qualities of {found['by']}")
     heading = f"FNMR with these shares of the pairs dropped, the lowest {by} first:"
     return f"{heading}\n{format_table(rows, '<<<' + '>' * 5, indent=2)}"
 

@@ -7,5 +7,6 @@ alignment.py       a crop brought to 112×112 by its five points
 templates.py       the conventions; one vector for each template, from its images' features
 verification.py    1:1: scores of the listed pairs, TAR@FAR by the exact and the nearest rule
 identification.py  1:N: ranks and TPIR@FPIR of probes in each gallery
+further.py         intervals over subjects, thresholds of another set, error versus discard
 report.py          ijbc.json (ijbb.json), the printed table, the picture
 """

@@ -16,6 +16,7 @@ from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.photos import PhotoList, Photos
 from Utils.devices import share_device
 from Utils.errors import DataError
+from Utils.Evaluation_Utils.analysis.drawn import open_compared
 from Utils.Evaluation_Utils.features import (
     embedded,
     embedded_with,
@@ -24,9 +25,10 @@ from Utils.Evaluation_Utils.features import (
     packed_features,
 )
 from Utils.Evaluation_Utils.ijb.alignment import AlignedCrops
+from Utils.Evaluation_Utils.ijb.further import FurtherFigures, lists_digest, read_asked
 from Utils.Evaluation_Utils.ijb.identification import IdentificationFigures, evaluate_searches
 from Utils.Evaluation_Utils.ijb.lists import Lists, read_lists
-from Utils.Evaluation_Utils.ijb.report import About, Figures, write_report
+from Utils.Evaluation_Utils.ijb.report import About, Figures, short_name, write_report
 from Utils.Evaluation_Utils.ijb.templates import ALL, NAMED, Convention, make_templates
 from Utils.Evaluation_Utils.ijb.verification import evaluate_pairs, pair_scores
 from Utils.Evaluation_Utils.report import Report, flaw_warnings, load_network, make_output
@@ -52,9 +54,13 @@ def evaluate_ijb(config: Config) -> Report | None:
         device = share_device(config, processes)
         root = processes.one_by_one(lambda: _root(config))
         lists = read_lists(root)
+        asked = read_asked(lists, config.threshold_from, config.quality)
         crops = _find_crops(root, lists)
         backbone = load_network(config, device)
         folder = make_output(config)
+        names = [short_name(each) for each in conventions]
+        same = {"benchmark": lists.title, "lists": lists_digest(lists)}
+        others = open_compared(config.compare, folder / f"{lists.prefix}.json", same, names)
         photos = Photos(
             PhotoList(lists.names, None, str(lists.points_file)),
             AlignedCrops(crops, lists, config.aligned),
@@ -65,7 +71,8 @@ def evaluate_ijb(config: Config) -> Report | None:
         flaws = sorted(chain(*processes.gather(flaws)))
         if not processes.is_main:
             return None
-        figures = {each: evaluate_features(table, lists, each) for each in conventions}
+        further = FurtherFigures(lists, asked)
+        figures = {each: evaluate_features(table, lists, each, further) for each in conventions}
         about = About(
             checkpoint=config.checkpoint,
             data=str(root),
@@ -73,8 +80,9 @@ def evaluate_ijb(config: Config) -> Report | None:
             images="aligned already" if config.aligned else "aligned by their five points",
             warnings=[*warnings, *flaw_warnings(flaws)],
             flaws=flaws,
+            compare=same,
         )
-        return Report(write_report(lists, about, figures, folder), folder)
+        return Report(write_report(lists, about, figures, folder, asked, others), folder)
 
 
 def conventions_of(config: Config) -> tuple[Convention, ...]:
@@ -90,14 +98,24 @@ def conventions_of(config: Config) -> tuple[Convention, ...]:
     return ALL if chosen == "all" else (NAMED[chosen],)
 
 
-def evaluate_features(features: np.ndarray, lists: Lists, convention: Convention) -> Figures:
-    """The figures under a convention. features: N×2D, see `make_templates`."""
+def evaluate_features(
+    features: np.ndarray,
+    lists: Lists,
+    convention: Convention,
+    further: FurtherFigures | None = None,
+) -> Figures:
+    """The figures under a convention. features: N×2D, see `pool_images`. further: makes those
+    beside them; None: none."""
     templates = make_templates(features, lists, convention)
     scores = pair_scores(templates, lists.first, lists.second)
     identification: IdentificationFigures | None = None
     if lists.probes:
         identification = evaluate_searches(templates, lists.galleries, lists.probes)
-    return Figures(evaluate_pairs(scores, lists.same), identification)
+    verification = evaluate_pairs(scores, lists.same)
+    if further is None:
+        return Figures(verification, identification)
+    more = further.of(features, convention, scores, verification, identification)
+    return Figures(verification, identification, more)
 
 
 def _root(config: Config) -> Path:

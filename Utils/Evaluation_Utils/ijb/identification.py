@@ -15,7 +15,7 @@ scores of people that are not the mate, pooled: the ceil(probes·x)-th highest. 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -54,7 +54,8 @@ class GalleryFigures:
 @dataclass(frozen=True)
 class IdentificationFigures:
     """ranks: share of all mated searches at RANKS. exact, ijb_evals: the mean TPIRs of the
-    galleries at FPIRS; joint_ranks, joint_rates: of the older scripts."""
+    galleries at FPIRS; joint_ranks, joint_rates: of the older scripts. searches: what they are
+    counted from."""
 
     galleries: tuple[GalleryFigures, ...]
     ranks: tuple[float, ...]
@@ -62,6 +63,7 @@ class IdentificationFigures:
     ijb_evals: tuple[float, ...]
     joint_ranks: tuple[float, ...]
     joint_rates: tuple[float, ...]
+    searches: "Searches" = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +145,7 @@ def evaluate_searches(
         _means([g.ijb_evals for g in each]),
         tuple(int((found.joint_rank[mated] <= rank).sum()) / searches for rank in RANKS),
         tuple(joint),
+        found,
     )
 
 

@@ -1,12 +1,22 @@
 """IJB's results file, the printed table and the picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from Utils.Evaluation_Utils.analysis.drawn import Kept, compare_drawn, keep_drawn
+from Utils.Evaluation_Utils.analysis.further import draw_quality
+from Utils.Evaluation_Utils.analysis.intervals import show_range
+from Utils.Evaluation_Utils.analysis.pictures import plot_det
+from Utils.Evaluation_Utils.analysis.quality import discard_table
+from Utils.Evaluation_Utils.analysis.thresholds import (
+    thresholds_table,
+    warn_of_another_network,
+)
+from Utils.Evaluation_Utils.ijb.further import Asked, Further
 from Utils.Evaluation_Utils.ijb.identification import (
     FPIRS,
     RANKS,
@@ -24,7 +34,8 @@ from Utils.tables import format_table, format_warnings
 
 @dataclass(frozen=True)
 class About:
-    """What was evaluated. images: how they were aligned. warnings, flaws: of the images."""
+    """What was evaluated. images: how they were aligned. warnings, flaws: of the images. compare:
+    what must be the same in a result to compare with."""
 
     checkpoint: str
     data: str
@@ -32,24 +43,42 @@ class About:
     images: str
     warnings: list[str]
     flaws: list[str]
+    compare: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """Of one convention. identification: None where the set has no lists for it."""
+    """Of one convention. identification: None where the set has no lists for it. further: None
+    where it was not made."""
 
     verification: VerificationFigures
     identification: IdentificationFigures | None
+    further: Further | None = None
 
 
 def write_report(
-    lists: Lists, about: About, figures: Mapping[Convention, Figures], folder: Path
+    lists: Lists,
+    about: About,
+    figures: Mapping[Convention, Figures],
+    folder: Path,
+    asked: Asked,
+    others: Sequence[Kept],
 ) -> str:
-    """Write <prefix>.json and <prefix>_roc.png into the folder; return the table to print."""
+    """Write <prefix>.json, the pictures and the file for comparisons into the folder; return the
+    table to print. others: results to compare with."""
+    path = folder / f"{lists.prefix}.json"
     notes = [*lists.notes, *_notes(lists, next(iter(figures.values())))]
+    further = {short_name(c): found.further for c, found in figures.items()}
+    drawn = {name: each.drawn for name, each in further.items()}
+    more, tables = _further_values(further, asked)
+    if others:
+        more["comparisons"], compared = compare_drawn(drawn, path, others)
+        tables += compared
+    if asked.thresholds:
+        about.warnings.extend(warn_of_another_network(asked.thresholds, about.checkpoint))
     values = {
         "benchmark": lists.title,
-        **asdict(about),
+        **{name: value for name, value in asdict(about).items() if name != "compare"},
         "counts": {
             "images": len(lists.names),
             "templates": len(lists.template_ids),
@@ -57,15 +86,36 @@ def write_report(
             "genuine": int(lists.same.sum()),
         },
         "notes": notes,
+        **more,
         "results": [
             {"convention": {**asdict(c), "names": list(c.names)}, **_values(found)}
             for c, found in figures.items()
         ],
     }
-    save_json(folder / f"{lists.prefix}.json", values)
-    curves = {_short(c): found.verification.corners for c, found in figures.items()}
+    values["scores"] = keep_drawn(path, about.compare, drawn)
+    save_json(path, values)
+    curves = {short_name(c): found.verification.corners for c, found in figures.items()}
     plot_roc(curves, folder / f"{lists.prefix}_roc.png", f"{lists.title} 1:1")
-    return _table(values, lists, about, figures)
+    plot_det(curves, folder / f"{lists.prefix}_det.png", f"{lists.title} 1:1")
+    draw_quality(more, folder / lists.prefix, lists.title)
+    return "\n\n".join([_table(values, lists, about, figures), *tables])
+
+
+def _further_values(
+    further: Mapping[str, Further], asked: Asked
+) -> tuple[dict[str, Any], list[str]]:
+    """(more keys of the results file, their tables), by convention."""
+    values: dict[str, Any] = {}
+    tables = []
+    if asked.thresholds:
+        rates = {name: each.at_thresholds for name, each in further.items()}
+        values["at_thresholds"] = {**asked.thresholds.about(), "results": rates}
+        tables.append(thresholds_table(values["at_thresholds"], unit="cosine"))
+    if asked.quality:
+        curves = {name: each.quality for name, each in further.items()}
+        values["quality"] = {"by": asked.quality[0], "results": curves}
+        tables.append(discard_table(values["quality"]))
+    return values, tables
 
 
 def _values(found: Figures) -> dict[str, Any]:
@@ -78,10 +128,12 @@ def _values(found: Figures) -> dict[str, Any]:
         },
     }
     searches = found.identification
+    further = {"intervals": found.further.drawn.intervals()}
     if searches is None:
-        return {"verification": verification, "identification": None}
+        return {"verification": verification, "identification": None, **further}
     return {
         "verification": verification,
+        **further,
         "identification": {
             "galleries": [_gallery(gallery) for gallery in searches.galleries],
             "rank": _by(RANKS, searches.ranks),
@@ -138,15 +190,20 @@ def _table(
 
 def _in_full(lists: Lists, found: Figures) -> list[str]:
     verification = found.verification
-    rows = [["FAR", "TAR exact", "FAR reached", "threshold", "TAR nearest", "FAR reached"]]
+    intervals = found.further.drawn.intervals()
+    ranges = {name: show_range(ends) for name, ends in intervals["figures"].items()}
+    heads = ["FAR", "TAR exact", "95 % interval", "FAR reached", "threshold", "TAR nearest"]
+    rows = [[*heads, "FAR reached"]]
     for exact, near in zip(verification.exact, verification.nearest, strict=True):
-        rows.append([f"{exact.target:g}", _percent(exact.tar), f"{exact.far:.3g}"])
+        ends = ranges[f"TAR@FAR={exact.target:g}"]
+        rows.append([f"{exact.target:g}", _percent(exact.tar), ends, f"{exact.far:.3g}"])
         rows[-1] += [_threshold(exact), _percent(near.tar), f"{near.far:.3g}"]
     genuine = int(lists.same.sum())
     impostor = len(lists.same) - genuine
     lines = [
         f"1:1, {genuine:,} genuine and {impostor:,} impostor pairs, AUC {verification.auc:.5f}",
-        format_table(rows, ">>>>>>", indent=2),
+        format_table(rows, ">" * len(rows[0]), indent=2),
+        f"  The intervals are over {intervals['subjects']:,} subjects.",
     ]
     searches = found.identification
     if searches is None:
@@ -162,6 +219,9 @@ def _in_full(lists: Lists, found: Figures) -> list[str]:
     mated = sum(gallery.mated for gallery in searches.galleries)
     rows.append(["mean", "", f"{mated:,}", *map(_percent, searches.ranks)])
     rows[-1] += _open_set(searches.exact, searches.ijb_evals)
+    rows.append(["95 % interval", "", "", *(ranges[f"rank-{rank}"] for rank in RANKS)])
+    for rate in FPIRS[1:]:
+        rows[-1] += [ranges.get(f"TPIR@FPIR={rate:g}", ""), ""]
     people = sum(gallery.templates for gallery in searches.galleries)
     joint = [*map(_percent, searches.joint_ranks)]
     joint += [cell for rate in searches.joint_rates[1:] for cell in ("", _percent(rate))]
@@ -218,7 +278,8 @@ def _notes(lists: Lists, found: Figures) -> list[str]:
     return notes
 
 
-def _short(convention: Convention) -> str:
+def short_name(convention: Convention) -> str:
+    """One project's name for it, or a description."""
     return convention.names[0] if convention.names else convention.describe()
 
 

@@ -57,7 +57,15 @@ ALL = tuple(
 
 
 def make_templates(features: np.ndarray, lists: Lists, convention: Convention) -> np.ndarray:
-    """float64 T×D templates, L2-normalised, in the order of `lists.template_ids`.
+    """float64 T×D templates, L2-normalised, in the order of `lists.template_ids`; features as for
+    `pool_images`."""
+    templates = pool_images(features, lists, convention)
+    lengths = np.linalg.norm(templates, axis=1, keepdims=True)
+    return np.divide(templates, lengths, out=templates, where=lengths > 0)
+
+
+def pool_images(features: np.ndarray, lists: Lists, convention: Convention) -> np.ndarray:
+    """float64 T×D templates before they are normalised.
 
     features: N×2D, of each image and of its mirror image, one after the other, not normalised.
 
@@ -91,5 +99,4 @@ def make_templates(features: np.ndarray, lists: Lists, convention: Convention) -
             per_sample_weights=torch.from_numpy(factors),
         )
         templates[ids] += sums.numpy()  # a template may go on in the next part
-    lengths = np.linalg.norm(templates, axis=1, keepdims=True)
-    return np.divide(templates, lengths, out=templates, where=lengths > 0)
+    return templates

@@ -20,10 +20,16 @@ from typing import TextIO, TypeVar
 import numpy as np
 
 from Utils.cpu import keep_freed_memory
-from Utils.Evaluation_Utils.ijb.identification import evaluate_searches
+from Utils.Evaluation_Utils.analysis.intervals import show_range
+from Utils.Evaluation_Utils.ijb.further import Asked, Further, FurtherFigures
+from Utils.Evaluation_Utils.ijb.identification import IdentificationFigures, evaluate_searches
 from Utils.Evaluation_Utils.ijb.lists import Lists, read_lists
 from Utils.Evaluation_Utils.ijb.templates import NAMED, make_templates
-from Utils.Evaluation_Utils.ijb.verification import evaluate_pairs, pair_scores
+from Utils.Evaluation_Utils.ijb.verification import (
+    VerificationFigures,
+    evaluate_pairs,
+    pair_scores,
+)
 from Utils.Evaluation_Utils.plots import plot_roc
 from Utils.tables import format_table
 
@@ -112,6 +118,18 @@ def plain_scores(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -
     return scores
 
 
+def further_of(
+    lists: Lists,
+    scores: np.ndarray,
+    figures: VerificationFigures,
+    searches: IdentificationFigures,
+) -> Further:
+    """The figures in draws over subjects."""
+    nothing = np.empty(0)  # no quality is asked for, so the features are not needed
+    convention = NAMED["insightface"]
+    return FurtherFigures(lists, Asked()).of(nothing, convention, scores, figures, searches)
+
+
 def timed(rows: list[list[str]], name: str, work: Callable[[], T]) -> T:
     """The result of work; its seconds and the memory so far are a row of the table."""
     start = time.perf_counter()
@@ -144,7 +162,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "roc.png"
         timed(rows, "1:1 picture", lambda: plot_roc({"": figures.corners}, picture, "IJB-C 1:1"))
-    timed(rows, "1:N", lambda: evaluate_searches(made, lists.galleries, lists.probes))
+    searches = timed(rows, "1:N", lambda: evaluate_searches(made, lists.galleries, lists.probes))
+    more = timed(rows, "intervals", lambda: further_of(lists, scores, figures, searches))
     if plain is not None:
         from sklearn.metrics import roc_curve
 
@@ -152,7 +171,8 @@ def main() -> None:
         timed(rows, "plain curve", lambda: roc_curve(lists.same, other))
         print(f"largest difference of scores: {np.abs(other - scores).max():.1e}")
     print(f"\n{format_table(rows, '<>>')}")
-    print(f"TAR at FAR 1e-4: {100 * figures.exact[2].tar:.2f} %")
+    ends = show_range(more.drawn.intervals()["figures"]["TAR@FAR=0.0001"])
+    print(f"TAR at FAR 1e-4: {100 * figures.exact[2].tar:.2f} % {ends}")
 
 
 if __name__ == "__main__":

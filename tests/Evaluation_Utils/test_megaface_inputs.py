@@ -270,6 +270,30 @@ def test_compared_results_are_all_drawn(tiny, extracted, tmp_path, run_megaface,
     assert list(drawn) == ["as listed", "a, as listed", "b, as listed"]
 
 
+def test_two_networks_are_compared_over_people(tiny, extracted, tmp_path, run_megaface):
+    one = extracted / "megaface.json"
+    other = tiny.flags("--output", tmp_path, "--compare", one, checkpoint=1)
+    run_megaface(*other)
+    values, before = (json.loads(path.read_text()) for path in (tmp_path / "megaface.json", one))
+    sections = values["comparisons"][0]["results"].values()
+    for here, there, found in zip(values["results"], before["results"], sections, strict=True):
+        entry = found["figures"]["rank-1"]
+        assert [entry["this"], entry["other"]] == [here["rank1"], there["rank1"]]
+        assert found["subjects"] == len(PEOPLE)
+        tpr = found["figures"]["TPR@0.001 devkit"]["this"]
+        assert tpr == here["verification"]["devkit"]["points"][1]["tpr"]
+        figures = here["intervals"]["figures"]
+        assert figures["rank-1"][0] <= here["rank1"] <= figures["rank-1"][1]
+        fnir = here["open_set"][0]["fnir"]
+        assert figures["FNIR@0.01"][0] <= fnir <= figures["FNIR@0.01"][1]
+    with pytest.raises(DataError, match=r"megaface\.json and .*, as their ties differ: mate there"):
+        run_megaface(*other, "--ties", "against")
+    (tmp_path / "alone").mkdir()
+    shutil.copy(one, tmp_path / "alone")
+    table = run_megaface(*other, "--compare", tmp_path / "alone" / "megaface.json")
+    assert "is drawn, but not compared" in table
+
+
 @pytest.mark.parametrize(
     "change",
     [

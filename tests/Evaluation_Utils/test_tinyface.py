@@ -207,6 +207,18 @@ def test_the_script_prints_what_brute_force_says_of_the_network(tiny, testing_se
     assert "3 probes, gallery of 3 mates and 9 distractors" in run.stdout
     assert "none is made here; probes 32×32, gallery 20..32×32, distractors 32×32" in run.stdout
     assert "1 probes have no mate in the gallery and do not count: 3_1.png" in run.stdout
+    # Compared with itself, nothing differs; with other lists, it is refused.
+    compared = [*flags, "--compare", tmp_path / "out" / "tinyface.json"]
+    same = run_script("TinyFace_Evaluation.py", *compared, check=True)
+    assert "The two are the same in all of these figures" in same.stdout
+    found = json.loads((tmp_path / "out" / "tinyface.json").read_text())["comparisons"][0]
+    entry = found["results"]["TinyFace"]["figures"]["mAP"]
+    assert (entry["this"], entry["difference"]) == (values["results"]["mAP"], 0)
+    other = shutil.copytree(testing_set, tmp_path / "other" / "Testing_Set")
+    (other / "Gallery_Distractor" / "d1.png").unlink()
+    compared[compared.index(testing_set.parent)] = other.parent
+    refused = run_script("TinyFace_Evaluation.py", *compared, "--output", tmp_path / "third")
+    assert_one_paragraph(refused, "out/tinyface.json and", "third/tinyface.json", "lists differ")
     # Features that are there are used again, and under torchrun the figures are the same.
     two = torchrun(2, "TinyFace_Evaluation.py")
     again = run_script(*two, *flags, check=True)

@@ -34,6 +34,7 @@ from Utils.Evaluation_Utils.identification.figures import (
     OpenSetPoint,
     Verification,
     allowed,
+    by_person,
     cmc,
     is_kept,
     open_set,
@@ -84,7 +85,8 @@ class IdentificationResult:
     cmc: (ranks, rates), up to the last rank. verification: "all" and "devkit".
     devkit_probes: how many probes the devkit's negatives come from, 100 if there are as many.
     confusions: one for each probe that a distractor beat, the clearest first.
-    beats: sorted int64, for each search how many distractors beat the mate.
+    beats: sorted int64, for each search how many distractors beat the mate. by_person: the counts
+    of each figure by person, see `figures.by_person`.
     """
 
     probes: int
@@ -99,6 +101,7 @@ class IdentificationResult:
     open_set: tuple[OpenSetPoint, ...]
     confusions: list[Confusion] = field(repr=False)
     beats: np.ndarray = field(repr=False)
+    by_person: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False)
 
     @property
     def rank1(self) -> float:
@@ -208,6 +211,8 @@ def _result(
     mates, positives = scores.mates, scores.mates.positives
     beats = scores.beats[mates.pairs]
     ordered = np.sort(beats)
+    person = np.unique(ids[trial.probes], return_inverse=True)[1]
+    open_points = tuple(open_set(scores.best, mates.scores, beats == 0, fpir) for fpir in fpirs)
     return IdentificationResult(
         probes=len(trial.probes),
         identities=len(np.unique(ids[trial.probes])),
@@ -226,9 +231,10 @@ def _result(
             )
             for kind, negatives in scores.negatives.items()
         },
-        open_set=tuple(open_set(scores.best, mates.scores, beats == 0, fpir) for fpir in fpirs),
+        open_set=open_points,
         confusions=_confusions(trial, scores),
         beats=ordered,
+        by_person=by_person(person, mates, scores.beats, ranks, points, open_points),
     )
 
 

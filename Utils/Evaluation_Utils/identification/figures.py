@@ -8,12 +8,14 @@ them not at all or not first.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
 
 from Utils.Evaluation_Utils.identification.negatives import Negatives
+from Utils.Evaluation_Utils.identification.ranks import Mates
 from Utils.Evaluation_Utils.roc import OperatingPoint
 
 _POINTS_PER_DECADE = 20
@@ -184,6 +186,39 @@ def open_set(
         fnir=1 - len(returned) / len(mate_scores),
         threshold=threshold,
     )
+
+
+def by_person(
+    person: np.ndarray,
+    mates: Mates,
+    beats: np.ndarray,
+    ranks: Sequence[int],
+    points: Mapping[str, Sequence[OperatingPoint]],
+    open_points: Sequence[OpenSetPoint],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each figure (int S successes, int S trials) of the S people, of which it is the share:
+    searches for ranks and FNIR, same-person pairs for TPR at its threshold.
+
+    person: int P, of each probe, 0..S-1. beats: int P×M, of the mates. points: by kind.
+    """
+    probe, place = np.nonzero(mates.pairs)
+    whose, scores, beaten = person[probe], mates.score[probe, place], beats[probe, place]
+    once = mates.mate[probe, place] > probe
+
+    def counted(hits: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = int(person.max()) + 1
+        sums = (np.bincount(chosen, minlength=count) for chosen in (people[hits], people))
+        return tuple(sums)
+
+    found = {f"rank-{rank}": counted(beaten < rank, whose) for rank in ranks}
+    for kind, own in points.items():
+        for point in own:
+            accepted = scores[once] >= point.threshold
+            found[f"TPR@{point.target:g} {kind}"] = counted(accepted, whose[once])
+    for point in open_points:
+        missed = (beaten > 0) | (scores < point.threshold)
+        found[f"FNIR@{point.target:g}"] = counted(missed, whose)
+    return found
 
 
 def _spread(last: int) -> np.ndarray:

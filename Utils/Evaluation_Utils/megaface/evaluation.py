@@ -15,6 +15,8 @@ from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.images import ImageError
 from Utils.devices import share_device
 from Utils.errors import CheckpointError, DataError
+from Utils.Evaluation_Utils.analysis.drawn import Kept, compare_drawn, keep_drawn, open_compared
+from Utils.Evaluation_Utils.analysis.kept_scores import scores_path
 from Utils.Evaluation_Utils.features import (
     Producer,
     embedded,
@@ -33,7 +35,14 @@ from Utils.Evaluation_Utils.megaface.devkit import (
 )
 from Utils.Evaluation_Utils.megaface.noise import make_trials
 from Utils.Evaluation_Utils.megaface.pictures import draw_all, read_compared
-from Utils.Evaluation_Utils.megaface.report import FILE_NAME, MegaFaceResult, table, values_of
+from Utils.Evaluation_Utils.megaface.report import (
+    FILE_NAME,
+    MegaFaceResult,
+    compared_by,
+    drawn_of,
+    table,
+    values_of,
+)
 from Utils.Evaluation_Utils.report import Report, load_network, make_output
 from Utils.files import save_json
 from Utils.Pretrained_Utils.load import describe
@@ -58,6 +67,7 @@ def evaluate_megaface(config: Config) -> Report | None:
         if backbone and processes.is_main:
             print(f"network: {describe(backbone)}")
         folder = make_output(config)
+        open_others(config, data, folder)
         features = folder / "features"
         result = evaluate_data(config, data, backbone, device, features, processes)
         if not processes.is_main:
@@ -182,11 +192,32 @@ def write_report(config: Config, result: MegaFaceResult, name: str, folder: Path
 
     name: of the network. Raises DataError for a `compare` file that is not a megaface.json.
     """
-    others = read_compared(config.compare)
-    values = values_of(config, result, name)
-    save_json(folder / f"{FILE_NAME}.json", values, indent=1)
-    draw_all(folder, result, values, others)
-    return table(values, result.results)
+    path = folder / f"{FILE_NAME}.json"
+    drawn = drawn_of(result)
+    others, notes = open_others(config, result.data, folder)
+    values = values_of(config, result, name, drawn)
+    values["notes"] += notes
+    comparisons, tables = compare_drawn(drawn, path, others)
+    if others:
+        values["comparisons"] = comparisons
+    values["scores"] = keep_drawn(path, compared_by(config, result.data), drawn)
+    save_json(path, values, indent=1)
+    draw_all(folder, result, values, read_compared(config.compare))
+    return "\n\n".join([table(values, result.results), *tables])
+
+
+def open_others(config: Config, data: MegaFaceData, folder: Path) -> tuple[list[Kept], list[str]]:
+    """(the results that `compare` names, notes on those that can only be drawn). Raises DataError,
+    naming the files, for other probes, distractors or rules."""
+    paths = [path.strip() for path in config.compare.split(",") if path.strip()]
+    known = [path for path in paths if scores_path(path).is_file()]
+    notes = [
+        f"{path} is drawn, but not compared: {scores_path(path).name} is not beside it."
+        for path in paths
+        if path not in known
+    ]
+    same = compared_by(config, data)
+    return open_compared(",".join(known), folder / f"{FILE_NAME}.json", same), notes
 
 
 def _extraction(

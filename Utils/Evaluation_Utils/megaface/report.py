@@ -1,6 +1,7 @@
 """MegaFace's results file and the printed table, with notes on what the figures mean."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,10 @@ import numpy as np
 
 from Config import Config
 from Utils.Datasets_Utils.text import first_few
+from Utils.Evaluation_Utils.analysis.bootstrap import SubjectDraws
+from Utils.Evaluation_Utils.analysis.drawn import Drawn
+from Utils.Evaluation_Utils.analysis.intervals import show_range
+from Utils.Evaluation_Utils.features import list_digest
 from Utils.Evaluation_Utils.identification import IdentificationResult
 from Utils.Evaluation_Utils.identification.figures import Verification
 from Utils.Evaluation_Utils.megaface.data import MegaFaceData
@@ -32,8 +37,10 @@ class MegaFaceResult:
     warnings: Sequence[str] = ()
 
 
-def values_of(config: Config, result: MegaFaceResult, name: str) -> dict[str, Any]:
-    """The content of megaface.json, plain values. name: of the network."""
+def values_of(
+    config: Config, result: MegaFaceResult, name: str, drawn: Mapping[str, Drawn]
+) -> dict[str, Any]:
+    """The content of megaface.json, plain values. name: of the network. drawn: of `drawn_of`."""
     data = result.data
     return {
         "benchmark": "MegaFace",
@@ -48,10 +55,43 @@ def values_of(config: Config, result: MegaFaceResult, name: str) -> dict[str, An
         "left_out": list(result.left_out),
         "flaws": list(result.flaws),
         "results": [
-            {"distractor_set": label, "photos": photos, **_result_values(found)}
-            for (label, photos), found in result.results.items()
+            {
+                "distractor_set": label,
+                "photos": photos,
+                **_result_values(found),
+                "intervals": own.intervals(),
+            }
+            for ((label, photos), found), own in zip(
+                result.results.items(), drawn.values(), strict=True
+            )
         ],
     }
+
+
+def compared_by(config: Config, data: MegaFaceData) -> dict[str, str]:
+    """What must be the same in two results that are compared."""
+    found = hashlib.sha256()
+    for source in (data.probes, data.distractors):
+        found.update(list_digest(source.listed).encode())
+    for noisy in (data.noisy_probes, data.noisy_distractors):
+        found.update(b"none" if noisy is None else np.ascontiguousarray(noisy))
+    rules = {"ties": config.ties, "noise": config.noise}
+    return {"benchmark": "MegaFace", "lists": found.hexdigest(), **rules}
+
+
+def drawn_of(result: MegaFaceResult) -> dict[str, Drawn]:
+    """The figures of each set in draws over the probes' people. Thresholds are kept."""
+    found = {}
+    for (label, photos), each in result.results.items():
+        draws = SubjectDraws(each.identities)
+        counts = each.by_person.items()
+        # With the number too: those that can't be read are left out.
+        found[f"{label} of {each.distractors:,}, {photos}"] = Drawn(
+            each.identities,
+            {name: float(sums.sum() / trials.sum()) for name, (sums, trials) in counts},
+            {name: draws.mean(*both) for name, both in counts},
+        )
+    return found
 
 
 def _result_values(result: IdentificationResult) -> dict[str, Any]:
@@ -104,8 +144,8 @@ def _number(value: float) -> float | None:
 
 
 def table(values: dict[str, Any], results: dict[tuple[str, str], IdentificationResult]) -> str:
-    """The figures for printing: one line for each set size, then the thresholds of the largest.
-    values: of megaface.json."""
+    """The figures for printing: a line for each set size and one for its intervals, then the
+    thresholds of the largest. values: of megaface.json."""
     first = next(iter(results.values()))
     keys = {"probes": "probes", "distractors": "distractors", "network": "judged"}
     about = [(title, str(values[key])) for title, key in keys.items()]
@@ -114,11 +154,13 @@ def table(values: dict[str, Any], results: dict[tuple[str, str], IdentificationR
     heads += [f"TPR@{lowest:g} {name}" for name in first.verification]
     heads += [f"FNIR@{point.target:g}" for point in first.open_set]
     rows = [heads]
-    for (_, photos), result in results.items():
+    for ((_, photos), result), own in zip(results.items(), values["results"], strict=True):
         rates = [*result.rank_rates.values()]
         rates += [_tpr_at(found, lowest) for found in result.verification.values()]
         rates += [point.fnir for point in result.open_set]
         rows.append([f"{result.distractors:,}", photos, *(f"{100 * r:.2f} %" for r in rates)])
+        ranges = own["intervals"]["figures"]
+        rows.append(["", "95 % interval", *(show_range(ranges[head]) for head in heads[2:])])
     lines = [
         f"{format_warnings(values['warnings'])}MegaFace: {first.probes:,} probes of "
         f"{first.identities:,} people, {first.searches:,} searches",
@@ -164,6 +206,7 @@ def _notes(config: Config, result: MegaFaceResult) -> list[str]:
     }
     notes = [
         f"Rank: distractors that score higher than the mate; ties: {tie[config.ties]}.",
+        "The intervals are over the probes' people; thresholds are kept, and the distractors stay.",
         "TPR@x: share of same-person pairs that score higher than the first negative too many for "
         "FPR x; the threshold is the lowest of their scores. Nothing is interpolated.",
         "FNIR@x: share of searches that do not return the mate first and above the threshold, at "

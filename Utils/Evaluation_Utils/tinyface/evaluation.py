@@ -1,5 +1,6 @@
 """TinyFace from photos to figures: what the script does."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from Config import Config, settings_for, validate
 from Utils.Datasets_Utils.appearance import image_warnings, some_of
 from Utils.Datasets_Utils.text import first_few
 from Utils.devices import share_device
-from Utils.Evaluation_Utils.analysis.bootstrap import mean_interval
+from Utils.Evaluation_Utils.analysis.bootstrap import mean_draws
+from Utils.Evaluation_Utils.analysis.drawn import Drawn, compare_drawn, keep_drawn, open_compared
 from Utils.Evaluation_Utils.analysis.intervals import show_range
 from Utils.Evaluation_Utils.features import (
     embedded,
@@ -35,9 +37,10 @@ FILE_NAME = "tinyface"
 def evaluate_tinyface(config: Config) -> Report | None:
     """Evaluate `config.checkpoint` on TinyFace.
 
-    Writes <output>/tinyface.json with every number of the table, and the features below
-    <output>/features, where a later start finds them. Returns None in all processes of torchrun
-    but the first. Raises ConfigError, DataError, ImageError, CheckpointError or RunError.
+    Writes <output>/tinyface.json with every number of the table, beside it what a comparison needs,
+    and the features below <output>/features, where a later start finds them. Returns None in all
+    processes of torchrun but the first. Raises ConfigError, DataError, ImageError, CheckpointError
+    or RunError.
     """
     with started_by_torchrun() as processes:
         validate(config, torch.cuda.device_count(), settings_for("tinyface"))
@@ -45,6 +48,9 @@ def evaluate_tinyface(config: Config) -> Report | None:
         backbone = load_network(config, device)
         folder = make_output(config)
         data = processes.one_by_one(lambda: open_tinyface(config))
+        path = folder / f"{FILE_NAME}.json"
+        same = {"benchmark": "TinyFace", "lists": _lists_digest(data)}
+        others = open_compared(config.compare, path, same)
         flaws: list[str] = []
         tables = _features(config, data, backbone, device, folder / "features", processes, flaws)
         flaws = [flaw for own in processes.gather(flaws) for flaw in own]
@@ -64,23 +70,38 @@ def evaluate_tinyface(config: Config) -> Report | None:
         "rank_rates": {str(rank): rate for rank, rate in result.rank_rates.items()},
         "best_rank": result.best_rank.tolist(),
     }
-    figures["intervals"] = _intervals(result, data.probes.listed.ids)
-    save_json(folder / f"{FILE_NAME}.json", {**about, "results": figures})
-    return Report(_table(about, result, figures["intervals"]), folder)
+    drawn = {"TinyFace": _drawn(result, data.probes.listed.ids)}
+    figures["intervals"] = _intervals(drawn["TinyFace"])
+    comparisons, tables = compare_drawn(drawn, path, others)
+    if others:
+        about["comparisons"] = comparisons
+    scores = keep_drawn(path, same, drawn)
+    save_json(path, {**about, "scores": scores, "results": figures})
+    return Report("\n\n".join([_table(about, result, figures["intervals"]), *tables]), folder)
 
 
-def _intervals(result: TinyFaceResult, people: Sequence[object]) -> dict[str, Any]:
-    """95 % intervals over the probes' people, JSON-ready, under the names of the figures."""
+def _lists_digest(data: TinyFaceData) -> str:
+    parts = "".join(list_digest(photos.listed) for photos in data.parts.values())
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _drawn(result: TinyFaceResult, people: Sequence[object]) -> Drawn:
+    """The figures in draws over the probes' people."""
     found = result.best_rank > 0
     own = np.asarray(people)[found]
-    return {
-        "over": "subjects",
-        "mAP": mean_interval(result.average_precision[found], own),
-        "rank_rates": {
-            str(rank): mean_interval(result.best_rank[found] <= rank, own)
-            for rank in result.rank_rates
-        },
-    }
+    figures = {"mAP": result.mean_average_precision}
+    draws = {"mAP": mean_draws(result.average_precision[found], own)}
+    for rank, rate in result.rank_rates.items():
+        figures[f"rank-{rank}"] = rate
+        draws[f"rank-{rank}"] = mean_draws(result.best_rank[found] <= rank, own)
+    return Drawn(len(np.unique(own)), figures, draws)
+
+
+def _intervals(drawn: Drawn) -> dict[str, Any]:
+    """95 % intervals under the names of the results file."""
+    ranges = drawn.intervals()["figures"]
+    ranks = {name.removeprefix("rank-"): ends for name, ends in ranges.items() if name != "mAP"}
+    return {**drawn.about(), "mAP": ranges["mAP"], "rank_rates": ranks}
 
 
 def _features(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.analysis.bootstrap import LEVEL, SubjectDraws, interval
+from Utils.Evaluation_Utils.analysis.bootstrap import LEVEL, SubjectDraws, interval, share_draws
 from Utils.Evaluation_Utils.analysis.intervals import compared_figure, comparison_table
 from Utils.Evaluation_Utils.analysis.kept_scores import read_columns, scores_path
 from Utils.files import atomic_path, read_json
@@ -190,5 +190,6 @@ def _nothing_in_common(other: Kept, here: Path, sections: Iterable[str]) -> Data
 def _weights() -> dict[str, str]:
     """What tells whether two results have the same draws: another NumPy may draw others."""
     sample = SubjectDraws(3, draws=2)
-    drawn = sample.own.tobytes() + sample.drawn.tobytes() + sample.halves.tobytes()
-    return {"random weights": hashlib.sha256(drawn).hexdigest()[:16]}
+    drawn = sample.own, sample.drawn, sample.halves, share_draws(np.ones((3, 1)), np.ones(3))
+    text = b"".join(each.tobytes() for each in drawn)
+    return {"random weights": hashlib.sha256(text).hexdigest()[:16]}

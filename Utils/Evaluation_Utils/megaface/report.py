@@ -9,7 +9,7 @@ import numpy as np
 
 from Config import Config
 from Utils.Datasets_Utils.text import first_few
-from Utils.Evaluation_Utils.analysis.bootstrap import SubjectDraws
+from Utils.Evaluation_Utils.analysis.bootstrap import share_draws
 from Utils.Evaluation_Utils.analysis.drawn import Drawn
 from Utils.Evaluation_Utils.analysis.intervals import show_range
 from Utils.Evaluation_Utils.features import list_digest
@@ -83,13 +83,12 @@ def drawn_of(result: MegaFaceResult) -> dict[str, Drawn]:
     """The figures of each set in draws over the probes' people. Thresholds are kept."""
     found = {}
     for (label, photos), each in result.results.items():
-        draws = SubjectDraws(each.identities)
         counts = each.by_person.items()
         # With the number too: those that can't be read are left out.
         found[f"{label} of {each.distractors:,}, {photos}"] = Drawn(
             each.identities,
             {name: float(sums.sum() / trials.sum()) for name, (sums, trials) in counts},
-            {name: draws.mean(*both) for name, both in counts},
+            {name: share_draws(sums[:, None], trials)[0] for name, (sums, trials) in counts},
         )
     return found
 

@@ -90,7 +90,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture
-def run_megaface(capsys):
+def unpainted(monkeypatch):
+    """Pictures are laid out, and saved as empty files: matplotlib takes longer to paint them than a
+    small run takes for the rest. Tests that look at pictures paint them, or run the script."""
+    painting = "matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure"
+    monkeypatch.setattr(painting, lambda canvas, path, **options: Path(path).touch())
+
+
+@pytest.fixture
+def run_megaface(capsys, unpainted):
     """A function that does in this process what MegaFace_Evaluation.py does, and returns its
     output."""
 

@@ -36,7 +36,7 @@ def read(*argv):
 
 
 @pytest.fixture
-def tiny_config(tiny_faces, tmp_path):
+def tiny_config(tiny_faces, tmp_path, unpainted):
     return read(*tiny_faces.flags, "--save_dir", str(tmp_path / "runs"))
 
 

@@ -6,14 +6,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, TinyFaces
+from tests.conftest import ROOT, TinyFaces, run_script
 from tests.docs.pages import Block, blocks
 
 PAGE = ROOT / "docs/contributing.md"
@@ -63,9 +62,26 @@ def add_lines(root: Path, block: Block) -> None:
     (root / name).write_text("\n".join(text) + "\n")
 
 
+# Runs the words after the copy's path as `python` would there, with the copy's modules.
+IN_COPY = f"""
+import os, runpy, sys
+root, *sys.argv = sys.argv[1:]
+ours = tuple(path.removesuffix(".py") for path in os.listdir(root))
+for name in [name for name in sys.modules if name.split(".")[0] in ours]:
+    del sys.modules[name]
+os.chdir(root)
+sys.path = [root, *(path for path in sys.path if path not in ("", {str(ROOT)!r}))]
+if sys.argv[0] == "-c":
+    exec(sys.argv[1], {{"__name__": "__main__"}})
+elif sys.argv[0] == "-m":
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+else:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def run(root: Path, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+    return run_script("-c", IN_COPY, root, *arguments)
 
 
 def test_examples_are_short():

@@ -26,7 +26,7 @@ ITERATIONS = 9  # 24 images in batches of 8, 3 epochs
 
 
 @pytest.fixture
-def tiny_config(tiny_faces, tmp_path):
+def tiny_config(tiny_faces, tmp_path, unpainted):
     """The settings of `TinyFaces.flags`, for a run in this process."""
     return Config(
         train_dataset="Tiny",

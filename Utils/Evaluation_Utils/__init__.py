@@ -5,6 +5,7 @@ verification.py       10-fold accuracy of pairs of features, on arrays alone
 one_kind.py           TAR or FAR alone, of pairs of one kind
 centered_cosines.py   fast scores for choosing its thresholds
 roc.py                ROC curve, AUC, TAR at a FAR, equal error rate, on arrays alone
+inputs.py             what an evaluation starts from: data, network, output folder
 report.py             a checkpoint on LFW, AgeDB-30, CFP-FP or any verification set
 groups.py             figures of each group of pairs, and errors at one threshold for all
 plots.py              pictures: ROC curves, histograms, sheets of the worst pairs

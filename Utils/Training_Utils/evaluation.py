@@ -16,14 +16,10 @@ from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
+from Utils.Evaluation_Utils.inputs import BENCHMARKS, benchmark_paths, open_benchmark
 from Utils.Evaluation_Utils.megaface.data import names_megaface, open_megaface
 from Utils.Evaluation_Utils.megaface.evaluation import evaluate_data, write_report
-from Utils.Evaluation_Utils.report import (
-    BENCHMARKS,
-    benchmark_paths,
-    evaluate_pairs,
-    open_benchmark,
-)
+from Utils.Evaluation_Utils.report import evaluate_pairs
 from Utils.files import make_folder
 from Utils.processes import Processes
 from Utils.Training_Utils.reports.figures import averaged_name

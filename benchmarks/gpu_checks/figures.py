@@ -16,7 +16,8 @@ from Utils.Evaluation_Utils.all_pairs.figures import evaluate as evaluate_all_pa
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
 from Utils.Evaluation_Utils.identification.evaluation import IdentificationResult, evaluate
 from Utils.Evaluation_Utils.identification.scoring import ScoringSettings
-from Utils.Evaluation_Utils.report import BENCHMARKS, Benchmark, evaluate_pairs, open_benchmark
+from Utils.Evaluation_Utils.inputs import BENCHMARKS, Benchmark, open_benchmark
+from Utils.Evaluation_Utils.report import evaluate_pairs
 from Utils.Pretrained_Utils import load_backbone
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from Utils.Datasets_Utils.formats import storage
 from Utils.Datasets_Utils.formats.bin_set import write_bin
 from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import DataError
-from Utils.Evaluation_Utils.report import find_benchmark, open_benchmark
+from Utils.Evaluation_Utils.inputs import find_benchmark, open_benchmark
 from Utils.Evaluation_Utils.verification import combine_flip, evaluate
 from Utils.processes import ALONE
 from Utils.Training_Utils.start import build_state

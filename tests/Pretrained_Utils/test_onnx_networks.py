@@ -19,7 +19,7 @@ from Utils.errors import CheckpointError
 from Utils.Evaluation_Utils import label_noise
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.features import weights_digest
-from Utils.Evaluation_Utils.report import load_network
+from Utils.Evaluation_Utils.inputs import load_network
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Pretrained_Utils.convert import main as convert_main
 from Utils.Pretrained_Utils.export import export

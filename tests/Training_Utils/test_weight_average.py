@@ -11,7 +11,7 @@ from Backbone import build_backbone
 from Config import ConfigError, validate
 from tests.conftest import run_script
 from tests.scripts.test_training import assert_same_weights, only_run, tiny_config  # noqa: F401
-from Utils.Evaluation_Utils.report import load_network
+from Utils.Evaluation_Utils.inputs import load_network
 from Utils.Pretrained_Utils import load_backbone
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.state import WeightAverage

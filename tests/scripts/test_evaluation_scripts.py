@@ -20,7 +20,8 @@ from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.errors import RunError
 from Utils.Evaluation_Utils.embedding import embed
-from Utils.Evaluation_Utils.report import default_output, evaluate_checkpoint, evaluate_set
+from Utils.Evaluation_Utils.inputs import default_output
+from Utils.Evaluation_Utils.report import evaluate_checkpoint, evaluate_set
 from Utils.Evaluation_Utils.verification import REPORTED_FARS, combine_flip, evaluate
 from Utils.Pretrained_Utils import load_backbone
 

@@ -45,8 +45,9 @@ from Utils.Evaluation_Utils.features import (
     list_digest,
     packed_features,
 )
+from Utils.Evaluation_Utils.inputs import flaw_warnings, load_network, make_output
 from Utils.Evaluation_Utils.plots import plot_roc
-from Utils.Evaluation_Utils.report import Report, flaw_warnings, load_network, make_output
+from Utils.Evaluation_Utils.report import Report
 from Utils.Evaluation_Utils.verification import PROTOCOLS
 from Utils.files import save_json
 from Utils.Pretrained_Utils.load import describe

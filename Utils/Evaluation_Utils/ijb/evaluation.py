@@ -31,7 +31,8 @@ from Utils.Evaluation_Utils.ijb.lists import Lists, read_lists
 from Utils.Evaluation_Utils.ijb.report import About, Figures, short_name, write_report
 from Utils.Evaluation_Utils.ijb.templates import ALL, NAMED, Convention, make_templates
 from Utils.Evaluation_Utils.ijb.verification import evaluate_pairs, pair_scores
-from Utils.Evaluation_Utils.report import Report, flaw_warnings, load_network, make_output
+from Utils.Evaluation_Utils.inputs import flaw_warnings, load_network, make_output
+from Utils.Evaluation_Utils.report import Report
 from Utils.files import reading
 from Utils.Pretrained_Utils.load import describe
 from Utils.processes import Processes, started_by_torchrun

@@ -26,6 +26,7 @@ from Utils.Evaluation_Utils.features import (
     packed_features,
 )
 from Utils.Evaluation_Utils.identification import ScoringSettings, evaluate_trials
+from Utils.Evaluation_Utils.inputs import load_network, make_output
 from Utils.Evaluation_Utils.megaface.data import MOST_LEFT_OUT, MegaFaceData, Source, open_megaface
 from Utils.Evaluation_Utils.megaface.devkit import (
     check_export,
@@ -43,7 +44,7 @@ from Utils.Evaluation_Utils.megaface.report import (
     table,
     values_of,
 )
-from Utils.Evaluation_Utils.report import Report, load_network, make_output
+from Utils.Evaluation_Utils.report import Report
 from Utils.files import save_json
 from Utils.Pretrained_Utils.load import describe
 from Utils.processes import ALONE, Processes, started_by_torchrun

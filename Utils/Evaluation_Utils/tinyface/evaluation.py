@@ -23,7 +23,8 @@ from Utils.Evaluation_Utils.features import (
     list_digest,
     packed_features,
 )
-from Utils.Evaluation_Utils.report import Report, flaw_warnings, load_network, make_output
+from Utils.Evaluation_Utils.inputs import flaw_warnings, load_network, make_output
+from Utils.Evaluation_Utils.report import Report
 from Utils.Evaluation_Utils.tinyface.data import TinyFaceData, open_tinyface
 from Utils.Evaluation_Utils.tinyface.figures import TinyFaceResult, evaluate
 from Utils.files import save_json

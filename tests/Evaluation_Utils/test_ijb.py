@@ -689,6 +689,12 @@ def test_a_result_of_something_else_is_not_compared(evaluated, tmp_path):
     pairs.write_text("".join(pairs.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(DataError, match=f"first.*{here}, as their lists differ"):
         evaluate(0, "once", compare=path, ijb_dataset_path=str(tmp_path / "IJBC"))
+    _, _, other = evaluate(1, "second")
+    mixed = tmp_path / "ijbc.json"
+    shutil.copy(path, mixed)
+    shutil.copy(other.replace(".json", "_scores.npz"), tmp_path)
+    with pytest.raises(DataError, match=rf"{mixed} and .*ijbc_scores\.npz are not of one eval"):
+        evaluate(0, "once", compare=str(mixed))
     (tmp_path / "lfw.json").write_text('{"results": {}}')
     np.savez(tmp_path / "lfw_scores.npz", names=["a"])
     with pytest.raises(DataError, match=rf"lfw\.json and .*{here}: .*lfw_scores.npz holds no fig"):

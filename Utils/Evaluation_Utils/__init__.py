@@ -11,6 +11,8 @@ groups.py             figures of each group of pairs, and errors at one threshol
 plots.py              pictures: ROC curves, histograms, sheets of the worst pairs
 __main__.py           the command for any verification set
 analysis/             from the scores of pairs: intervals, comparisons, thresholds of another set
+compare_photos/       photographs to a score and an answer, and the command for it
+identify/             the command that searches a gallery for a person
 
 features.py           features of many photos: embedded, and kept on disk for a later start
 identification/       ranks and rates of probes among distractors, on arrays alone

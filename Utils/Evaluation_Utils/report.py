@@ -26,6 +26,7 @@ from Utils.Evaluation_Utils.analysis.kept_scores import keep_scores, scores_path
 from Utils.Evaluation_Utils.analysis.pictures import plot_det
 from Utils.Evaluation_Utils.analysis.thresholds import show_threshold
 from Utils.Evaluation_Utils.embedding import EVAL_DTYPES, embed
+from Utils.Evaluation_Utils.features import weights_digest
 from Utils.Evaluation_Utils.groups import evaluate_groups_of, groups_table, with_groups
 from Utils.Evaluation_Utils.inputs import (
     Benchmark,
@@ -115,6 +116,7 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
         "folds": len(np.unique(data.folds)),
         "sizes": describe_sizes(data.sizes),
         "network": describe(backbone),
+        "weights": weights_digest(backbone),
         "notes": list(data.notes),
         "warnings": warnings,
         "flaws": flaws,

@@ -32,8 +32,8 @@ from Utils.Pretrained_Utils.load import describe
 
 # The settings of Config that the commands take.
 SETTINGS = (
-    *("checkpoint", "output", "threshold_from", "eval_batch_size", "lineage", "weights"),
-    *("channel_order", "input_mean", "input_scale", "device", "num_workers"),
+    *("checkpoint", "output", "eval_batch_size", "lineage", "weights", "channel_order"),
+    *("input_mean", "input_scale", "device", "num_workers", "threshold_from"),
 )
 # What a score is called, and which of two is more alike.
 _UNITS = {"cosine": ("cosine", ">="), "insightface": ("squared distance", "<=")}

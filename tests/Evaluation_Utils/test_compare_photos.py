@@ -162,6 +162,22 @@ def test_faces_are_found_in_photographs_and_several_or_none_are_told(
     assert "not an image" in run.stdout
 
 
+def test_every_pair_of_a_labelled_set_gives_thresholds_too(lfw, xiaoccer, tmp_path):
+    faces = tmp_path / "faces"
+    for person in PEOPLE:
+        (faces / person).mkdir(parents=True)
+        for number in (1, 2, 3, 4):
+            shot = photo(lfw, person, number)
+            (faces / person / shot.name).write_bytes(shot.read_bytes())
+    flags = ("--checkpoint", xiaoccer, "--output", tmp_path, "--num_workers", 0)
+    run_script("-m", "Utils.Evaluation_Utils", "--all_pairs", "--data", faces, *flags, check=True)
+    two = (photo(lfw, "Abdullah", 1), photo(lfw, "Abdullah", 2))
+    there = ("--threshold_from", tmp_path / "faces.json", "--far", 0.01)
+    run = command("compare_photos", *two, *flags[:4], *there)
+    assert ": the same person\n" in run.stdout
+    assert "the threshold at FAR 0.01 on faces" in run.stdout
+
+
 def test_a_person_is_found_by_the_best_photograph_and_a_stranger_is_nobody(
     lfw, xiaoccer, judged, tmp_path
 ):

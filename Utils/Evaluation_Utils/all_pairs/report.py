@@ -118,6 +118,7 @@ def evaluate_all_pairs(config: Config) -> Report | None:
         "images": result.images,
         "identities": result.identities,
         "network": describe(backbone),
+        "weights": about["network"],
         "score": f"cosine of the features, image and mirror image: {flip}",
         "notes": [*data.notes, *([alone] if result.alone else [])],
         "warnings": warnings,

@@ -46,13 +46,13 @@ _NO_ANSWER = (
 @dataclass(frozen=True)
 class Threshold:
     """The threshold of an evaluation. value: on the scale of the scores, None accepts nothing.
-    mismatched: how many pairs of two people it was found on."""
+    impostors: how many pairs of two people it was found on."""
 
     file: str
     benchmark: str
     far: float
     value: float | None
-    mismatched: int
+    impostors: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +117,8 @@ class Judge:
                 f"that accepts anything."
             )
         few = ""
-        if at.far * at.mismatched < 1:
-            few = (
-                f"; its {at.mismatched:,} mismatched pairs, too few for that FAR, are all rejected"
-            )
+        if at.far * at.impostors < 1:
+            few = f"; its {at.impostors:,} mismatched pairs, too few for that FAR, are all rejected"
         return (
             f"The same person: {unit} {sign} {self.shown(at.value)}, the threshold at FAR "
             f"{at.far:g} on {at.benchmark} ({at.file}{few})."
@@ -212,8 +210,9 @@ def _threshold(config: Config, backbone: nn.Module, protocol: str, far: float) -
     if far not in at:
         known = ", ".join(f"{target:g}" for target in at)
         raise DataError(f"{path} has no threshold at FAR {far:g}; --far is one of {known}.")
-    mismatched = int(values["results"][protocol].get("mismatched", 0))
-    return Threshold(path, found.benchmark, far, at[far], mismatched)
+    own = values["results"][protocol]
+    impostors = int(own["mismatched" if "mismatched" in own else "impostor"])
+    return Threshold(path, found.benchmark, far, at[far], impostors)
 
 
 def _check_network(path: str, values: dict[str, Any], config: Config, backbone: nn.Module) -> None:

@@ -25,7 +25,7 @@ from Utils.Evaluation_Utils.analysis.thresholds import read_thresholds, show_thr
 from Utils.Evaluation_Utils.compare_photos.photos import Photo
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.features import weights_digest
-from Utils.Evaluation_Utils.report import load_network, make_output
+from Utils.Evaluation_Utils.inputs import load_network, make_output
 from Utils.Evaluation_Utils.verification import PROTOCOLS, combine_flip, pair_scores
 from Utils.Pretrained_Utils import find_weights
 from Utils.Pretrained_Utils.load import describe

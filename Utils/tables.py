@@ -1,8 +1,13 @@
-"""Tables in plain text, and the warnings above them."""
+"""Tables in plain text, and the warnings above them; tables on disk."""
 
+import csv
 import textwrap
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
+
+from Utils.files import atomic_path
 
 GAP = "  "  # between two columns
 
@@ -31,3 +36,14 @@ def format_warnings(warnings: Iterable[str]) -> str:
     """Warnings to print above a table, a paragraph each with an empty line after it."""
     fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
     return "".join(fill(f"warning: {text}.") + "\n\n" for text in warnings)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table under a header line; names that are not UTF-8 keep their bytes."""
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)

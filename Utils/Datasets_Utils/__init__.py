@@ -11,6 +11,7 @@ text.py                     lists in text files: encodings, lines, fields
 images.py                   reading, decoding and checking one encoded image
 appearance.py               whether images have an aligned face's size, and a skin's colours
 photos.py                   MegaFace's photos: its lists, and images by their names
+quality/                    whether crops are sharp, large and aligned, and which are alike
 alignment/                  photographs to aligned faces: points, detectors, the template
 formats/                    the table of formats, a file for each, and the writers
 demo/                       the drawn faces that a fresh clone trains on

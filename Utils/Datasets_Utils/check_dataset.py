@@ -3,10 +3,13 @@
     python -m Utils.Datasets_Utils.check_dataset SOURCE [--file_list LIST] [--output FOLDER]
 
 SOURCE is anything that training opens. The report names images that can't be read or are truncated,
-images of another size than most, duplicates (of equal pixels), and identities with one image.
-FOLDER (Results/check_<name>) gets report.json, images_per_identity.png and clean_list.txt: the list
-of the good images, to train on with --train_file_list. Of duplicates with one label, it has the
-first; of duplicates with several labels it has none, because all labels but one are wrong.
+images of another size than most, duplicates (of equal pixels), and identities with one image; the
+most blurred crops, those of the smallest originals, and with --detector those whose face does not
+lie where aligned faces lie. FOLDER (Results/check_<name>) gets report.json, images.csv, with the
+measures of each image, images_per_identity.png and clean_list.txt: the list of the good images, to
+train on with --train_file_list. Of duplicates with one label, it has the first; of duplicates with
+several labels it has none, because all labels but one are wrong. Blurred, small and unaligned crops
+are left out only beyond a limit that is given (--max_blur, --min_original, --max_offset).
 
 The exit status is 0 for a clean set, 2 for one that is not.
 """
@@ -28,11 +31,12 @@ from Utils.Datasets_Utils.appearance import redness, swapped_colours
 from Utils.Datasets_Utils.formats.class_tree import add_identity_folder
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
 from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_image, noting_flaws
+from Utils.Datasets_Utils.quality import crops
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
 from Utils.errors import run_script
 from Utils.files import atomic_path, make_folder
 from Utils.processes import SteadyLoader
-from Utils.tables import format_table
+from Utils.tables import format_table, write_csv
 
 SHOWN = 5
 UNCLEAN = 2  # exit status
@@ -47,8 +51,9 @@ class Findings:
     sizes: int32 N×2, height and width, 0 for unreadable images. unreadable: index -> the error.
     flawed: what is wrong with images that are read all the same. reds: float N, see `redness`.
     odd: bools N, images of another size than most. duplicate_of: int64 N, index of the first image
-    of the same pixels, which may be the image itself. bad: bools N, images that a clean list leaves
-    out.
+    of the same pixels, which may be the image itself. measures: float32 N×3, see `crops.Measure`.
+    beyond: bools N, images beyond the given limits. bad: bools N, images that a clean list leaves
+    out: those and what can't be read, has an odd size or is a duplicate.
     """
 
     sizes: np.ndarray
@@ -57,17 +62,28 @@ class Findings:
     reds: np.ndarray
     odd: np.ndarray
     duplicate_of: np.ndarray
+    measures: np.ndarray
+    beyond: np.ndarray
     bad: np.ndarray
 
 
-def check(data: TrainingSet, num_workers: int = 2) -> Findings:
-    """Read every image of a training set, with a progress bar."""
+def check(
+    data: TrainingSet,
+    num_workers: int = 2,
+    measure: crops.Measure | None = None,
+    limits: crops.Limits | None = None,
+) -> Findings:
+    """Read every image of a training set once, with a progress bar."""
     count = len(data)
     sizes, digests = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int64)
     reds, flawed = np.full(count, np.nan), []
+    measures = np.full((count, len(crops.COLUMNS)), np.nan, np.float32)
     unreadable: dict[int, str] = {}
     loader = SteadyLoader(
-        _Examined(data), batch_size=_BATCH, num_workers=num_workers, collate_fn=list
+        _Examined(data, measure or crops.Measure()),
+        batch_size=_BATCH,
+        num_workers=num_workers,
+        collate_fn=list,
     )
     with tqdm(total=count, unit="image", desc="Checking") as bar:
         for batch in loader:
@@ -75,7 +91,7 @@ def check(data: TrainingSet, num_workers: int = 2) -> Findings:
                 if isinstance(found, str):
                     unreadable[number] = found
                 else:
-                    sizes[number], digests[number], reds[number], flaws = found
+                    sizes[number], digests[number], reds[number], measures[number], flaws = found
                     flawed += flaws
             bar.update(len(batch))
     readable = np.ones(count, bool)
@@ -84,13 +100,14 @@ def check(data: TrainingSet, num_workers: int = 2) -> Findings:
     usual = kinds[counts.argmax()] if len(kinds) else 0
     odd = readable & (sizes != usual).any(1)
     duplicate_of = _first_of_same(digests, readable)
-    bad = ~readable | odd | _to_leave_out(duplicate_of, np.asarray(data.labels))
-    return Findings(sizes, unreadable, flawed, reds, odd, duplicate_of, bad)
+    beyond = (limits or crops.Limits()).beyond(measures)
+    bad = ~readable | odd | beyond | _to_leave_out(duplicate_of, np.asarray(data.labels))
+    return Findings(sizes, unreadable, flawed, reds, odd, duplicate_of, measures, beyond, bad)
 
 
 class _Examined(Dataset):
-    def __init__(self, data: TrainingSet) -> None:
-        self.data = data
+    def __init__(self, data: TrainingSet, measure: crops.Measure) -> None:
+        self.data, self.measure = data, measure
 
     def __len__(self) -> int:
         return len(self.data)
@@ -100,7 +117,7 @@ class _Examined(Dataset):
             place = self.data.images.place(self.data.row(index))
             with noting_flaws() as flaws:
                 image, digest = inspect_image(self.data.encoded(index), place)
-            return image.shape[:2], digest, redness(image), flaws
+            return image.shape[:2], digest, redness(image), self.measure(image, index), flaws
         except ImageError as error:
             return str(error)
 
@@ -161,8 +178,26 @@ def summary(data: TrainingSet, findings: Findings) -> dict:
                 copies.tolist(), findings.duplicate_of[copies].tolist(), strict=True
             )
         ],
+        "beyond the limits": [data.name(i) for i in np.flatnonzero(findings.beyond).tolist()],
         "clean": not findings.bad.any(),
     }
+
+
+def write_measures(data: TrainingSet, findings: Findings, path: Path) -> None:
+    """Write a line for each image: its size, measures, the image that it repeats, whether the clean
+    list has it."""
+    repeats = findings.duplicate_of != np.arange(len(data))
+    rows = (
+        (
+            *(i, data.labels[i], data.name(i), *findings.sizes[i]),
+            *crops.texts(findings.measures[i]),
+            data.name(findings.duplicate_of[i]) if repeats[i] else "",
+            int(not findings.bad[i]),
+        )
+        for i in range(len(data))
+    )
+    columns = ("image", "label", "name", "height", "width", *crops.COLUMNS, "duplicate_of", "good")
+    write_csv(path, columns, rows)
 
 
 def _colours(findings: Findings) -> str:
@@ -224,20 +259,26 @@ def main() -> None:
     add_identity_folder(parser)
     parser.add_argument("--output", help="folder for report, histogram and clean list")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")
+    crops.add_flags(parser)
     arguments = parser.parse_args()
+    limits = crops.limits_of(arguments)
     data = open_training_set(
         arguments.source, arguments.file_list, arguments.identity_folder, arguments.list_encoding
     )
     output = Path(arguments.output or f"Results/check_{Path(arguments.source).absolute().name}")
+    measure = crops.measure_of(arguments, len(data))
     make_folder(output)
-    findings = check(data, arguments.num_workers)
+    findings = check(data, arguments.num_workers, measure, limits)
     report, per_identity = summary(data, findings), np.bincount(data.labels)
     with atomic_path(output / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        values = {**report, "crops": crops.summary(findings.measures)}
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_measures(data, findings, output / "images.csv")
     draw_histogram(per_identity, output / "images_per_identity.png")
     kept = write_clean_list(data, findings, output / "clean_list.txt")
     print("\n".join(("", *data.notes, describe(report, per_identity), "")))
-    print(f"Clean list of {kept:,} images, histogram and report: {output}")
+    print(crops.describe(findings.measures, data.name), end="\n\n")
+    print(f"Clean list of {kept:,} images, histogram, measures and report: {output}")
     if findings.bad.any():
         sys.exit(UNCLEAN)
 

@@ -12,10 +12,9 @@ identity, stay. Labels are renumbered, without the identities that have no image
 import argparse
 import csv
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,8 +24,8 @@ from Utils.Datasets_Utils.generate_dataset_list import write_lines
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
 from Utils.errors import DataError, run_script
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
-from Utils.files import atomic_path, save_json
-from Utils.tables import format_table
+from Utils.files import save_json
+from Utils.tables import format_table, write_csv
 
 IMAGE_COLUMNS = ("rank", "angle", "label", "image", "name")
 IDENTITY_COLUMNS = ("rank", "median angle", "label", "images", "largest angle", "typical image")
@@ -90,7 +89,7 @@ def write_report(
         (place, f"{angles[i]:.2f}", data.labels[i], i, data.name(i))
         for place, i in enumerate(ranking.images.tolist(), 1)
     )
-    _write_csv(folder / "images.csv", IMAGE_COLUMNS, images)
+    write_csv(folder / "images.csv", IMAGE_COLUMNS, images)
     identities = (
         (
             place,
@@ -102,7 +101,7 @@ def write_report(
         )
         for place, c in enumerate(ranking.identities.tolist(), 1)
     )
-    _write_csv(folder / "identities.csv", IDENTITY_COLUMNS, identities)
+    write_csv(folder / "identities.csv", IDENTITY_COLUMNS, identities)
     title = f"Far from their identity: {data.source.name}"
     contact_sheet(_sheet(data, ranking), folder / "worst.png", title)
     names = [data.name(i) for i in unreadable.tolist()]
@@ -120,16 +119,6 @@ def write_report(
     }
     save_json(folder / "report.json", summary)
     return _table(data, ranking, summary["angle percentiles"], names)
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def _sheet(data: TrainingSet, ranking: Ranking) -> dict[str, list[SheetPair]]:

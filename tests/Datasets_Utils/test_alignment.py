@@ -1,7 +1,6 @@
 """Photographs to aligned faces: the transform, the points, the files that a run leaves."""
 
 import csv
-import io
 import math
 import os
 import shutil
@@ -14,13 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tests.conftest import ROOT, assert_one_paragraph, run_script
-from Utils.Datasets_Utils.alignment import photograph as photograph_module
 from Utils.Datasets_Utils.alignment.faces import Faces, choose
 from Utils.Datasets_Utils.alignment.landmarks.lists import read_landmarks
-from Utils.Datasets_Utils.alignment.photograph import open_photograph
 from Utils.Datasets_Utils.alignment.run import align, sheet_path
 from Utils.Datasets_Utils.alignment.transform import (
     TEMPLATE,
@@ -33,7 +30,7 @@ from Utils.Datasets_Utils.alignment.transform import (
 )
 from Utils.Datasets_Utils.alignment.work import Settings
 from Utils.Datasets_Utils.alignment.yunet import FILES, open_yunet
-from Utils.Datasets_Utils.images import ImageError, read_image
+from Utils.Datasets_Utils.images import read_image
 from Utils.errors import DataError, RunError
 
 # --- the transform -------------------------------------------------------------------------------
@@ -127,165 +124,14 @@ def test_which_face_of_several_is_taken():
     assert choose(faces, "all", size) == [2, 0, 1]
 
 
-# --- photographs of any kind ---------------------------------------------------------------------
+POINTS = np.array([(30.5, 40), (70, 41.25), (50, 60), (35, 80), (66, 81)])
+FLAT = " ".join(f"{value:g}" for value in POINTS.ravel())
+NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
     noise = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def saved(image: Image.Image, kind: str, **how) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **how)
-    return file.getvalue()
-
-
-def with_alpha(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    ramp = np.tile(np.linspace(0, 255, image.width).astype(np.uint8), (image.height, 1))
-    image.putalpha(Image.fromarray(ramp))
-    return image
-
-
-KINDS = {
-    "grey jpeg": lambda image: saved(image.convert("L"), "JPEG"),
-    "grey png": lambda image: saved(image.convert("L"), "PNG"),
-    "grey png with alpha": lambda image: saved(image.convert("LA"), "PNG"),
-    "palette": lambda image: saved(image.convert("P"), "PNG"),
-    "gif": lambda image: saved(image.convert("P"), "GIF"),
-    "rgba png": lambda image: saved(with_alpha(image), "PNG"),
-    "rgba webp": lambda image: saved(with_alpha(image), "WEBP", lossless=True, exact=True),
-    "rgba tiff": lambda image: saved(with_alpha(image), "TIFF"),
-    "cmyk jpeg": lambda image: saved(image.convert("CMYK"), "JPEG", quality=95, subsampling=0),
-    "cmyk tiff": lambda image: saved(image.convert("CMYK"), "TIFF"),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_photographs_of_every_kind_have_the_pixels_that_pillow_gives_them(kind):
-    encoded = KINDS[kind](Image.fromarray(smooth(64, 50)))
-    reference = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    found = open_photograph(encoded, "x").image
-    assert np.abs(found.astype(int) - reference).max() <= 1
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-@pytest.mark.parametrize("colours", [1, 3])
-def test_sixteen_bits_become_eight(suffix, colours):
-    image = smooth(64, 50)
-    deep = image.astype(np.uint16) * 257
-    stored = deep[..., 0] if colours == 1 else deep[..., ::-1]
-    encoded = cv2.imencode(suffix, stored)[1].tobytes()
-    expected = image if colours == 3 else np.repeat(image[..., :1], 3, axis=2)
-    np.testing.assert_array_equal(open_photograph(encoded, "x").image, expected)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_turns_the_photograph_and_its_points(kind, orientation):
-    image = smooth(40, 72)
-    image[8:16, 40:48] = (255, 0, 0)  # a block; its centre:
-    stored = np.array([[43.5, 11.5]])
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    how = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
-    encoded = saved(Image.fromarray(image), kind, exif=exif, **({} if kind in "PNG TIFF" else how))
-    reference = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
-    photograph = open_photograph(encoded, "x")
-    assert np.abs(photograph.image.astype(int) - reference).max() <= 1
-    assert photograph.size == reference.shape[:2]
-    x, y = np.rint(photograph.upright(stored)[0] - 0.5).astype(int)
-    block = photograph.image[y - 3 : y + 5, x - 3 : x + 5].astype(int)
-    assert np.abs(block - (255, 0, 0)).mean() < 20
-
-
-def test_a_large_jpeg_is_decoded_smaller_and_other_large_files_are_a_reason(monkeypatch):
-    monkeypatch.setattr(photograph_module, "MOST_PIXELS", 100_000)
-    image = Image.fromarray(smooth(600, 800))
-    photograph = open_photograph(saved(image, "JPEG", quality=95), "x")
-    assert photograph.image.shape == (150, 200, 3)
-    assert photograph.size == (600, 800)
-    ends = np.array([[-0.5, -0.5], [799.5, 599.5]])  # of the pixels at the corners
-    assert photograph.on_image(ends) == pytest.approx(np.array([[-0.5, -0.5], [199.5, 149.5]]))
-    assert photograph.on_photograph(photograph.on_image(ends)) == pytest.approx(ends)
-    for encoded in (saved(image, "PNG"), saved(image, "JPEG", progressive=True)):
-        with pytest.raises(ImageError, match="800×600 pixels are more than the 100,000"):
-            open_photograph(encoded, "x")
-    with pytest.raises(ImageError, match="40,000×1 pixels"):  # OpenCV warps no such sides
-        open_photograph(saved(Image.new("1", (40_000, 1)), "PNG"), "x")
-
-
-# --- given landmarks -----------------------------------------------------------------------------
-
-POINTS = np.array([(30.5, 40), (70, 41.25), (50, 60), (35, 80), (66, 81)])
-FLAT = " ".join(f"{value:g}" for value in POINTS.ravel())
-NAMES = "left_eye right_eye nose left_mouth right_mouth"
-HEADER = ",".join(f"{name}_{axis}" for name in NAMES.split() for axis in "xy")
-COMMAS = FLAT.replace(" ", ",")
-
-
-def sixty_eight() -> str:
-    """68 points whose five are POINTS: corners of an eye on either side of it."""
-    points = np.random.default_rng(0).uniform(0, 100, (68, 2))
-    points[[36, 39, 42, 45]] = POINTS[[0, 0, 1, 1]] + np.array([[-5, 1], [5, -1], [-6, 0], [6, 0]])
-    points[[30, 48, 54]] = POINTS[2:]
-    return " ".join(f"{value:.6f}" for value in points.ravel())
-
-
-FORMS = {
-    "five": f"a.jpg {FLAT}\nb.jpg {FLAT}\n",
-    "tabs and a name with blanks": "\t".join(["a b, c.jpg", *FLAT.split()]) + "\n",
-    "commas": f"a.jpg,{COMMAS}\n",
-    "ijb": f"1.jpg {FLAT} 0.91\n2.jpg {FLAT} 1.0\n",
-    "rfw": f"/test/data/African/m.01/m.01_0001.jpg\t3\t{FLAT}\n",
-    "68": f"a.jpg {sixty_eight()}\n",
-    "celeba": f"1\n{HEADER.replace(',', ' ').replace('left_', 'left')}\na.jpg  {FLAT}\n",
-    "vggface2": f"NAME_ID,{','.join(f'P{i}{a}' for i in range(1, 6) for a in 'XY')}\n"
-    f'"n01/01",{COMMAS}\n',
-    "numbered from 0": f"{','.join(f'x_{i},y_{i}' for i in range(5))},file\n{COMMAS},a.jpg\n",
-    "all x first": "file;x1;x2;x3;x4;x5;y1;y2;y3;y4;y5\na.jpg;"
-    + ";".join(f"{value:g}" for value in POINTS.T.ravel())
-    + "\n",
-    "named points and a box": f"file,x1,y1,x2,y2,{HEADER},confidence\n"
-    f"a.jpg,1,2,99,98,{COMMAS},0.5\n",
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_landmarks_are_read_in_every_public_form(form, tmp_path):
-    (tmp_path / "list.txt").write_text(FORMS[form])
-    found = read_landmarks(tmp_path / "list.txt")
-    assert found.points[0] == pytest.approx(POINTS, abs=1e-5)
-    scores = {"ijb": 0.91, "named points and a box": 0.5}
-    assert found.scores[0] == pytest.approx(scores.get(form, np.nan), nan_ok=True)
-    if form == "named points and a box":
-        assert found.boxes[0].tolist() == [1, 2, 99, 98]
-    if "blanks" in form:
-        assert found.names == ["a b, c.jpg"]
-
-
-MISTAKES = {
-    "score or label": (f"a.jpg 0 {FLAT}\nb.jpg 0.5 {FLAT}\n", "neither the last is a score"),
-    "other numbers": (f"a.jpg {FLAT} 5 6\n", "an image and 12 numbers"),
-    "a line of another form": (f"a.jpg {FLAT}\nb.jpg 1 2\n", "line 2: 'b.jpg 1 2' is not"),
-    "two columns for an eye": (
-        f"file,{HEADER},left_eye_outer_x\na.jpg,{COMMAS},1\n",
-        "left_eye_x and left_eye_outer_x may both be the left eye",
-    ),
-    "no point": ("file,label\na.jpg,1\n", "the five points"),
-    "fields": (f"file,{HEADER}\na,b.jpg,{COMMAS}\n", "line 2: 12 fields, but its header"),
-    "a word": (f"file,{HEADER}\na.jpg,{COMMAS.replace('60', 'x')}\n", "line 2: .*not a number"),
-    "empty": ("", "is empty"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_could_be_read_in_two_ways_is_refused(mistake, tmp_path):
-    text, said = MISTAKES[mistake]
-    (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(DataError, match=said):
-        read_landmarks(tmp_path / "list.txt")
 
 
 # --- a run ---------------------------------------------------------------------------------------
@@ -368,7 +214,7 @@ def test_crops_are_the_published_recipes_and_what_failed_is_a_line(photos, tmp_p
         difference = np.abs(found.astype(int) - expected)
         assert row["crop"] == file
         assert difference.max() <= (0 if file.endswith(".png") else 6)
-        written = [float(row[f"{name}_{axis}"]) for name in NAMES.split() for axis in "xy"]
+        written = [float(row[f"{name}_{axis}"]) for name in NAMES for axis in "xy"]
         assert written == pytest.approx(points.ravel().tolist(), abs=0.006)
     # The report can be read as landmarks, and gives the same crops.
     again = read_landmarks(output / "aligned.csv")

@@ -1,4 +1,4 @@
-"""verification.py against both lineages' rules written out with a loop over the thresholds."""
+"""verification.py against both lineages' rules written out, for each of the thresholds."""
 
 from __future__ import annotations
 
@@ -47,11 +47,9 @@ def brute_force_cosine(left, right, same, folds):
         train, test = folds != fold, folds == fold
         mean = np.mean(np.concatenate([left[train], right[train]], axis=0), axis=0)
         scores = np.sum(normalised(left - mean) * normalised(right - mean), axis=1)
-        found = []
-        for t in COSINES:
-            positives = np.sum(scores[train & same] > t)
-            found.append(positives + np.sum(scores[train & ~same] < t))
-        found = np.array(found) / np.sum(train)
+        positives = np.sum(scores[train & same] > COSINES[:, None], axis=1)
+        negatives = np.sum(scores[train & ~same] < COSINES[:, None], axis=1)
+        found = (positives + negatives) / np.sum(train)
         threshold = np.mean(COSINES[found == np.max(found)])
         right_ones = np.sum(scores[test & same] > threshold)
         right_ones += np.sum(scores[test & ~same] < threshold)

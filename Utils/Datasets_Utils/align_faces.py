@@ -22,23 +22,29 @@ from Utils.errors import DataError, run_script
 _MOST = 4096  # pixels of a crop's side
 
 
-def _size(text: str) -> tuple[int, int]:
-    """`112,96`, also `112x96` or `112`."""
-    numbers = [int(field) for field in text.lower().replace("x", ",").replace("×", ",").split(",")]
-    numbers = numbers * 2 if len(numbers) == 1 else numbers
-    height, width = numbers
-    if not (8 <= height <= _MOST and 8 <= width <= _MOST):
-        raise ValueError
-    return height, width
+def _numbers(text: str, counts: tuple[int, ...], low: int, high: int, form: str) -> tuple[int, ...]:
+    """Numbers between commas, as many as one of counts. Raises argparse's error for others."""
+    fields = text.lower().replace("x", ",").replace("×", ",").split(",")
+    numbers = tuple(int(field) if field.strip().isdecimal() else -1 for field in fields)
+    if len(numbers) not in counts or not all(low <= number <= high for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {form}, from {low} to {high}")
+    return numbers
 
 
-def _colour(text: str) -> tuple[int, int, int]:
+def _size(text: str) -> tuple[int, ...]:
+    """`112,96`, also `112x96`; or `112`, the side of a square."""
+    numbers = _numbers(text, (1, 2), 8, _MOST, "height,width or one side")
+    return numbers if len(numbers) == 2 else numbers * 2
+
+
+def _colour(text: str) -> tuple[int, ...]:
     """`127,127,127`, or `127` for grey."""
-    numbers = [int(field) for field in text.split(",")]
-    red, green, blue = numbers * 3 if len(numbers) == 1 else numbers
-    if not all(0 <= value <= 255 for value in (red, green, blue)):
-        raise ValueError
-    return red, green, blue
+    numbers = _numbers(text, (1, 3), 0, 255, "red,green,blue or one grey")
+    return numbers if len(numbers) == 3 else numbers * 3
+
+
+def _count(text: str) -> int:
+    return _numbers(text, (1,), 0, 10_000, "a number")[0]
 
 
 def main() -> None:
@@ -61,7 +67,7 @@ def main() -> None:
     )
     where.add_argument(
         "--drop_folders",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="drop N leading folders from the names in the list of landmarks",
@@ -87,7 +93,7 @@ def main() -> None:
         metavar="R,G,B",
         help="colour of what is outside a photograph",
     )
-    parser.add_argument("--num_workers", type=int, default=2, help="processes that align")
+    parser.add_argument("--num_workers", type=_count, default=2, help="processes that align")
     given = parser.parse_args()
     if not (given.landmarks or given.detector):
         raise DataError(
@@ -104,17 +110,16 @@ def main() -> None:
         landmarks=given.landmarks,
         landmarks_frame=given.landmarks_frame,
     )
-    print(
-        align(
-            given.photos,
-            given.output,
-            settings,
-            file_list=given.file_list,
-            encoding=given.list_encoding,
-            drop_folders=given.drop_folders,
-            num_workers=given.num_workers,
-        )
+    report = align(
+        given.photos,
+        given.output,
+        settings,
+        file_list=given.file_list,
+        encoding=given.list_encoding,
+        drop_folders=given.drop_folders,
+        num_workers=given.num_workers,
     )
+    print(report.encode("utf-8", "replace").decode())  # names may be no text
 
 
 if __name__ == "__main__":

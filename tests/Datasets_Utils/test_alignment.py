@@ -181,6 +181,10 @@ def rows_of(output):
         return {(row["file"], row["face"]): row for row in csv.DictReader(file)}
 
 
+def report_of(output):
+    return (output / "aligned.csv").read_text(encoding="utf-8", errors="surrogateescape")
+
+
 def run(photos, output, **how):
     folder, landmarks = photos
     settings = {"landmarks": landmarks} | how.pop("settings", {})
@@ -240,6 +244,25 @@ def test_several_processes_and_an_interrupted_run_leave_the_same_files(photos, t
     run(photos, output)
     assert files_of(output) == whole
     assert (output / "person 0/0.jpg").stat().st_mtime_ns == before  # is not done again
+
+
+def test_names_that_are_no_text_pipes_and_films_do_not_stop_a_run(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.png")
+    cv2.imencode(".png", smooth(120, 120))[1].tofile(folder / name)
+    os.mkfifo(folder / "pipe.jpg")
+    with open(folder / "film.mp4", "wb") as film:
+        film.truncate(1 << 31)  # with a hole that takes no room on the disk
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.png " + FLAT.encode() + b"\n")
+    text = FLAT.replace(" ", "\t")
+    with open(tmp_path / "list.txt", "a") as file:
+        file.write(f"pipe.jpg\t{text}\nfilm.mp4\t{text}\n")
+    print(run((folder, tmp_path / "list.txt"), tmp_path / "out"))
+    reasons = [line.split(",")[-1] for line in report_of(tmp_path / "out").splitlines()[1:]]
+    assert (tmp_path / "out" / name).exists()
+    assert "1 crops of 112×112 from 3 photographs" in capsys.readouterr().out
+    assert sorted(map(bool, reasons)) == [False, True, True]
 
 
 def test_a_photograph_that_was_mended_is_aligned_by_the_next_run(photos, tmp_path):

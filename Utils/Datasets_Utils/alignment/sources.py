@@ -24,10 +24,24 @@ from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import DataError
 from Utils.files import reading
 
+_LARGEST = 1 << 30  # bytes of a file
 _SAMPLE = 100  # lines by which a list of names alone is recognised
 _LOOKED_AT = 64  # photographs whose size is looked at before the run
 # Crops keep the names of their photographs where OpenCV writes such files; else .png is added.
 _KEPT = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp")
+
+
+class Photographs(FileImages):
+    """The files of a folder, which may be anything."""
+
+    def encoded(self, row: int) -> np.ndarray:
+        """As in `ImageStore`. Raises ImageError for a pipe, and for a file as large as a film."""
+        path = self.root / self.paths[row]
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: a pipe or a device, no file")
+        if path.exists() and (size := path.stat().st_size) > _LARGEST:
+            raise ImageError(f"{path}: {size:,} bytes, which no photograph has")
+        return super().encoded(row)
 
 
 def open_photographs(
@@ -52,9 +66,9 @@ def open_photographs(
         source, file_list = source.parent, source
     names = _listed(file_list, encoding) if file_list else None
     if source.is_dir() and file_list:
-        store = FileImages(source, PathTable(names), file_list, encoding, skip_bad=True)
+        store = Photographs(source, PathTable(names), file_list, encoding, skip_bad=True)
         if store.missing.size == len(names):
-            FileImages(source, PathTable(names), file_list, encoding)  # raises, and says why
+            Photographs(source, PathTable(names), file_list, encoding)  # raises, and says why
         rows = np.arange(len(store))
         notes = store.notes
     elif source.is_dir():
@@ -84,7 +98,7 @@ def open_photographs(
     return store, rows.astype(np.int64), tuple(notes)
 
 
-def _folder(root: Path, apart: Sequence[Path]) -> tuple[FileImages, tuple[str, ...]]:
+def _folder(root: Path, apart: Sequence[Path]) -> tuple[Photographs, tuple[str, ...]]:
     found = list_folder(root)
     below = [os.path.relpath(path.absolute(), root) for path in apart]
     files = [
@@ -92,7 +106,7 @@ def _folder(root: Path, apart: Sequence[Path]) -> tuple[FileImages, tuple[str, .
         for name in found.files
         if not any(name == path or name.startswith(f"{path}/") for path in below)
     ]
-    store = FileImages(root, PathTable(files), root, skip_bad=True)
+    store = Photographs(root, PathTable(files), root, skip_bad=True)
     return store, tuple(filter(None, [litter_note(found.litter)]))
 
 

@@ -5,8 +5,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT, assert_one_paragraph, run_script
+from tests.processes import start_script
 from Utils.Datasets_Utils.alignment.faces import Faces, choose
 from Utils.Datasets_Utils.alignment.landmarks.lists import read_landmarks
 from Utils.Datasets_Utils.alignment.run import align, sheet_path
@@ -286,9 +285,9 @@ def test_a_run_that_was_killed_goes_on(photos, tmp_path):
     lines = [f"{copy:02d}/{line}\n" for copy in range(60) for line in text]
     (tmp_path / "list.txt").write_text("".join(lines))
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "Utils.Datasets_Utils.align_faces", str(folder), str(output)]
-    command += ["--landmarks", str(tmp_path / "list.txt")]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    command = ["-m", "Utils.Datasets_Utils.align_faces", folder, output]
+    command += ["--landmarks", tmp_path / "list.txt"]
+    process = start_script(*command, own_group=True)
     part = output / ".aligned.part.csv"
     while process.poll() is None and not (part.exists() and part.stat().st_size > 100):
         time.sleep(0.002)

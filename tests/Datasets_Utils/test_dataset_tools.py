@@ -4,15 +4,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, assert_one_paragraph, run_script
+from tests.conftest import assert_one_paragraph, run_script
+from tests.processes import start_script
 from Utils.Datasets_Utils import convert_dataset as converter
 from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.convert_dataset import convert
@@ -140,7 +139,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole(ms1m, tmp_path):
         "W.write = lambda *a: (time.sleep(0.01), w(*a)); "
         f"from {CONVERT} import convert; convert({str(ms1m)!r}, {str(target)!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = start_script("-c", code)
     part = tmp_path / ".train.rec.part"
     while not (part.exists() and part.stat().st_size > 200_000):
         assert process.poll() is None

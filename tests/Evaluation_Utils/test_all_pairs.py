@@ -10,6 +10,7 @@ import torch
 
 from Config import Config
 from tests.conftest import assert_one_paragraph, run_script
+from tests.processes import torchrun
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.verification_set import ImageFiles
 from Utils.errors import DataError
@@ -167,8 +168,8 @@ def command(checkpoint, tmp_path):
     flags = ("--all_pairs", "--checkpoint", checkpoint, "--output", tmp_path / "out")
     flags = (*flags, "--device", "cpu", "--num_workers", 0)
 
-    def run(*more, launch=(), **how):
-        return run_script(*launch, "-m", "Utils.Evaluation_Utils", *flags, *more, **how)
+    def run(*more, launch=("-m", "Utils.Evaluation_Utils"), **how):
+        return run_script(*launch, *flags, *more, **how)
 
     return run, tmp_path / "out" / "train.json"
 
@@ -211,7 +212,7 @@ def test_the_command_prints_and_writes_the_figures_of_a_folder(
     assert of_groups["across"]["impostor"] == 144
     assert len(list(results.parent.glob("train_*.png"))) == 2
     # Features are used again. Under torchrun, and at its own thresholds, the figures are the same.
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    launch = torchrun(2, "Utils/Evaluation_Utils/__main__.py")
     again = ("--threshold_from", shutil.copy(results, tmp_path / "before.json"))
     assert "all there" in run(*flags, *again, check=True).stdout
     at = json.loads(results.read_text())["at_thresholds"]["results"]["cosine"]

@@ -1,8 +1,5 @@
 """ONNX files as checkpoints: written here with onnx alone, and computed again by PyTorch."""
 
-import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from torch.nn import functional as F
 
 from Backbone import Preprocessing, build_backbone
 from Config import Config, ConfigError
+from tests.processes import run_printed
 from Utils.errors import CheckpointError
 from Utils.Evaluation_Utils import label_noise
 from Utils.Evaluation_Utils.embedding import embed
@@ -262,8 +260,7 @@ def test_an_output_beside_the_embedding(tmp_path):
     path = network(tmp_path / "two.onnx", outputs={"embedding": 2, "negative": 2})
     with pytest.raises(CheckpointError, match="2 outputs that may be its embedding") as caught:
         load_backbone(path, **RGB)
-    command = shlex.split(str(caught.value).split("`")[1])
-    subprocess.run([sys.executable, *command[1:]], check=True)
+    run_printed(str(caught.value).split("`")[1])
     assert load_backbone(tmp_path / "two_embedding.onnx", **RGB).feature_dim == 16
 
 

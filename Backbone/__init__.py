@@ -6,6 +6,7 @@ preprocessing.py  which input a network expects, and the function that makes it 
 mobilefacenet.py  MobileFaceNet, small and fast
 resnet_ir.py      ResNet-IR and SE-ResNet-IR, the networks of ArcFace
 resnet.py         ResNet with bottleneck units, as face.evoLVe has it
+vit.py            ViT, the vision transformers of insightface and CVLface
 layers.py         attention gates, PReLU with a fast gradient on CPUs, the error for settings
 
 A new backbone is a module with `preprocessing` and `feature_dim`, and a row in `BACKBONES`.
@@ -25,6 +26,7 @@ from Backbone.preprocessing import Preprocessing
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet import ResNet
 from Backbone.resnet_ir import UNITS, ResNetIR
+from Backbone.vit import SIZES, ViT
 
 __all__ = [
     "BACKBONES",
@@ -40,6 +42,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"ResNet{depth}_IR": partial(ResNetIR, depth) for depth in UNITS},
     **{f"SEResNet{depth}_IR": partial(ResNetIR, depth, attention="se") for depth in UNITS},
     **{f"ResNet{depth}": partial(ResNet, depth) for depth in RESNET_UNITS},
+    **{f"ViT_{size}": partial(ViT, size) for size in SIZES},
 }
 
 _LARGEST_DIM, _LARGEST_SIDE = 2**24, 2**14  # beyond them a tensor's size could overflow

@@ -79,6 +79,10 @@ def _wrong(config: Config, name: str, why: str) -> ConfigError:
 def _check_network(config: Config) -> None:
     if wrong := wrong_margin(config.margin, config.margin_size):
         raise _wrong(config, "margin_size", wrong)
+    for name in ("drop_path", "mask_ratio"):
+        if getattr(config, name) is not None and not config.backbone.startswith("ViT_"):
+            why = f"only the ViT networks have it, and backbone is {config.backbone}; leave it out."
+            raise _wrong(config, name, why)
     if wrong := wrong_combined_margin(config.combined_margin):
         raise _wrong(config, "combined_margin", wrong)
     if config.focal_gamma and config.label_smoothing:

@@ -79,6 +79,20 @@ class Config:
     input_size: tuple[int, ...] = setting(
         (112, 112), "height,width of the input in pixels, each divisible by 16"
     )
+    drop_path: float | None = setting(
+        None,
+        "probability that an image skips a branch of a ViT's last block in training, falling to 0 "
+        "in the first; none: the network's own, 0.1",
+        at_least=0,
+        below=1,
+    )
+    mask_ratio: float | None = setting(
+        None,
+        "share of an image's patches that a ViT does not see in training; none: the network's "
+        "own, 0.1 (ViT_H: 0)",
+        at_least=0,
+        below=1,
+    )
     margin: Literal[*HEADS] = setting("ArcFace", "head that the network is trained with")
     margin_size: float | None = setting(
         0.3, "margin m; none: as published (ArcFace 0.5 radians, CosFace 0.35)", at_least=0

@@ -88,6 +88,32 @@ RECIPES: dict[str, dict[str, Any]] = {
         "milestones": (),
         "total_epoch": 20,
     },
+    # insightface's arcface_torch, configs/wf42m_pfc03_40epoch_8gpu_vit_b.py: 42,474,557 images of
+    # 2,059,906 people, 256 images in each of 12 micro-batches on 8 GPUs; and, with `--backbone
+    # ViT_T`, ViT_S or ViT_L, the others of that name, of which T and S have mask_ratio 0. (The
+    # published ratio is 0.05, but the code masks 0.1. Its train_v2.py clips gradients at 5.)
+    "insightface_wf42m_vit": {
+        **LONG_RUN,
+        "train_dataset": "WebFace42M",
+        "backbone": "ViT_B",
+        "drop_path": 0.05,
+        "mask_ratio": 0.1,
+        "feature_dim": 512,
+        "margin": "CosFace",
+        "margin_size": 0.4,
+        "scale_size": None,
+        "sample_rate": 0.3,
+        "batch_size": 24_576,
+        "accumulate_steps": 12,
+        "optimizer": "adamw",
+        "initial_lr": 1e-3,
+        "weight_decay": 0.1,
+        "clip_norm": 5.0,
+        "warmup_epochs": 4.0,
+        "schedule": "polynomial",
+        "milestones": (),
+        "total_epoch": 40,
+    },
     # AdaFace, scripts/run_ir101_ms1mv2.sh: 5,822,653 images of 85,742 people. (In it,
     # BatchNorm has no weight decay.)
     "adaface_ms1mv2": {

@@ -41,11 +41,17 @@ class Recorder:
         return grouped_conv(F.pad(x, [padding] * 4), weight, stride, groups)
 
     def linear(self, name: str, x: Tensor, out: int, bias: bool = True) -> Tensor:
-        bound = math.sqrt(3 / x.shape[1])
-        y = x @ self.uniform(f"{name}.weight", (out, x.shape[1]), -bound, bound).T
+        bound = math.sqrt(3 / x.shape[-1])
+        y = x @ self.uniform(f"{name}.weight", (out, x.shape[-1]), -bound, bound).T
         return y + self.uniform(f"{name}.bias", (out,), -0.2, 0.2) if bias else y
 
-    def bn(self, name: str, x: Tensor, affine: bool = True, gain: float = 1.0) -> Tensor:
+    def layer_norm(self, name: str, x: Tensor) -> Tensor:
+        weight = self.uniform(f"{name}.weight", x.shape[-1:], 0.5, 1.5)
+        bias = self.uniform(f"{name}.bias", x.shape[-1:], -0.2, 0.2)
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+
+    def bn(self, name: str, x: Tensor, affine=True, gain=1.0, eps=1e-5) -> Tensor:
         shape = (1, -1) + (1,) * (x.ndim - 2)
         count = (x.shape[1],)
         mean = self.uniform(f"{name}.running_mean", count, -0.2, 0.2).view(shape)
@@ -57,7 +63,7 @@ class Recorder:
             bias = self.uniform(f"{name}.bias", count, -0.2, 0.2).view(shape)
         if self.device == "meta":
             return x
-        return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+        return (x - mean) / (variance + eps).sqrt() * weight + bias
 
     def prelu(self, name: str, x: Tensor) -> Tensor:
         slope = self.uniform(f"{name}.weight", (x.shape[1],), 0.0, 0.5).view(1, -1, 1, 1)
@@ -256,3 +262,31 @@ def evolve_resnet(net: Recorder, x: Tensor, depth: int) -> Tensor:
             x = (x + y).clamp(min=0)
     x = net.linear("fc", net.bn("bn_o1", x).flatten(1), 512)
     return net.bn("bn_o2", x)
+
+
+# --- insightface's and CVLface's ViT -------------------------------------------------------------
+
+
+def vit(net: Recorder, x: Tensor, width, depth, patch=9, heads=8, ratio=4, masks=True) -> Tensor:
+    """In evaluation; masks: whether its file has the vector for masked patches."""
+    if masks:
+        net.uniform("mask_token", (1, 1, width), -0.2, 0.2)
+    cut = x.unfold(2, patch, patch).unfold(3, patch, patch)  # N×3×rows×columns×patch×patch
+    cut = cut.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+    bound = math.sqrt(1 / patch**2)
+    weight = net.uniform("patch_embed.proj.weight", (width, 3, patch, patch), -bound, bound)
+    x = cut @ weight.flatten(1).T + net.uniform("patch_embed.proj.bias", (width,), -0.2, 0.2)
+    x = x + net.uniform("pos_embed", (1, *x.shape[1:]), -0.5, 0.5)
+    for i in range(depth):
+        y = net.linear(
+            f"blocks.{i}.attn.qkv", net.layer_norm(f"blocks.{i}.norm1", x), 3 * width, bias=False
+        )
+        q, k, v = (part.unflatten(2, (heads, -1)) for part in y.chunk(3, 2))
+        scores = torch.einsum("nphd,nqhd->nhpq", q, k) / math.sqrt(width // heads)
+        y = torch.einsum("nhpq,nqhd->nphd", scores.softmax(3), v).flatten(2)
+        x = x + net.linear(f"blocks.{i}.attn.proj", y, width)
+        y = net.linear(f"blocks.{i}.mlp.fc1", net.layer_norm(f"blocks.{i}.norm2", x), ratio * width)
+        x = x + net.linear(f"blocks.{i}.mlp.fc2", y.clamp(0, 6), width)
+    x = net.linear("feature.0", net.layer_norm("norm", x).flatten(1), width, bias=False)
+    x = net.linear("feature.2", net.bn("feature.1", x, eps=2e-5), 512, bias=False)
+    return net.bn("feature.3", x, eps=2e-5)

@@ -222,7 +222,9 @@ def test_the_step_of_each_head_has_only_operations_that_can_be_deterministic(nam
 
 def test_each_network_has_only_operations_that_can_be_deterministic():
     networks = [ResNetIR(18, attention, 8, (32, 32)) for attention in ATTENTIONS]
-    networks += [build_backbone(name, 8, (32, 32)) for name in ("MobileFaceNet", "ResNet18_IR")]
+    networks += [
+        build_backbone(name, 8, (32, 32)) for name in ("MobileFaceNet", "ResNet18_IR", "ViT_T")
+    ]
     for network in networks:
         with Operations() as found:
             network(torch.randn(2, 3, 32, 32)).square().sum().backward()

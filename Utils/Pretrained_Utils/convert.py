@@ -16,6 +16,7 @@ from Backbone import describe_backbone
 from Backbone.mobilefacenet import REPEATS
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
+from Backbone.vit import SIZES as VIT_SIZES
 from Utils.errors import CheckpointError, run_script
 from Utils.Pretrained_Utils.contents import State, open_contents
 from Utils.Pretrained_Utils.files import (
@@ -117,6 +118,8 @@ def layout_counts(layout: Layout, architecture: dict[str, Any]) -> Counts | None
         family, counts = "ResNetIR", table[int(resnet[1])]
     elif resnet:
         family, counts = "ResNet", RESNET_UNITS[int(resnet[1])]
+    elif name.startswith("ViT_"):
+        family, counts = "ViT", (VIT_SIZES[name.removeprefix("ViT_")][1],)
     else:  # a family of which no lineage has weights
         return None
     return counts if family == layout.family and counts in layout.counts else None

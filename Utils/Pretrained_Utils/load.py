@@ -28,7 +28,6 @@ from Utils.Pretrained_Utils.heads import class_weights
 from Utils.Pretrained_Utils.lineages import LINEAGES, OWN, Lineage, find_lineage
 from Utils.Pretrained_Utils.lineages.descriptions import check_own
 from Utils.Pretrained_Utils.lineages.recognise import (
-    COUNTER,
     compare,
     shapes_of,
 )
@@ -118,9 +117,9 @@ def build(
     if differences := compare(weights.state, shapes_of(backbone)):
         raise _misfit(weights.path, "; ".join(differences))
     backbone.to_empty(device="cpu")
-    for name, buffer in backbone.named_buffers():
-        if name.endswith(COUNTER):  # old files do not have it
-            buffer.zero_()
+    for name, tensor in backbone.state_dict().items():
+        if name not in weights.state:
+            tensor.zero_()
     backbone.load_state_dict(weights.state, strict=False)
     backbone.preprocessing = override_preprocessing(
         backbone.preprocessing, channel_order, input_mean, input_scale

@@ -245,10 +245,15 @@ def starting_backbone(
     file of another network than the settings name.
     """
     given = (config.channel_order, config.input_mean, config.input_scale)
+    variant = {"drop_path": config.drop_path, "mask_ratio": config.mask_ratio}
+    variant = {name: value for name, value in variant.items() if value is not None}
     if saved:
-        return build(own_weights(Path(config.resume), saved, which="raw"), *given), None, ""
+        weights = own_weights(Path(config.resume), saved, which="raw")
+        weights.description.architecture["variant"] |= variant
+        return build(weights, *given), None, ""
     if not config.pretrained:
-        backbone = build_backbone(config.backbone, config.feature_dim, config.input_size)
+        size = config.input_size
+        backbone = build_backbone(config.backbone, config.feature_dim, size, **variant)
         backbone.preprocessing = override_preprocessing(backbone.preprocessing, *given)
         return backbone, None, ""
     weights = _pretrained(config)
@@ -258,6 +263,7 @@ def starting_backbone(
                 f"pretrained {weights.path} has {name} {value}, the settings say "
                 f"{getattr(config, name)}; set {value}, or leave it out."
             )
+    weights.description.architecture["variant"] |= variant
     backbone = build(weights, *given)
     found = find_class_weights(
         weights.path, weights.head, backbone.feature_dim, weights.head_by_columns

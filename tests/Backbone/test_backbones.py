@@ -5,6 +5,7 @@ import torch
 
 from Backbone import BACKBONES, Preprocessing, build_backbone
 from Backbone.layers import PReLU
+from Backbone.vit import DropPath
 
 # Counted on the lineage's own networks.
 PARAMETERS = {
@@ -13,6 +14,11 @@ PARAMETERS = {
     ("SEResNet50_IR", 512): 43_813_568,
     ("ResNet100_IR", 512): 65_156_160,
     ("SEResNet100_IR", 512): 65_528_384,
+    ("ViT_T", 512): 19_137_792,
+    ("ViT_S", 512): 76_023_296,
+    ("ViT_B", 512): 113_833_472,
+    ("ViT_L", 512): 255_684_352,
+    ("ViT_H", 512): 756_393_984,
 }
 
 
@@ -33,10 +39,16 @@ def test_every_backbone_maps_images_to_embeddings_at_any_size(name):
             assert backbone.feature_dim == 64
 
 
-@pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR", "SEResNet18_IR"])
-def test_forward_and_backward_reach_every_parameter(name):
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        *((name, {}) for name in ("MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ViT_T")),
+        ("ViT_T", {"mask_ratio": 0.0}),
+    ],
+)
+def test_forward_and_backward_reach_every_parameter(name, variant):
     torch.manual_seed(0)
-    backbone = build_backbone(name, 16, (32, 32))
+    backbone = build_backbone(name, 16, (32, 32), **variant)
     embeddings = backbone(torch.randn(4, 3, 32, 32))
     embeddings.square().sum().backward()
     assert embeddings.isfinite().all()
@@ -68,9 +80,49 @@ def test_the_ir_unit_is_bn_conv_bn_prelu_conv_bn_plus_shortcut():
     torch.testing.assert_close(unit(x), y + shortcut)
 
 
+def test_a_vit_sees_no_masked_patch_in_training_and_puts_one_vector_in_its_place():
+    torch.manual_seed(0)
+    vit = build_backbone("ViT_T", 16, (32, 32), patch_size=8, drop_path=0.0, mask_ratio=0.3)
+    vit.double().blocks = vit.blocks[:2]
+    pixels = torch.randn(3, 3, 32, 32, dtype=torch.float64)  # of 16 patches, int(16·0.7) are seen
+    inside = []
+    vit.feature[0].register_forward_hook(lambda module, given, out: inside.append(given[0]))
+
+    def embedding(pixels):
+        torch.manual_seed(7)
+        return vit(pixels)
+
+    expected = embedding(pixels)
+    learned = (inside[0][1].unflatten(0, (16, 256)) == vit.mask_token[0]).all(1)
+    assert learned.sum() == 16 - 11
+    for patch in range(16):
+        changed = pixels.clone()
+        changed[1].unfold(1, 8, 8).unfold(2, 8, 8)[:, patch // 4, patch % 4] += 1
+        assert torch.equal(embedding(changed), expected) == learned[patch]
+    vit.eval()
+    assert not torch.equal(vit(pixels), vit(pixels.roll(8, 2)))
+    assert torch.equal(vit(pixels), vit(pixels))
+
+
+def test_drop_path_leaves_out_whole_branches_of_images_and_keeps_the_mean():
+    rates = [
+        block.drop_path.probability for block in build_backbone("ViT_T", drop_path=0.22).blocks
+    ]
+    assert rates == pytest.approx([0.02 * i for i in range(12)])
+    torch.manual_seed(0)
+    dropped = DropPath(0.25)(torch.ones(4000, 2, 3))
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
+    assert dropped.mean() == pytest.approx(1, abs=0.05)
+    assert torch.equal(DropPath(0.25).eval()(dropped), dropped)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
+        ({"name": "ViT_T", "heads": 7}, "heads is 7; it must divide the width, 256"),
+        ({"name": "ViT_T", "mask_ratio": 1.0}, "mask_ratio is 1.0"),
+        ({"name": "ViT_T", "input_size": (16, 16), "patch_size": 17}, "patch_size is 17"),
         ({"name": "resnet50_ir"}, "ResNet50_IR"),
         ({"name": "MobileFaceNet", "feature_dim": 0}, "feature_dim is 0"),
         ({"name": "MobileFaceNet", "input_size": (112, 90)}, "multiples of 16"),

@@ -47,6 +47,11 @@ def test_published_recipes_hold_the_published_settings():
     assert (adaface.batch_size, adaface.initial_lr, adaface.total_epoch) == (512, 0.1, 26)
     assert (adaface.margin, adaface.milestones) == ("AdaFace", (12, 20, 24))
     assert (adaface.crop_prob, adaface.low_res_prob, adaface.jitter_prob) == (0.2, 0.2, 0.2)
+    vit = dataclasses.replace(Config(), **RECIPES["insightface_wf42m_vit"])
+    assert (vit.optimizer, vit.initial_lr, vit.weight_decay) == ("adamw", 0.001, 0.1)
+    assert vit.batch_size / 8 / vit.accumulate_steps == 256
+    assert (vit.margin, vit.margin_size, vit.sample_rate) == ("CosFace", 0.4, 0.3)
+    assert (vit.total_epoch, vit.warmup_epochs) == (40, 40 // 10)
     for recipe in (insightface, adaface):
         assert (recipe.weight_decay, recipe.feature_dim) == (5e-4, 512)
         head = build_head(recipe.margin, 2, 2, recipe.scale_size, recipe.margin_size)
@@ -56,8 +61,10 @@ def test_published_recipes_hold_the_published_settings():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_need_nothing_but_paths(recipe):
     paths = {"webface_dataset_path": "somewhere", "ms1m_dataset_path": "somewhere"}
+    if RECIPES[recipe]["train_dataset"] in ("Own", "WebFace42M"):
+        paths = {"train_dataset_path": "somewhere"}
     if recipe == "fine_tuning":
-        paths = {"pretrained": "weights", "train_dataset_path": "somewhere"}
+        paths["pretrained"] = "weights"
     validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths))
     validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths), cuda_devices=2)
 
@@ -114,6 +121,7 @@ def test_settings_survive_their_trip_through_plain_values():
         ({"initial_lr": 0.0}, "above 0"),
         ({"initial_lr": float("nan")}, "finite"),
         ({"input_size": (112, 100)}, "multiple of 16"),
+        ({"mask_ratio": 0.1}, "only the ViT networks have it, and backbone is MobileFaceNet"),
         ({"use_amp": True, "amp_dtype": "fp16"}, "bf16 or auto"),
         ({"device": "cuda:1"}, "0 CUDA devices"),
         ({"device": "gpu"}, "auto, cpu, cuda"),

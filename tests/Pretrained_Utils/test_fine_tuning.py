@@ -14,7 +14,7 @@ from Head.methods import HeadSettings, Method
 from Head.sharded import class_range
 from tests import lineage_mobilefacenets as mobilefacenets
 from tests.conftest import assert_one_paragraph, run_script
-from tests.lineage_networks import Recorder
+from tests.lineage_networks import Recorder, vit
 from tests.Pretrained_Utils.test_lineages import facex_zoo, networks, wujiyang, wujiyang_mobile
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils import load_backbone
@@ -83,6 +83,19 @@ def test_the_run_takes_the_files_network_and_preprocessing(published, tmp_path):
     assert state.start[1] == "head: new weights; looked for class weights in net.ckpt"
     with pytest.raises(CheckpointError, match=r"feature_dim 128, the settings say 64; set 128"):
         build_state(dataclasses.replace(config, feature_dim=64), 10, 1, CPU, None)
+
+
+def test_how_a_vit_is_trained_is_the_settings_also_with_a_files_weights(tmp_path):
+    net = Recorder()
+    vit(net, torch.zeros(1, 3, 32, 32, dtype=torch.float64), width=256, depth=12)
+    torch.save(net.state, tmp_path / "vit.pt")
+    config = Config(pretrained=str(tmp_path / "vit.pt"), drop_path=0.22)
+    config = dataclasses.replace(config, **pretrained_settings(config))
+    backbone = build_state(config, 10, 1, CPU, None).backbone
+    assert torch.equal(backbone.pos_embed, net.state["pos_embed"])
+    assert backbone.mask_ratio == 0.1
+    assert backbone.blocks[1].drop_path.probability == pytest.approx(0.02)
+    assert backbone.architecture["variant"] == {"drop_path": 0.22}  # as a checkpoint keeps it
 
 
 def test_the_head_is_taken_where_its_classes_fit(tmp_path):

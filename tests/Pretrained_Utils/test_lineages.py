@@ -107,6 +107,10 @@ def depth(network, number, mode="ir"):
     return partial(network, depth=number, mode=mode)
 
 
+def cvlface_vit(net, x, depth=24, heads=16, ratio=3):
+    return networks.vit(net, x, 512, depth, patch=8, heads=heads, ratio=ratio, masks=False)
+
+
 CASES = [
     Case("own", "MobileFaceNet", own_mobile),
     Case("own", "SEResNet18_IR", depth(networks.iresnet, 18, "ir_se")),
@@ -168,6 +172,8 @@ CASES = [
     Case("adaface", "ResNet152_IR", depth(networks.adaface, 152), lightning, BGR),
     Case("cvlface", "ResNet18_IR", depth(networks.adaface, 18), partial(prefixed, "net.")),
     Case("cvlface", "ResNet18_IR", depth(networks.iresnet, 18), partial(prefixed, "net.")),
+    Case("insightface", "ViT_T", partial(networks.vit, width=256, depth=12), size=(64, 64)),
+    Case("cvlface", "ViT_B", cvlface_vit, partial(prefixed, "net."), size=(32, 32)),
     Case("facex_zoo", "ResNet50_IR", depth(networks.irse, 50), facex_zoo, BGR_128),
     Case("facex_zoo", "MobileFaceNet", mobilefacenets.treb1en_mobilefacenet, facex_zoo, BGR_128),
 ]
@@ -258,6 +264,19 @@ DEEP = [
     ("treb1en", "MobileFaceNet", mobilefacenets.treb1en_mobilefacenet, dict, (112, 112)),
     ("facex_zoo", "MobileFaceNet", mobilefacenets.treb1en_mobilefacenet, facex_zoo, (112, 96)),
     ("quasarlight", "MobileFaceNet", quasarlight_mobile, dict, (112, 112)),
+    *(
+        (lineage, f"ViT_{name}", partial(networks.vit, width=width, depth=d), dict, size)
+        for lineage in ("insightface", "own")
+        for name, width, d in (("S", 512, 12), ("B", 512, 24), ("L", 768, 24), ("H", 1024, 48))
+        for size in ((112, 112), (112, 96))
+    ),
+    (
+        "cvlface",
+        "ViT_S",
+        partial(cvlface_vit, depth=12, heads=8, ratio=5),
+        partial(prefixed, "net."),
+        (112, 112),
+    ),
     ("own", "SEResNet200_IR", depth(networks.iresnet, 200, "ir_se"), dict, (112, 112)),
 ]
 

@@ -73,7 +73,7 @@ LINEAGES = (
     Lineage(
         "insightface",
         "deepinsight insightface arcface_torch",
-        (layouts.IRESNET, layouts.MBF, layouts.MBF_LARGE),
+        (layouts.IRESNET, layouts.MBF, layouts.MBF_LARGE, layouts.VIT),
         places=(("", ""), ("state_dict_backbone", "")),
     ),
     Lineage(
@@ -158,13 +158,19 @@ LINEAGES = (
     Lineage(
         "cvlface",
         "mk-minchul CVLface",
-        (layouts.ADAFACE, layouts.ADAFACE_BOTTLENECK, layouts.IRESNET),
+        (
+            layouts.ADAFACE,
+            layouts.ADAFACE_BOTTLENECK,
+            layouts.IRESNET,
+            layouts.CVLFACE_VIT_SMALL,
+            layouts.CVLFACE_VIT_BASE,
+        ),
         places=(("", "net."), ("", "model.net.")),
     ),
     Lineage(
         "own",
         OWN,
-        (layouts.OWN_MOBILEFACENET, layouts.OWN_RESNET_IR, layouts.OWN_RESNET),
+        (layouts.OWN_MOBILEFACENET, layouts.OWN_RESNET_IR, layouts.OWN_RESNET, layouts.VIT),
     ),
 )
 

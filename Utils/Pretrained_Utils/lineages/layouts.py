@@ -3,7 +3,7 @@
 A `Layout` pairs their name of each module with this project's. Tensors inside a module (weight,
 bias, running_mean, ...) have the same names everywhere, so a name is a module and a leaf.
 
-In three families: ResNet-IR, MobileFaceNet and ResNet. The facts were read from the public
+In four families: ResNet-IR, MobileFaceNet, ResNet and ViT. The facts were read from the public
 repositories: wujiyang/Face_Pytorch, QuasarLight/Pytorch_Face_Recognition,
 Xiaoccer/MobileFaceNet_Pytorch, TreB1eN/InsightFace_Pytorch, ZhaoJ9014/face.evoLVe,
 deepinsight/insightface (recognition/arcface_torch), IrvingMeng/MagFace, Tencent/TFace,
@@ -17,6 +17,7 @@ from typing import Any
 from Backbone.mobilefacenet import REPEATS
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
+from Backbone.vit import SIZES as VIT_SIZES
 
 # How many units each stage has; the family says what a stage is.
 Counts = tuple[int, ...]
@@ -27,8 +28,8 @@ Pairs = list[tuple[str, str]]
 class Layout:
     """How one code base names the modules of one family of networks.
 
-    family: ResNetIR, MobileFaceNet or ResNet.
-    fixed: their modules outside the units -> ours.
+    family: ResNetIR, MobileFaceNet, ResNet or ViT.
+    fixed: their modules outside the units -> ours; "" is the network itself.
     unit: their modules inside a unit -> ours; a network need not have all of them.
     units: from the counts, (their name, our name) of every unit in order.
     counts: what their code can build, smaller networks first.
@@ -36,6 +37,7 @@ class Layout:
     variant: the family's settings that their networks share, besides attention and
         normalisation; None: any.
     matrices: our 1×1 convolutions whose weights they keep as matrices, without the last two axes.
+    unseen: those of the settings in `variant` that no tensor shows.
     """
 
     family: str
@@ -46,6 +48,7 @@ class Layout:
     attentions: tuple[str, ...] = ()
     variant: Mapping[str, Any] | None = field(default_factory=dict)
     matrices: tuple[str, ...] = ()
+    unseen: Mapping[str, Any] = field(default_factory=dict)
 
 
 def module_names(layout: Layout, counts: Counts) -> dict[str, str]:
@@ -309,4 +312,27 @@ OWN_RESNET = Layout(
 )
 EVOLVE_RESNET = replace(
     OWN_RESNET, fixed={**_same("conv1 bn1 fc"), "bn_o1": "bn2", "bn_o2": "features"}
+)
+
+# --- ViT -----------------------------------------------------------------------------------------
+# Counts are the number of blocks. Names are the same everywhere.
+
+
+def _vit_blocks(counts: Counts) -> Pairs:
+    return [(f"blocks.{i}", f"blocks.{i}") for i in range(counts[0])]
+
+
+VIT = Layout(
+    "ViT",
+    {"": "", **_same("patch_embed.proj norm feature.0 feature.1 feature.2 feature.3")},
+    _same("norm1 attn.qkv attn.proj norm2 mlp.fc1 mlp.fc2"),
+    _vit_blocks,
+    tuple(dict.fromkeys((depth,) for _, depth, _ in VIT_SIZES.values())),
+)
+CVLFACE_VIT_SMALL = replace(VIT, counts=((12,),), variant={"patch_size": 8, "mlp_ratio": 5})
+CVLFACE_VIT_BASE = replace(
+    VIT,
+    counts=((24,),),
+    variant={"patch_size": 8, "mlp_ratio": 3, "heads": 16},
+    unseen={"heads": 16},
 )

@@ -18,6 +18,7 @@ from torch import nn
 from Backbone import ArchitectureError, build_backbone
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, CHANNELS, EXPANSION, UNITS
+from Backbone.vit import SIZES as VIT_SIZES
 from Config.errors import shortened
 from Utils.Pretrained_Utils.contents import Contents, State
 from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage
@@ -25,6 +26,8 @@ from Utils.Pretrained_Utils.lineages.layouts import Counts, Layout, module_names
 
 # BatchNorm counts its batches here; files from before PyTorch 0.4.1 do not have it.
 COUNTER = "num_batches_tracked"
+# Tensors that files may lack: zeros will do. CVLface's ViT has no vector for masked patches.
+OPTIONAL = (COUNTER, "mask_token")
 SHOWN = 4
 
 
@@ -118,6 +121,7 @@ def examine(state: State, layout: Layout, counts: Counts) -> Match:
     differences = [f"it has no {_listed(unknown)}"] if unknown else []
     try:
         architecture = READERS[layout.family](ours, counts)
+        architecture["variant"] |= layout.unseen
         expected = _shapes_by(json.dumps(architecture))
     except (_ShapeError, ArchitectureError) as error:
         return Match(layout, counts, {}, ours, [*differences, str(error)])
@@ -152,7 +156,7 @@ def to_ours(state: State, layout: Layout, counts: Counts) -> State:
         ours = names[module]
         if ours in layout.matrices and leaf == "weight" and tensor.ndim == 2:
             tensor = tensor[:, :, None, None]
-        renamed[f"{ours}.{leaf}"] = tensor
+        renamed[f"{ours}.{leaf}".removeprefix(".")] = tensor
     return renamed
 
 
@@ -164,7 +168,7 @@ def to_theirs(state: State, layout: Layout, counts: Counts) -> State:
         module, _, leaf = key.rpartition(".")
         if module in layout.matrices and leaf == "weight":
             tensor = tensor[:, :, 0, 0]
-        renamed[f"{names[module]}.{leaf}"] = tensor
+        renamed[f"{names[module]}.{leaf}".removeprefix(".")] = tensor
     return renamed
 
 
@@ -185,8 +189,8 @@ def shapes_of(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def compare(ours: State, expected: dict[str, tuple[int, ...]]) -> list[str]:
-    """A text about how tensors differ from a network's; BatchNorm's counters may be missing."""
-    missing = [k for k in expected if k not in ours and not k.endswith(COUNTER)]
+    """A text about how tensors differ from a network's; those of `OPTIONAL` may be missing."""
+    missing = [k for k in expected if k not in ours and not k.endswith(OPTIONAL)]
     extra = [k for k in ours if k not in expected]
     shapes = [
         f"{key} is {_shape(tensor.shape)} and not {_shape(expected[key])}"
@@ -263,10 +267,43 @@ def _read_resnet(ours: State, counts: Counts) -> dict[str, Any]:
     }
 
 
+def _read_vit(ours: State, counts: Counts) -> dict[str, Any]:
+    width, _, *patch = _shape_of(ours, "patch_embed.proj.weight", 4)
+    name = next((n for n, (*size, _) in VIT_SIZES.items() if size == [width, *counts]), None)
+    if name is None or patch[0] != patch[1] or not patch[0]:
+        raise _ShapeError(
+            f"no ViT has {counts[0]} blocks of width {width} and patches of {_shape(tuple(patch))}"
+        )
+    variant: dict[str, Any] = {}
+    if patch[0] != 9:
+        variant["patch_size"] = patch[0]
+    if (ratio := _shape_of(ours, "blocks.0.mlp.fc1.weight", 2)[0] // width) != 4:
+        variant["mlp_ratio"] = ratio
+    return {
+        "name": f"ViT_{name}",
+        "feature_dim": _shape_of(ours, "feature.2.weight", 2)[0],
+        "input_size": _size_of_patches(_shape_of(ours, "pos_embed", 3)[1], patch[0]),
+        "variant": variant,
+    }
+
+
+def _size_of_patches(patches: int, side: int) -> list[int]:
+    """The input size, a square one or 112×96, that has so many whole patches of that side."""
+    largest = side * (math.isqrt(patches) + 1)
+    for size in (*((s, s) for s in range(16, largest, 16)), (112, 96)):
+        if (size[0] // side) * (size[1] // side) == patches:
+            return list(size)
+    raise _ShapeError(
+        f"pos_embed is for {patches} patches; neither a square image with sides that are multiples "
+        f"of 16 nor one of 112×96 has so many of {side}×{side}"
+    )
+
+
 READERS = {
     "ResNetIR": _read_resnet_ir,
     "MobileFaceNet": _read_mobilefacenet,
     "ResNet": _read_resnet,
+    "ViT": _read_vit,
 }
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import time
@@ -15,9 +16,11 @@ import torch
 
 from Backbone import build_backbone
 from Config import Config
+from examples import train_arcface
 from Head import HEADS
 from tests.conftest import assert_one_paragraph, run_script
 from tests.processes import start_script
+from Utils.Datasets_Utils.demo.sets import DemoSizes, ensure_demo_sets
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Training_Utils.trainer import Trainer
@@ -391,3 +394,17 @@ def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path
     for arguments, said in cases:
         assert_one_paragraph(run_script("Train.py", *arguments), *said)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_example_trains_and_evaluates(tmp_path, monkeypatch, capsys):
+    sizes = DemoSizes(3, 4, 2, 4, 4, 8, people_per_fold=4, probe_people=2, distractors=2)
+    demo = ensure_demo_sets(tmp_path / "demo", sizes=sizes)
+    monkeypatch.setattr(train_arcface, "ensure_demo_sets", lambda root: demo)
+    monkeypatch.setattr(train_arcface, "EPOCHS", 6)
+    monkeypatch.setattr(train_arcface, "BATCH_SIZE", 8)
+    train_arcface.main()
+    *losses, accuracy = capsys.readouterr().out.splitlines()
+    losses = [float(line.split()[-1]) for line in losses]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] - 1
+    assert re.fullmatch(r"LFW: \d+\.\d\d% ± \d+\.\d\d% of 8 pairs", accuracy)

@@ -17,7 +17,8 @@ from tests.docs.pages import LANGUAGES, PAGES, blocks, call_of, commands, inline
 from Utils.run_folder import FORMAT
 
 FOREIGN = {"pip", "pytest", "venv", "visdom.server"}  # modules of others
-OURS = ("Backbone", "Config", "Head", "Utils", "benchmarks", "tests", "docs", "Pretrained")
+CODE = ("Backbone", "Config", "Head", "Utils", "benchmarks", "examples")
+OURS = (*CODE, "tests", "docs", "Pretrained")
 # Flags in the text that belong to other programs.
 FOREIGN_FLAGS = {
     *("--max_restarts", "--nproc_per_node", "--rdzv_id", "--rdzv_backend", "--help"),
@@ -97,7 +98,7 @@ def test_files_in_the_text_exist(page):
     named = re.findall(rf"(?<![\w./-])(?:{'|'.join(OURS)})/[\w./-]*\w", text)
     named += [code for code in inline_code(page) if re.fullmatch(r"\w+\.(py|toml|txt)", code)]
     for name in set(named) - made_by_examples(page) - NOT_IN_THE_REPOSITORY:
-        anywhere = "/" not in name and any(ROOT.glob(f"[A-Zbt]*/**/{name}"))
+        anywhere = "/" not in name and any(ROOT.glob(f"[A-Zbet]*/**/{name}"))
         assert (ROOT / name).exists() or anywhere, f"{page.name} names {name}"
 
 
@@ -126,7 +127,7 @@ def test_modules_and_names_in_the_text_exist(page):
     for block in blocks(page):
         if file_of(block.text):  # a file that an example adds, and its imports
             text = text.replace(block.text, "")
-    for name in set(re.findall(rf"(?<![\w./])(?:{'|'.join(OURS[:5])})(?:\.[A-Za-z_]\w*)+", text)):
+    for name in set(re.findall(rf"(?<![\w./])(?:{'|'.join(CODE)})(?:\.[A-Za-z_]\w*)+", text)):
         assert name.endswith((".py", ".md")) or is_there(name), f"{page.name} names {name}"
 
 
@@ -151,7 +152,7 @@ def is_there(dotted: str) -> bool:
 @cache
 def sources() -> str:
     files = [*ROOT.glob("*.py"), *(ROOT.glob("*.toml")), ROOT / ".gitignore", ROOT / "Makefile"]
-    for folder in OURS[:5]:
+    for folder in CODE:
         files += (ROOT / folder).rglob("*.py")
     return "\n".join(file.read_text() for file in files)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -240,7 +241,9 @@ def save_with_legend(figure: Figure, path: str | os.PathLike[str], columns: int 
     legend; fewer where long labels would not fit."""
     for count in range(columns, 0, -1):
         legend = figure.legend(loc="outside lower center", ncols=count, frameon=False)
-        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+        with _names_of_any_kind(figure):
+            fits = legend.get_window_extent().width <= figure.bbox.width
+        if count == 1 or fits:
             break
         legend.remove()
     save_figure(figure, path)
@@ -283,15 +286,23 @@ def _draw_pair(
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write the picture, and its folder if need be. Raises RunError if that can't be done."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    path = Path(path)
+    make_folder(path.parent)
+    with atomic_path(path) as temporary, _names_of_any_kind(figure):
+        FigureCanvasAgg(figure).print_figure(temporary, format=path.suffix[1:] or "png")
+
+
+@contextmanager
+def _names_of_any_kind(figure: Figure) -> Iterator[None]:
+    """While texts are measured or drawn, files' names among them."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):  # a file's name that is not UTF-8 can't be drawn
         shown = text.get_text().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         if shown != text.get_text():
             text.set_text(shown)
-    path = Path(path)
-    make_folder(path.parent)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; it is in the tables as it is.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
-        FigureCanvasAgg(figure).print_figure(temporary, format=path.suffix[1:] or "png")
+        yield

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.conftest import ROOT, assert_one_paragraph, run_script
@@ -31,6 +32,7 @@ from Utils.Datasets_Utils.alignment.work import Settings
 from Utils.Datasets_Utils.alignment.yunet import FILES, open_yunet
 from Utils.Datasets_Utils.images import read_image
 from Utils.errors import DataError, RunError
+from Utils.Pretrained_Utils import load_backbone
 
 # --- the transform -------------------------------------------------------------------------------
 
@@ -425,6 +427,34 @@ def test_a_person_without_points_or_with_aligned_faces_is_told_what_to_do(photos
     said = run((tmp_path / "faces", tmp_path / "list.txt"), tmp_path / "out")
     assert "look as if they were aligned already" in said
     assert "1 crops" in said
+
+
+def test_a_network_sees_the_same_face_in_crops_that_are_aligned_again(shared_data, tmp_path):
+    backbone = load_backbone(shared_data / "checkpoints/mobilefacenet_xiaoccer_068.ckpt")
+    files = sorted((shared_data / "lfw_half/images").glob("*/*.jpg"))[:2000:100]
+    rng = np.random.default_rng(0)
+    lines = []
+    (tmp_path / "photos").mkdir()
+    for file in files:
+        matrix = cv2.getRotationMatrix2D((56, 56), rng.uniform(-30, 30), rng.uniform(1.2, 3))
+        matrix[:, 2] += rng.uniform(150, 250, 2)
+        photograph = cv2.warpAffine(
+            cv2.imread(str(file)), matrix, (600, 500), flags=cv2.INTER_CUBIC
+        )
+        cv2.imwrite(str(tmp_path / "photos" / file.name), photograph)
+        points = " ".join(f"{value:.2f}" for value in move(TEMPLATE, matrix).ravel())
+        lines.append(f"{file.name} {points}\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    photos = tmp_path / "photos", tmp_path / "list.txt"
+    run(photos, tmp_path / "out", settings={"size": (112, 96)})
+    ready = [read_image(file)[:, 8:104] for file in files]
+    again = [read_image(tmp_path / "out" / file.name) for file in files]
+    pixels = torch.from_numpy(np.stack(ready + again)).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        features = torch.nn.functional.normalize(backbone((pixels - 127.5) / 128))
+    cosines = features[: len(files)] @ features[len(files) :].T
+    assert cosines.diagonal().min() > 0.9
+    assert cosines.argmax(1).tolist() == list(range(len(files)))
 
 
 # --- YuNet ---------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ def test_orientation_turns_the_photograph_and_its_points(kind, orientation):
 
 def test_a_large_jpeg_is_decoded_smaller_and_other_large_files_are_a_reason(monkeypatch):
     monkeypatch.setattr(photograph_module, "MOST_PIXELS", 100_000)
+    monkeypatch.setattr(photograph_module, "_MOST_OF_A_JPEG", 50_000)
     image = Image.fromarray(smooth(600, 800))
     photograph = open_photograph(saved(image, "JPEG", quality=95), "x")
     assert photograph.image.shape == (150, 200, 3)

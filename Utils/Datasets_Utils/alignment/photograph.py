@@ -1,7 +1,7 @@
 """Photographs as cameras and programs write them: upright, in 8 bits, and of any size.
 
-The EXIF orientation turns a photograph upright, in every format that can have one. A JPEG of more
-than MOST_PIXELS is decoded at a half, a quarter or an eighth of its size, in as little memory.
+The EXIF orientation turns a photograph upright, in every format that can have one. A large JPEG is
+decoded at a half, a quarter or an eighth of its size, in as little memory.
 """
 
 import io
@@ -14,7 +14,9 @@ from PIL import Image, ImageOps
 
 from Utils.Datasets_Utils.images import ImageError, decode_image
 
-MOST_PIXELS = 1 << 27  # of a decoded photograph: 400 MB in each process that aligns
+# A pixel takes up to 9 bytes, in each process that aligns.
+MOST_PIXELS = 1 << 27
+_MOST_OF_A_JPEG = 1 << 26  # of more, less is decoded
 
 _LONGEST = 32_766  # pixels of a side: OpenCV warps no larger ones
 
@@ -110,8 +112,13 @@ def _open(encoded: np.ndarray) -> Image.Image | None:
 
 
 def _orientation(header: Image.Image) -> int:
+    exif = Image.Exif()
     try:
-        return int(header.getexif().get(_ORIENTATION, 1))
+        if header.format == "PNG":  # for which Pillow's getexif decodes the image
+            exif.load(header.info.get("exif", b""))
+        else:
+            exif = header.getexif()
+        return int(exif.get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF data
         return 1
 
@@ -119,21 +126,19 @@ def _orientation(header: Image.Image) -> int:
 def _reduction(header: Image.Image, place: str) -> int:
     """By what to divide the size: 1, 2, 4 or 8. Raises ImageError if that can't be done."""
     width, height = header.size
-    fits = [
-        r
-        for r in (1, *_REDUCED)
-        if width * height <= MOST_PIXELS * r * r and max(width, height) <= _LONGEST * r
-    ]
-    if fits[:1] == [1]:
-        return 1
+    pixels, longest = width * height, max(width, height)
     # All coefficients of a progressive JPEG are in memory before the first pixel.
-    if not fits or header.format not in ("JPEG", "MPO") or "progressive" in header.info:
-        raise ImageError(
-            f"{place}: {width:,}×{height:,} pixels are more than the {MOST_PIXELS:,}, and "
-            f"{_LONGEST:,} a side, that are decoded; shrink it, or save it as a JPEG that is not "
-            f"progressive"
-        )
-    return fits[0]
+    progressive = "progressive" in header.info and pixels > MOST_PIXELS
+    if header.format in ("JPEG", "MPO") and not progressive:
+        for factor in (1, *_REDUCED):
+            if pixels <= _MOST_OF_A_JPEG * factor**2 and longest <= _LONGEST * factor:
+                return factor
+    elif pixels <= MOST_PIXELS and longest <= _LONGEST:
+        return 1
+    raise ImageError(
+        f"{place}: {width:,}×{height:,} pixels are more than the {MOST_PIXELS:,}, and {_LONGEST:,} "
+        f"a side, that are decoded; shrink it, or save it as a JPEG that is not progressive"
+    )
 
 
 def _with_alpha(header: Image.Image, place: str) -> np.ndarray:

@@ -310,6 +310,14 @@ class Config:
         "", "their encoding, such as gbk or cp1252; empty: UTF-8, UTF-16, or that of the images"
     )
 
+    setting = group("Photographs that nobody aligned", (*TRAINING, *VERIFICATION))
+    align: str = setting(
+        "",
+        "align the faces of photographs first, once: a detector (yunet, mtcnn), or a list of "
+        "landmarks, in training of the training set alone; empty: images are taken as they are",
+    )
+    detector_file: str = setting("", "the detector's weights; empty: those in Pretrained/")
+
     setting = group("Verification", (*TRAINING, *VERIFICATION))
     protocol: Literal["cosine", "insightface", "both"] = setting("both", "rule of the 10 folds")
     blp_channel_order: Literal["BGR", "RGB"] = setting("BGR", "order of the channels in .blp sets")

@@ -14,6 +14,7 @@ from torch import nn
 
 from Config import Config, ConfigError
 from Utils.Datasets_Utils import open_verification_set
+from Utils.Datasets_Utils.alignment.prepared import align_pairs, alignment_of
 from Utils.Datasets_Utils.demo.rfw import ensure_rfw
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.text import first_few
@@ -61,18 +62,24 @@ def benchmark_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
 
 
 def open_benchmark(
-    config: Config, benchmark: Benchmark, both_kinds: bool = False
+    config: Config,
+    benchmark: Benchmark,
+    both_kinds: bool = False,
+    input_size: tuple[int, int] = (112, 112),
 ) -> tuple[VerificationSet, str]:
     """(the benchmark's data, a text that says where they are): the data set of the settings, or
     otherwise the demo's, drawn if it isn't there yet. Raises DataError for no or unusable data.
 
-    both_kinds: whether pairs of one kind are unusable, as an accuracy is needed."""
+    both_kinds: whether pairs of one kind are unusable, as an accuracy is needed. input_size: of the
+    network, for `align`."""
     path, file_list = benchmark_paths(config, benchmark)
     if not path and not benchmark.in_demo:
         raise DataError(f"there is no data to evaluate on: give --{benchmark.prefix}_dataset_path.")
     if not path:
         path, file_list = _demo_paths(config, benchmark)
     data = open_verification_set(path, file_list, config.blp_channel_order, config.list_encoding)
+    if how := alignment_of(config, input_size):
+        data = align_pairs(data, Path(path), how)
     source = f"{path}, {file_list}" if file_list else path
     data = usable_pairs(data)
     if both_kinds and not has_both_kinds(data):

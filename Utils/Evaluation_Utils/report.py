@@ -95,11 +95,12 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     device = find_device(config.device)
     backbone = load_network(config, device)
     folder = make_output(config)
-    data, source = open_benchmark(config, benchmark)
+    input_size = backbone.preprocessing.input_size
+    data, source = open_benchmark(config, benchmark, input_size=input_size)
     data = with_groups(data, config)
     asked = (config.compare, config.threshold_from, config.quality)
     others = open_others(data, _protocols(config), *asked)
-    warnings = image_warnings(data.images, backbone.preprocessing.input_size)
+    warnings = image_warnings(data.images, input_size)
     flaws: list[str] = []
     embeddings = _embed(
         backbone, data, config, device, config.eval_dtype, f"Embedding {benchmark.title}", flaws

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, Sampler
 
 from Config import Config, training_paths
 from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.alignment.prepared import align_training, alignment_of
 from Utils.Datasets_Utils.appearance import look
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.images import ImageError, fit_image, noting_flaws
@@ -43,6 +44,8 @@ def open_training_data(config: Config) -> TrainingSet:
     else:
         path, file_list = training_paths(config)
     data = open_training_set(path, file_list or None, config.identity_folder, config.list_encoding)
+    if how := alignment_of(config, config.input_size):
+        data = align_training(data, Path(path), how)
     data.channel_order = config.train_channel_order
     data = data.without_small(config.min_images)
     if data.num_classes == 1:

@@ -6,12 +6,14 @@ Both are opened before training starts, so that a wrong path ends the run at onc
 import logging
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from Config import Config
+from Utils.Datasets_Utils.alignment.detectors import DETECTORS
 from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
@@ -43,10 +45,12 @@ class TestSets:
         self._sets: dict[str, VerificationSet] = {}
         self.descriptions: list[str] = []
         self.flaws: list[str] = []
+        # A list of landmarks is of the training set.
+        opened = config if config.align in DETECTORS else replace(config, align="")
         for benchmark in BENCHMARKS:
             path, _ = benchmark_paths(config, benchmark)
             if path or (benchmark.in_demo and config.train_dataset == "Demo"):
-                data, source = open_benchmark(config, benchmark, both_kinds=True)
+                data, source = open_benchmark(opened, benchmark, True, config.input_size)
                 self._sets[benchmark.title] = data
                 text = f"{len(data.images):,} images, {len(data.same):,} pairs, {source}"
                 text = "; ".join((text, *data.notes))

@@ -12,6 +12,7 @@ photograph.py   photographs of any kind and size, upright
 sources.py      the photographs of a folder, a list or an archive, and the names of their crops
 work.py         what is done with one photograph
 run.py          all photographs, in several processes, resumable
+prepared.py     data sets of photographs, aligned once and kept
 report.py       the lines of aligned.csv
 sheet.py        the contact sheet of what is doubtful
 """

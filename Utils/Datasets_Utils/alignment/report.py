@@ -94,13 +94,13 @@ def read_report(path: Path) -> Iterator[list[Line]]:
             yield list(lines)
 
 
-def finished(folder: Path) -> dict[str, bytes]:
-    """By photograph, the text of its lines, where its crops are all there. The others are done
-    again: what kept a photograph from being aligned may have been mended."""
+def finished(folder: Path, again: bool = True) -> dict[str, bytes]:
+    """By photograph, the text of its lines, where its crops are all there. again: without those of
+    photographs that have none: what kept them from being aligned may have been mended."""
     found: dict[str, bytes] = {}
     unfinished = _but_last(read_report(folder / UNFINISHED))  # which was being written
     for lines in chain(read_report(folder / REPORT), unfinished):
-        whole = all(line.crop and (folder / line.crop).is_file() for line in lines)
+        whole = all((folder / line.crop).is_file() if line.crop else not again for line in lines)
         found.pop(lines[0].file, None)
         if whole:
             found[lines[0].file] = as_text(lines)

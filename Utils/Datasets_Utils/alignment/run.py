@@ -17,11 +17,16 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.alignment.landmarks.lists import given_faces, read_landmarks
+from Utils.Datasets_Utils.alignment.landmarks.lists import (
+    GivenFaces,
+    given_faces,
+    read_landmarks,
+)
 from Utils.Datasets_Utils.alignment.report import (
     REPORT,
     SETTINGS,
     UNFINISHED,
+    Summary,
     finished,
     write_report,
 )
@@ -31,6 +36,7 @@ from Utils.Datasets_Utils.alignment.work import Settings, Work
 from Utils.Datasets_Utils.appearance import ALIGNED
 from Utils.Datasets_Utils.formats.storage import PathTable, fingerprint
 from Utils.Datasets_Utils.text import quoted
+from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import RunError
 from Utils.files import atomic_path, make_folder, read_json, remove_temporaries, save_json
 from Utils.processes import SteadyLoader
@@ -72,18 +78,8 @@ def align(
             f"warning: the photographs look as if they were aligned already, by their size. Then "
             f"use {quoted(source)} as it is: aligning faces again only blurs them",
         )
-    names = PathTable(store.name(row) for row in rows.tolist())
-    crops = PathTable(crop_names(names, getattr(store, "root", store.source)))
-    with own_threads(num_workers):
-        settings.open_detector()  # or an error before the first photograph
-        _begin(output, settings)
-        lines = finished(output)
-        missing = np.array([i for i, name in enumerate(names) if name not in lines], np.int64)
-        crops_missing = PathTable(crops[i] for i in missing.tolist())
-        work = Work(store, rows[missing], crops_missing, given, settings, output)
-        lines |= _align(work, lines, num_workers, output)
-    summary = write_report(output, (lines[name] for name in names))
-    save_json(output / SETTINGS, {"settings": _fingerprint(settings), **summary.values()})
+    summary = align_store(store, rows, given, settings, output, num_workers)
+    names = (store.name(row) for row in rows.tolist())
     shown = {line.file for line in summary.to_show}
     row_of = {name: row for name, row in zip(names, rows.tolist(), strict=True) if name in shown}
     sheet = draw_sheet(summary.to_show, store, row_of, output, sheet_path(output))
@@ -96,6 +92,35 @@ def align(
     if sheet:
         report.append(f"{sheet} shows the first of them")
     return "\n  ".join((*report, *notes))
+
+
+def align_store(
+    store: ImageStore,
+    rows: np.ndarray,
+    given: GivenFaces | None,
+    settings: Settings,
+    output: Path,
+    num_workers: int,
+    again: bool = True,
+) -> Summary:
+    """Align the photographs in some rows of a store, whose names differ; the report is in output.
+
+    given: their landmarks. again: whether photographs without a crop are tried again. See `align`
+    for the rest.
+    """
+    names = PathTable(store.name(row) for row in rows.tolist())
+    crops = PathTable(crop_names(names, getattr(store, "root", store.source)))
+    with own_threads(num_workers):
+        settings.open_detector()  # or an error before the first photograph
+        _begin(output, settings)
+        lines = finished(output, again)
+        missing = np.array([i for i, name in enumerate(names) if name not in lines], np.int64)
+        crops_missing = PathTable(crops[i] for i in missing.tolist())
+        work = Work(store, rows[missing], crops_missing, given, settings, output)
+        lines |= _align(work, lines, num_workers, output)
+    summary = write_report(output, (lines[name] for name in names))
+    save_json(output / SETTINGS, {"settings": settings_values(settings), **summary.values()})
+    return summary
 
 
 @contextmanager
@@ -119,7 +144,7 @@ def sheet_path(output: Path) -> Path:
 def _begin(output: Path, settings: Settings) -> None:
     """Write down the settings. Raises RunError where other files, or other crops, are in the way;
     removes what a killed run was writing."""
-    note, wanted = output / SETTINGS, _fingerprint(settings)
+    note, wanted = output / SETTINGS, settings_values(settings)
     make_folder(output)
     if note.exists():
         before = read_json(note, "settings of the crops", RunError)
@@ -139,7 +164,7 @@ def _begin(output: Path, settings: Settings) -> None:
         save_json(note, {"settings": wanted})
 
 
-def _fingerprint(settings: Settings) -> dict[str, Any]:
+def settings_values(settings: Settings) -> dict[str, Any]:
     """The settings, and check sums of their files, as values of JSON."""
     values = asdict(settings)
     for key in ("detector_file", "landmarks"):

@@ -11,6 +11,7 @@ import torch
 
 from Config import Config, settings_for, validate
 from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.alignment.prepared import align_training, alignment_of
 from Utils.Datasets_Utils.appearance import image_warnings
 from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.pairs.groups import read_groups
@@ -69,13 +70,13 @@ def evaluate_all_pairs(config: Config) -> Report | None:
         validate(config, torch.cuda.device_count(), settings_for("any_set"))
         device = share_device(config, processes)
         protocol = "insightface" if config.protocol == "insightface" else "cosine"
-        path, data = processes.one_by_one(lambda: _open(config))
+        backbone = load_network(config, device)
+        path, data = processes.one_by_one(lambda: _open(config, backbone.preprocessing.input_size))
         groups = _groups_of(data, config)
         check_labels(data.labels, groups, config.threshold_group)
         other = (
             read_thresholds(config.threshold_from, [protocol]) if config.threshold_from else None
         )
-        backbone = load_network(config, device)
         folder = make_output(config)
         name = path.name if path.is_dir() else path.stem
         photos, names = labelled_photos(data)
@@ -83,6 +84,7 @@ def evaluate_all_pairs(config: Config) -> Report | None:
         about = {
             "list": list_digest(photos.listed),
             "images": names,
+            **({"aligned": str(data.images.source)} if config.align else {}),
             "dtype": "fp32",
             **embedded_with(backbone, flip, path, photos.images),
         }
@@ -135,11 +137,13 @@ def evaluate_all_pairs(config: Config) -> Report | None:
     return Report(_table(values, result, protocol), folder)
 
 
-def _open(config: Config) -> tuple[Path, TrainingSet]:
+def _open(config: Config, input_size: tuple[int, int]) -> tuple[Path, TrainingSet]:
     """(the path of the labelled images, the set): `data`, or else the demo's training faces."""
     path = config.data or ensure_demo_sets(Path(config.demo_dataset_path)).train_images
     listed = config.pairs, config.identity_folder, config.list_encoding
-    return Path(path).absolute(), open_training_set(path, *listed)
+    path, data = Path(path).absolute(), open_training_set(path, *listed)
+    how = alignment_of(config, input_size)
+    return path, align_training(data, path, how) if how else data
 
 
 def _groups_of(data: TrainingSet, config: Config) -> np.ndarray | None:

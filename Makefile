@@ -1,7 +1,7 @@
 # make train      set up, train with the settings of Config/config.py, which are the demo's until
 #                 you edit them, show the results
 # make test       set up, run the tests
-# make extras     set up, install what is optional: MTCNN's weights, which find faces in photographs
+# make extras     set up, install what is optional: MTCNN's weights, which find faces, and timm
 # make lint       check style and formatting
 # make gpu-check  set up, check on a GPU that training and evaluation are right there
 # make clean      remove what these made: .venv, demo faces, caches (not your runs)
@@ -21,7 +21,7 @@ test: $(INSTALLED)
 
 # facenet-pytorch asks for older releases of PyTorch than this project has, and runs with these.
 extras: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --no-deps "facenet-pytorch>=2.6,<3"
+	$(BIN)/python -m pip install --quiet --no-deps "facenet-pytorch>=2.6,<3" "timm>=1.0.9,<2"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

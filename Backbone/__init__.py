@@ -7,6 +7,7 @@ mobilefacenet.py  MobileFaceNet, small and fast
 resnet_ir.py      ResNet-IR and SE-ResNet-IR, the networks of ArcFace
 resnet.py         ResNet with bottleneck units, as face.evoLVe has it
 vit.py            ViT, the vision transformers of insightface and CVLface
+timm_network.py   any network of the package timm
 layers.py         attention gates, PReLU with a fast gradient on CPUs, the error for settings
 
 A new backbone is a module with `preprocessing` and `feature_dim`, and a row in `BACKBONES`.
@@ -26,15 +27,18 @@ from Backbone.preprocessing import Preprocessing
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet import ResNet
 from Backbone.resnet_ir import UNITS, ResNetIR
+from Backbone.timm_network import PREFIX, TimmNetwork, wrong_timm_name
 from Backbone.vit import SIZES, ViT
 
 __all__ = [
     "BACKBONES",
+    "PREFIX",
     "ArchitectureError",
     "Preprocessing",
     "build_backbone",
     "describe_backbone",
     "rebuild_backbone",
+    "wrong_timm_name",
 ]
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
@@ -56,7 +60,7 @@ def build_backbone(
 ) -> nn.Module:
     """Build a backbone with fresh weights.
 
-    name: a key of `BACKBONES`.
+    name: a key of `BACKBONES`, or `timm:NAME` for a network of timm.
     feature_dim: size D of the embedding, above 0.
     input_size: (height, width) in pixels, each divisible by 16.
     variant: further arguments of the network's class, which weights of other projects may need.
@@ -65,7 +69,7 @@ def build_backbone(
     into that input; its `architecture` holds the arguments that it was built with. Raises
     ArchitectureError for an unknown name, or for a size or a variant that the class does not take.
     """
-    if name not in BACKBONES:
+    if name not in BACKBONES and not name.startswith(PREFIX):
         nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.0)[0]
         raise ArchitectureError(
             f"backbone is {name!r}; did you mean {nearest!r}? Known: {', '.join(BACKBONES)}"
@@ -78,7 +82,7 @@ def build_backbone(
             f"input_size is {input_size}; height and width must be multiples of 16, at most "
             f"{_LARGEST_SIDE}"
         )
-    make = BACKBONES[name]
+    make = BACKBONES.get(name) or partial(TimmNetwork, name)
     arguments = {"feature_dim": feature_dim, "input_size": tuple(input_size), **variant}
     try:  # only checks the arguments: a TypeError inside the constructor would be a bug
         inspect.signature(make).bind(**arguments)

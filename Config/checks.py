@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Collection
 
+from Backbone import PREFIX, wrong_timm_name
 from Config.config import Config
 from Config.errors import ConfigError
 from Config.fields import settings_of
@@ -79,6 +80,9 @@ def _wrong(config: Config, name: str, why: str) -> ConfigError:
 def _check_network(config: Config) -> None:
     if wrong := wrong_margin(config.margin, config.margin_size):
         raise _wrong(config, "margin_size", wrong)
+    timm = config.backbone.startswith(PREFIX)
+    if timm and (wrong := wrong_timm_name(config.backbone)):
+        raise _wrong(config, "backbone", wrong)
     for name in ("drop_path", "mask_ratio"):
         if getattr(config, name) is not None and not config.backbone.startswith("ViT_"):
             why = f"only the ViT networks have it, and backbone is {config.backbone}; leave it out."

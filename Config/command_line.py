@@ -37,7 +37,8 @@ class _Parser(argparse.ArgumentParser):
         # Raises the error of any other wrong setting; argparse's own has no nearest word.
         if action.dest in self._settings:
             self._settings[action.dest].check(value)
-        super()._check_value(action, value)
+        else:
+            super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()

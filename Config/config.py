@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from Backbone import BACKBONES
+from Backbone import BACKBONES, PREFIX
 from Config.fields import (
     ALL_SCRIPTS,
     EVALUATION,
@@ -72,7 +72,11 @@ class Config:
     )
 
     setting = group("Network and head")
-    backbone: Literal[*BACKBONES] = setting("MobileFaceNet", "network that embeds the images")
+    backbone: Literal[*BACKBONES] = setting(
+        "MobileFaceNet",
+        "network that embeds the images; timm:NAME is that of the package timm",
+        prefix=PREFIX,
+    )
     feature_dim: int = setting(
         128, "size of the embedding; usual: 128 or 512", at_least=1, at_most=2**16
     )

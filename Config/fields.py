@@ -65,12 +65,14 @@ class Setting:
 
     kind: the type of its value; `str` where it is one of a few `words`. group: the heading that it
     stands under. scripts: those that take it as a flag. changes_run: whether runs that differ in
-    it alone are different runs. bounds: {"at_least": 1} holds for each number of the value.
+    it alone are different runs. prefix: values that begin with it are allowed beside the words.
+    bounds: {"at_least": 1} holds for each number of the value.
     """
 
     name: str
     kind: Any
     words: tuple[str, ...]
+    prefix: str
     default: Any
     help: str
     group: str
@@ -97,7 +99,8 @@ class Setting:
 
     def check(self, value: Any) -> None:
         """Raise ConfigError unless the value is an allowed word, finite and within the bounds."""
-        if self.words and value not in self.words:
+        known = value in self.words or (self.prefix and value.startswith(self.prefix))
+        if self.words and not known:
             named = [word for word in self.words if word]
             nearest = nearest_name(value, named)
             hint = f"did you mean {nearest!r}? Allowed" if nearest else "allowed"
@@ -132,8 +135,8 @@ def group(title: str, scripts: tuple[Script, ...] = TRAINING) -> Callable[..., A
     title: the group's heading in --help. scripts: those that take its settings as flags.
 
     The function takes a field's default and its help text, any of the bounds `at_least`, `above`,
-    `at_most`, `below`, and `scripts` and `changes_run` (see `Setting`) where they differ from the
-    group's and from True. A field's allowed words are its type, a `Literal`.
+    `at_most`, `below`, and `scripts`, `changes_run` and `prefix` (see `Setting`) where they differ
+    from the group's, True and none. A field's allowed words are its type, a `Literal`.
     """
 
     def setting(
@@ -141,10 +144,11 @@ def group(title: str, scripts: tuple[Script, ...] = TRAINING) -> Callable[..., A
         help: str,
         scripts: tuple[Script, ...] = scripts,
         changes_run: bool = True,
+        prefix: str = "",
         **bounds: float,
     ) -> Any:
         metadata = {"help": help, "group": title, "scripts": scripts}
-        metadata |= {"changes_run": changes_run, "bounds": bounds}
+        metadata |= {"changes_run": changes_run, "prefix": prefix, "bounds": bounds}
         return dataclasses.field(default=default, metadata=metadata)
 
     return setting

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from Backbone import BACKBONES, ArchitectureError, Preprocessing, rebuild_backbone
+from Backbone import BACKBONES, PREFIX, ArchitectureError, Preprocessing, rebuild_backbone
 from Config.errors import shortened
 from Utils.errors import CheckpointError
 from Utils.file_kinds import is_onnx
@@ -109,14 +109,18 @@ def build(
 
     Raises CheckpointError if the weights do not fit the architecture that the file describes.
     """
+    # Fresh weights would take longer than reading these. But timm's networks compute buffers that
+    # their state dicts do not have.
+    device = "cpu" if weights.description.architecture["name"].startswith(PREFIX) else "meta"
     try:
-        with torch.device("meta"):  # fresh weights would take longer than reading these
+        with torch.device(device):
             backbone = rebuild_backbone(weights.description.architecture)
     except ArchitectureError as error:
         raise _misfit(weights.path, str(error)) from None
     if differences := compare(weights.state, shapes_of(backbone)):
         raise _misfit(weights.path, "; ".join(differences))
-    backbone.to_empty(device="cpu")
+    if device == "meta":
+        backbone.to_empty(device="cpu")
     for name, tensor in backbone.state_dict().items():
         if name not in weights.state:
             tensor.zero_()

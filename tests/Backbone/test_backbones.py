@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from Backbone import BACKBONES, Preprocessing, build_backbone
+from Backbone import BACKBONES, Preprocessing, build_backbone, describe_backbone
 from Backbone.layers import PReLU
 from Backbone.vit import DropPath
+from Utils.Pretrained_Utils import load_backbone
 
 # Counted on the lineage's own networks.
 PARAMETERS = {
@@ -165,3 +166,22 @@ def test_prelu_has_pytorchs_values_and_gradients(dtype):
         results.append((module(leaf).detach(), leaf.grad, module.weight.grad))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["timm:convnext_atto", "timm:vit_tiny_patch16_224"])
+def test_a_network_of_timm_is_a_backbone_with_its_own_input(name, tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    backbone = build_backbone(name, 16, (64, 48)).eval()
+    images = torch.randint(0, 256, (2, 64, 48, 3), dtype=torch.uint8)
+    about = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+    pixels = (images / 255 - torch.tensor(about.mean)) / torch.tensor(about.std)
+    with torch.no_grad():
+        found = backbone(backbone.preprocessing(images))
+        torch.testing.assert_close(found, backbone.network(pixels.permute(0, 3, 1, 2)))
+    assert found.shape == (2, 16)
+    state = {"architecture": describe_backbone(backbone), "backbone": backbone.state_dict()}
+    torch.save({"format": "face-backbone-1", **state}, tmp_path / "net.pt")
+    read = load_backbone(tmp_path / "net.pt")
+    with torch.no_grad():
+        assert torch.equal(read(read.preprocessing(images)), found)

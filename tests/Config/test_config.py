@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 import subprocess
+import sys
 from typing import Literal
 
 import pytest
@@ -103,6 +104,18 @@ def test_resume_starts_from_the_run_and_flags_win():
         12,
         "run/last.pt",
     )
+
+
+def test_a_network_of_timm_is_refused_where_the_package_or_the_name_is_missing(monkeypatch):
+    config = read("--backbone", "timm:resnet18")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "timm", None)
+        with pytest.raises(ConfigError, match="make extras"):
+            validate(config)
+    pytest.importorskip("timm")
+    validate(config)
+    with pytest.raises(ConfigError, match="did you mean timm:resnet18"):
+        validate(read("--backbone", "timm:resnet1800"))
 
 
 def test_settings_survive_their_trip_through_plain_values():

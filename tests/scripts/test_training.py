@@ -171,9 +171,12 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
     assert iterations == [2, 4, 6, 8, 9]  # none lost, none twice
 
 
-@pytest.mark.parametrize("margin", ["CurricularFace", "ElasticArcFacePlus"])
-def test_what_a_head_remembers_goes_on_with_a_resumed_run(tiny_config, margin):
-    config = dataclasses.replace(tiny_config, margin=margin, margin_size=None, test_freq=99)
+@pytest.mark.parametrize(
+    "network",
+    [{"margin": "CurricularFace"}, {"margin": "ElasticArcFacePlus"}, {"backbone": "ViT_T"}],
+)
+def test_what_a_head_remembers_and_a_vit_draws_goes_on_with_a_resumed_run(tiny_config, network):
+    config = dataclasses.replace(tiny_config, margin_size=None, test_freq=99, **network)
     whole = Trainer(config).run().run / "checkpoints"
     resumed = dataclasses.replace(config, resume=str(whole / "iteration_00000004.pt"))
     assert_same_weights(Trainer(resumed).run().run / "checkpoints" / "last.pt", whole / "last.pt")

@@ -1,0 +1,57 @@
+"""Any network of timm, https://github.com/huggingface/pytorch-image-models: `timm:NAME`.
+
+timm is optional; `make extras` installs it. Its own pretrained weights are not downloaded.
+"""
+
+import difflib
+import importlib.util
+
+import torch
+from torch import Tensor, nn
+
+from Backbone.layers import ArchitectureError
+from Backbone.preprocessing import Preprocessing
+
+PREFIX = "timm:"
+
+
+def wrong_timm_name(name: str) -> str:
+    """Why there is no such network `timm:...`, in words; "" if there is one."""
+    if importlib.util.find_spec("timm") is None:
+        return "it needs the package timm, which is not installed; `make extras` installs it."
+    import timm  # here, because it takes a second and few runs need it
+
+    name = name.removeprefix(PREFIX)
+    if timm.is_model(name):
+        return ""
+    near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.0)
+    return f"timm has no network of that name; did you mean {PREFIX}{near[0]}?"
+
+
+class TimmNetwork(nn.Module):
+    """A network of timm with fresh weights and, in place of its classifier, a linear layer to the
+    embedding. Raises ArchitectureError for an unknown name.
+
+    `preprocessing` gives pixels in 0..1; `forward` subtracts the mean and divides by the deviation
+    of each channel, those of the network's `pretrained_cfg`.
+    """
+
+    def __init__(self, name: str, feature_dim: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        if wrong := wrong_timm_name(name):
+            raise ArchitectureError(f"backbone is {name!r}; {wrong}")
+        import timm
+
+        name = name.removeprefix(PREFIX)
+        given = timm.get_pretrained_cfg(name)
+        size = {"img_size": input_size} if given and given.fixed_input_size else {}
+        self.network = timm.create_model(name, num_classes=feature_dim, **size)
+        self.preprocessing = Preprocessing(mean=0.0, scale=255.0, input_size=input_size)
+        self.feature_dim = feature_dim
+        about = self.network.pretrained_cfg
+        for values in ("mean", "std"):
+            self.register_buffer(values, torch.tensor(about[values]).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float N×3×H×W to N×feature_dim embeddings, not L2-normalised."""
+        return self.network((x - self.mean) / self.std)

@@ -277,6 +277,10 @@ def test_a_photograph_that_was_mended_is_aligned_by_the_next_run(photos, tmp_pat
     run((folder, photos[1]), tmp_path / "out")
     run(photos, tmp_path / "whole")
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    (folder / "person 0/3.png").unlink()
+    said = run((folder, photos[1]), tmp_path / "out")
+    assert "1 photographs have gone since the last run, but their crops are still there" in said
+    assert ("person 0/3.png", "1") not in rows_of(tmp_path / "out")
 
 
 def test_a_run_that_was_killed_goes_on(photos, tmp_path):
@@ -369,6 +373,9 @@ def test_photographs_and_other_crops_are_never_overwritten(photos, tmp_path):
     run(photos, tmp_path / "out")
     with pytest.raises(RunError, match=r"size \[112, 112\], not \[112, 96\]"):
         run(photos, tmp_path / "out", settings={"size": (112, 96)})
+    (tmp_path / "list.txt").write_text(photos[1].read_text().replace("1", "2"))
+    with pytest.raises(RunError, match="another landmarks"):
+        run((folder, tmp_path / "list.txt"), tmp_path / "out")
 
 
 def test_crops_inside_the_tree_of_photographs_are_not_photographs(photos, tmp_path):

@@ -119,7 +119,8 @@ def _but_last(items: Iterable[list[Line]]) -> Iterator[list[Line]]:
 class Summary:
     """Of a report: how many photographs and crops, why nothing was written, what is doubtful.
 
-    to_show: the first lines of each kind of doubt, and of photographs without a face.
+    to_show: the first lines of each kind of doubt, and of photographs without a face. notes: what
+    else a user should know.
     """
 
     photographs: int = 0
@@ -128,6 +129,7 @@ class Summary:
     doubtful: int = 0
     doubts: Counter[str] = field(default_factory=Counter)
     to_show: list[Line] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     def add(self, lines: Sequence[Line]) -> None:
         """Count the lines of one photograph."""

@@ -7,7 +7,7 @@ and stops nothing. A run that was interrupted continues where it stopped.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,12 +35,20 @@ from Utils.Datasets_Utils.alignment.sources import crop_names, looks_aligned, op
 from Utils.Datasets_Utils.alignment.work import Settings, Work
 from Utils.Datasets_Utils.appearance import ALIGNED
 from Utils.Datasets_Utils.formats.storage import PathTable, fingerprint
-from Utils.Datasets_Utils.text import quoted
+from Utils.Datasets_Utils.text import first_few, quoted
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import RunError
-from Utils.files import atomic_path, make_folder, read_json, remove_temporaries, save_json
+from Utils.files import (
+    atomic_path,
+    make_folder,
+    not_written,
+    read_json,
+    remove_temporaries,
+    save_json,
+)
 from Utils.processes import SteadyLoader
 
+_FILES = ("detector_file", "landmarks")  # of the settings
 _BATCH = 8  # photographs that a process aligns before it hands over their lines
 
 
@@ -91,7 +99,7 @@ def align(
     ]
     if sheet:
         report.append(f"{sheet} shows the first of them")
-    return "\n  ".join((*report, *notes))
+    return "\n  ".join((*report, *summary.notes, *notes))
 
 
 def align_store(
@@ -114,11 +122,13 @@ def align_store(
         settings.open_detector()  # or an error before the first photograph
         _begin(output, settings)
         lines = finished(output, again)
+        gone = _left_behind(lines, names)
         missing = np.array([i for i, name in enumerate(names) if name not in lines], np.int64)
         crops_missing = PathTable(crops[i] for i in missing.tolist())
         work = Work(store, rows[missing], crops_missing, given, settings, output)
         lines |= _align(work, lines, num_workers, output)
     summary = write_report(output, (lines[name] for name in names))
+    summary.notes = gone
     save_json(output / SETTINGS, {"settings": settings_values(settings), **summary.values()})
     return summary
 
@@ -151,7 +161,10 @@ def _begin(output: Path, settings: Settings) -> None:
         before = before.get("settings", {}) if isinstance(before, dict) else {}
         other = [key for key in wanted if before.get(key) != wanted[key]]
         if other:
-            pairs = ", ".join(f"{key} {before.get(key)}, not {wanted[key]}" for key in other)
+            pairs = ", ".join(
+                f"another {key}" if key in _FILES else f"{key} {before.get(key)}, not {wanted[key]}"
+                for key in other
+            )
             raise RunError(
                 f"{output} has crops that were made with other settings ({pairs}). Write "
                 f"elsewhere, or remove that folder."
@@ -167,11 +180,20 @@ def _begin(output: Path, settings: Settings) -> None:
 def settings_values(settings: Settings) -> dict[str, Any]:
     """The settings, and check sums of their files, as values of JSON."""
     values = asdict(settings)
-    for key in ("detector_file", "landmarks"):
+    for key in _FILES:
         path = values[key]
         files = sorted(filter(Path.is_file, path.iterdir())) if path and path.is_dir() else [path]
         values[key] = path and [[file.name, *fingerprint(file)[:3]] for file in files]
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def _left_behind(lines: Mapping[str, bytes], names: Iterable[str]) -> tuple[str, ...]:
+    """A warning about crops of an earlier run whose photographs are no longer there."""
+    left = sorted(lines.keys() - set(names))
+    what = (
+        f"{len(left):,} photographs have gone since the last run, but their crops are still there"
+    )
+    return (f"warning: {what}: {first_few(left)}",) if left else ()
 
 
 def _align(
@@ -192,8 +214,11 @@ def _align(
                 if isinstance(item, str):
                     raise RunError(item)
                 found |= [item]
-                file.write(item[1])
-            file.flush()
+            try:
+                file.writelines(text for _, text in batch)
+                file.flush()
+            except OSError as error:
+                raise RunError(not_written(output / UNFINISHED, error)) from None
             bar.update(len(batch))
     return found
 

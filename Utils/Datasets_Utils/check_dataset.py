@@ -279,6 +279,9 @@ def main() -> None:
     print("\n".join(("", *data.notes, describe(report, per_identity), "")))
     print(crops.describe(findings.measures, data.name), end="\n\n")
     print(f"Clean list of {kept:,} images, histogram, measures and report: {output}")
+    print(
+        "Wrong labels: python -m Utils.Evaluation_Utils.label_noise; people of a test set: overlap"
+    )
     if findings.bad.any():
         sys.exit(UNCLEAN)
 

@@ -24,4 +24,5 @@ all_pairs/            every pair of a labelled set: TAR down to FAR 1e-6, on arr
 
 label_noise.py        the command that finds images under a wrong name
 clean_list.py         its report, and the command that leaves out the worst images
+overlap/              people who are in a training set and in a test set
 """

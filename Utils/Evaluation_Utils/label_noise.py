@@ -32,7 +32,7 @@ from torch import nn
 from Config import ConfigError
 from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.formats.class_tree import add_identity_folder
-from Utils.Datasets_Utils.photos import labelled_photos
+from Utils.Datasets_Utils.photos import Photos, labelled_photos
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.devices import find_device
 from Utils.errors import CheckpointError, run_script
@@ -73,6 +73,29 @@ def measure(
     can't be read, whose angle is NaN too).
     """
     photos, names = labelled_photos(data)
+    features = keep_features(
+        photos, names, str(data.images.source), backbone, folder, device, batch_size, num_workers
+    )
+    labels, unreadable = np.asarray(data.labels), _rows_of_zeros(features)
+    if class_weights is None:
+        return angles_to_centres(features, labels), unreadable
+    return angles_to_weights(features, labels, class_weights), unreadable
+
+
+def keep_features(
+    photos: Photos,
+    names: str,
+    source: str,
+    backbone: nn.Module,
+    folder: Path,
+    device: torch.device,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> np.ndarray:
+    """The features of photos as `measure` keeps them in a folder, N×D, memory-mapped.
+
+    names: the SHA-256 of the photos' names. source: the file or folder of their images.
+    """
     about = {
         "network": weights_digest(backbone),
         "list": list_digest(photos.listed),
@@ -80,16 +103,12 @@ def measure(
         "dtype": "fp16",
         "flip": "sum",
         "images": names,
-        "source": str(data.images.source),
+        "source": source,
     }
     produce = embedded(
         photos, backbone.to(device), "sum", device, batch_size, num_workers, skip_unreadable=True
     )
-    features = packed_features(folder, photos.listed, about, produce, progress="Embedding").table
-    labels, unreadable = np.asarray(data.labels), _rows_of_zeros(features)
-    if class_weights is None:
-        return angles_to_centres(features, labels), unreadable
-    return angles_to_weights(features, labels, class_weights), unreadable
+    return packed_features(folder, photos.listed, about, produce, progress="Embedding").table
 
 
 def angles_to_centres(features: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -187,6 +187,13 @@ def is_image_folder(path: str | Path) -> bool:
         return path.is_dir() and _training_format(path) is FOLDER
 
 
+def holds_pairs(path: str | Path) -> bool:
+    """Whether a path is of a format of verification sets, which has its pairs in it."""
+    path = Path(path).absolute()
+    with reading(path, "data set"):
+        return any(known.verification and known.recognise(path) for known in FORMATS)
+
+
 def is_image_list(path: Path) -> bool:
     """Whether a path is a list, and a data set of no format."""
     with reading(path, "image list"):

@@ -1,5 +1,6 @@
 """Exceptions for the user's mistakes, and `run_script`, which prints them as one paragraph."""
 
+import io
 import os
 import re
 import sys
@@ -39,6 +40,8 @@ def run_script(main: Callable[[], None], keep_memory: bool = True) -> None:
     """
     if keep_memory:
         keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may not be UTF-8
     try:
         main()
     except UserError as error:

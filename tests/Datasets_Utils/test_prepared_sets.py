@@ -1,7 +1,9 @@
 """Data sets of photographs that are aligned before they are trained with or evaluated on."""
 
+import fcntl
 import json
 import os
+import threading
 import zipfile
 from pathlib import Path
 
@@ -154,6 +156,24 @@ def test_a_read_only_set_has_its_crops_in_the_users_cache(photographs, tmp_path,
         assert list(cache.rglob("aligned.csv"))
     finally:
         photographs.images.parent.chmod(0o755)
+
+
+def test_a_program_waits_for_another_that_makes_the_same_crops(photographs):
+    def work() -> None:
+        open_benchmark(config(photographs), find_benchmark("lfw"))
+
+    work()
+    (folder,) = kept(photographs)
+    (folder / "aligned.csv").unlink()
+    other = os.open(folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    waiting = threading.Thread(target=work)
+    waiting.start()
+    waiting.join(1)  # ten times as long as it works
+    assert not (folder / "aligned.csv").exists()
+    os.close(other)
+    waiting.join()
+    assert (folder / "aligned.csv").exists()
 
 
 def test_scripts_align_and_say_so(photographs, tmp_path):

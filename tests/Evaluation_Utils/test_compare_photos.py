@@ -132,6 +132,15 @@ def test_two_photographs_have_one_answer(lfw, xiaoccer, judged, tmp_path):
     assert "--threshold_from names" in run.stdout
     values = json.loads((tmp_path / "compare_photos.json").read_text())
     assert values["threshold"] is values["same"] is None
+    listed = tmp_path / "photos" / "list.txt"
+    listed.parent.mkdir()
+    (listed.parent / "a.jpg").write_bytes(first.read_bytes())
+    listed.write_text(f"a.jpg\n{other}\n")
+    command("compare_photos", listed, *flags)
+    again = json.loads((tmp_path / "compare_photos.json").read_text())
+    assert again["scores"] == values["scores"]
+    names = [photo["photo"] for photo in again["photos"]]
+    assert names == [str(listed.parent / "a.jpg"), str(other)]
 
 
 def test_faces_are_found_in_photographs_and_several_or_none_are_told(

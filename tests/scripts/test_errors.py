@@ -1,11 +1,14 @@
 """A user's mistake ends in one paragraph; a bug in a student's own code keeps its traceback."""
 
+import io
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, assert_one_paragraph, run_script
+from Utils import errors
 
 # Train.py, with a function of its own in place of one of the repository's.
 SCRIPT = """
@@ -91,3 +94,10 @@ def test_a_missing_file_is_named_in_one_paragraph(tiny_faces, tmp_path, name):
     )
     assert_one_paragraph(run, "not there.txt")
     assert not Path(tmp_path / "runs").exists()
+
+
+def test_a_name_that_is_not_utf_8_can_be_printed(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict", write_through=True)
+    monkeypatch.setattr(sys, "stdout", out)
+    errors.run_script(lambda: print(b"J\xf6rg ".decode("utf-8", "surrogateescape") + "名前"))
+    assert out.buffer.getvalue().decode() == "J\\udcf6rg 名前\n"

@@ -87,15 +87,16 @@ def find_photos(sources: Sequence[Path], below: Path | None = None) -> list[Foun
     for source in sources:
         with reading(source, "photograph"):
             os.stat(source)
-            single = source.is_file() and not (is_archive(source) or is_image_list(source))
-        if single:
+            is_list = is_image_list(source)
+        if source.is_file() and not (is_list or is_archive(source)):
             store = FileImages(source.absolute().parent, PathTable([source.name]), source)
             found.append(Found(store, 0, source.name if below else str(source)))
             continue
         store, rows, _ = open_photographs(source)
+        folder = source.parent if is_list else source
         for row in rows.tolist():
             name = store.name(row)
-            found.append(Found(store, row, name if below else str(source / name)))
+            found.append(Found(store, row, name if below else str(folder / name)))
     return found
 
 

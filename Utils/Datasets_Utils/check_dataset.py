@@ -3,13 +3,16 @@
     python -m Utils.Datasets_Utils.check_dataset SOURCE [--file_list LIST] [--output FOLDER]
 
 SOURCE is anything that training opens. The report names images that can't be read or are truncated,
-images of another size than most, duplicates (of equal pixels), and identities with one image; the
-most blurred crops, those of the smallest originals, and with --detector those whose face does not
-lie where aligned faces lie. FOLDER (Results/check_<name>) gets report.json, images.csv, with the
-measures of each image, images_per_identity.png and clean_list.txt: the list of the good images, to
-train on with --train_file_list. Of duplicates with one label, it has the first; of duplicates with
-several labels it has none, because all labels but one are wrong. Blurred, small and unaligned crops
-are left out only beyond a limit that is given (--max_blur, --min_original, --max_offset).
+images of another size than most, duplicates (of equal pixels) and pictures that are nearly the same
+(saved again, resized, brightened), and identities with one image; the most blurred crops, those of
+the smallest originals, and with --detector those whose face does not lie where aligned faces lie.
+
+FOLDER (Results/check_<name>) gets report.json, images.csv, with the measures of each image,
+images_per_identity.png and clean_list.txt: the list of the good images, to train on with
+--train_file_list. Of duplicates with one label, it has the first; of duplicates with several labels
+it has none, because all labels but one are wrong. The same holds for nearly equal pictures with
+--leave_out_near only. Blurred, small and unaligned crops are left out only beyond a limit that is
+given (--max_blur, --min_original, --max_offset).
 
 The exit status is 0 for a clean set, 2 for one that is not.
 """
@@ -19,10 +22,11 @@ import json
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -32,16 +36,16 @@ from Utils.Datasets_Utils.formats.class_tree import add_identity_folder
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
 from Utils.Datasets_Utils.images import ImageError, describe_sizes, inspect_image, noting_flaws
 from Utils.Datasets_Utils.quality import crops
+from Utils.Datasets_Utils.quality.alike import near_hashes, picture_hash, really_alike
+from Utils.Datasets_Utils.quality.table import describe, draw_histogram
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
 from Utils.errors import run_script
 from Utils.files import atomic_path, make_folder
 from Utils.processes import SteadyLoader
-from Utils.tables import format_table, write_csv
+from Utils.tables import write_csv
 
-SHOWN = 5
 UNCLEAN = 2  # exit status
 _BATCH = 64
-_EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, np.inf)  # of the printed table
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,10 @@ class Findings:
     sizes: int32 N×2, height and width, 0 for unreadable images. unreadable: index -> the error.
     flawed: what is wrong with images that are read all the same. reds: float N, see `redness`.
     odd: bools N, images of another size than most. duplicate_of: int64 N, index of the first image
-    of the same pixels, which may be the image itself. measures: float32 N×3, see `crops.Measure`.
-    beyond: bools N, images beyond the given limits. bad: bools N, images that a clean list leaves
-    out: those and what can't be read, has an odd size or is a duplicate.
+    of the same pixels, which may be the image itself. near: int64 P×2, pairs of images that are
+    nearly the same, see `alike`; of duplicates, the first alone is in them. measures: float32 N×3,
+    see `crops.Measure`. beyond: bools N, images beyond the given limits. bad: bools N, images that
+    a clean list leaves out: those and what can't be read, has an odd size or is a duplicate.
     """
 
     sizes: np.ndarray
@@ -62,6 +67,7 @@ class Findings:
     reds: np.ndarray
     odd: np.ndarray
     duplicate_of: np.ndarray
+    near: np.ndarray
     measures: np.ndarray
     beyond: np.ndarray
     bad: np.ndarray
@@ -72,10 +78,12 @@ def check(
     num_workers: int = 2,
     measure: crops.Measure | None = None,
     limits: crops.Limits | None = None,
+    leave_out_near: bool = False,
 ) -> Findings:
-    """Read every image of a training set once, with a progress bar."""
+    """Read every image of a training set, with a progress bar; those that seem to be nearly the
+    same are read once more, and are ordered with two labels first."""
     count = len(data)
-    sizes, digests = np.zeros((count, 2), np.int32), np.zeros((count, 2), np.int64)
+    sizes, digests = np.zeros((count, 2), np.int32), np.zeros((count, 4), np.int64)
     reds, flawed = np.full(count, np.nan), []
     measures = np.full((count, len(crops.COLUMNS)), np.nan, np.float32)
     unreadable: dict[int, str] = {}
@@ -99,10 +107,16 @@ def check(
     kinds, counts = np.unique(sizes[readable], axis=0, return_counts=True)
     usual = kinds[counts.argmax()] if len(kinds) else 0
     odd = readable & (sizes != usual).any(1)
-    duplicate_of = _first_of_same(digests, readable)
+    duplicate_of = _first_of_same(digests[:, :2], readable)
+    once = np.flatnonzero(readable & (duplicate_of == np.arange(count)))
+    near = really_alike(once[near_hashes(digests[once, 2:])], lambda row: data[row][0])
     beyond = (limits or crops.Limits()).beyond(measures)
-    bad = ~readable | odd | beyond | _to_leave_out(duplicate_of, np.asarray(data.labels))
-    return Findings(sizes, unreadable, flawed, reds, odd, duplicate_of, measures, beyond, bad)
+    labels = np.asarray(data.labels)
+    near = near[np.argsort(labels[near[:, 0]] == labels[near[:, 1]], kind="stable")]
+    bad = ~readable | odd | beyond | _to_leave_out(duplicate_of, labels)
+    if leave_out_near:
+        bad |= _to_leave_out(_first_of_near(near, duplicate_of), labels)
+    return Findings(sizes, unreadable, flawed, reds, odd, duplicate_of, near, measures, beyond, bad)
 
 
 class _Examined(Dataset):
@@ -117,6 +131,7 @@ class _Examined(Dataset):
             place = self.data.images.place(self.data.row(index))
             with noting_flaws() as flaws:
                 image, digest = inspect_image(self.data.encoded(index), place)
+            digest += picture_hash(image)
             return image.shape[:2], digest, redness(image), self.measure(image, index), flaws
         except ImageError as error:
             return str(error)
@@ -129,6 +144,16 @@ def _first_of_same(digests: np.ndarray, readable: np.ndarray) -> np.ndarray:
         _, where, group = np.unique(digests[rows], axis=0, return_index=True, return_inverse=True)
         first[rows] = rows[where[group.ravel()]]
     return first
+
+
+def _first_of_near(near: np.ndarray, duplicate_of: np.ndarray) -> np.ndarray:
+    """int64 N: the first of the images that an image is the same as, or nearly so."""
+    count = len(duplicate_of)
+    left = np.concatenate((near[:, 0], duplicate_of))
+    right = np.concatenate((near[:, 1], np.arange(count)))
+    graph = coo_array((np.ones(len(left)), (left, right)), (count, count))
+    group = connected_components(graph, directed=False)[1]
+    return np.unique(group, return_index=True)[1][group]
 
 
 def _to_leave_out(duplicate_of: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -154,6 +179,11 @@ def summary(data: TrainingSet, findings: Findings) -> dict:
     sizes = {size if size != (0, 0) else None: count for size, count in sizes.items()}
     copies = np.flatnonzero(findings.duplicate_of != np.arange(len(data)))
     labels = np.asarray(data.labels)
+
+    def pair(image: int, other: int, sign: str) -> str:
+        left, right = (f"{data.name(i)} (label {labels[i]})" for i in (image, other))
+        return f"{left} {sign} {right}"
+
     return {
         "images": len(data),
         "identities": data.num_classes,
@@ -172,12 +202,11 @@ def summary(data: TrainingSet, findings: Findings) -> dict:
             f"{data.name(i)} {findings.sizes[i, 0]}×{findings.sizes[i, 1]}"
             for i in np.flatnonzero(findings.odd).tolist()
         ],
-        "duplicates": [
-            f"{data.name(i)} (label {labels[i]}) = {data.name(first)} (label {labels[first]})"
-            for i, first in zip(
-                copies.tolist(), findings.duplicate_of[copies].tolist(), strict=True
-            )
-        ],
+        "duplicates": [pair(i, findings.duplicate_of[i], "=") for i in copies.tolist()],
+        "nearly the same": [pair(right, left, "~") for left, right in findings.near.tolist()],
+        "of them, with two labels": int(
+            (labels[findings.near[:, 0]] != labels[findings.near[:, 1]]).sum()
+        ),
         "beyond the limits": [data.name(i) for i in np.flatnonzero(findings.beyond).tolist()],
         "clean": not findings.bad.any(),
     }
@@ -205,49 +234,6 @@ def _colours(findings: Findings) -> str:
     return f"{swapped}; train with --train_channel_order BGR" if swapped else "not swapped"
 
 
-def describe(report: dict, per_identity: np.ndarray) -> str:
-    """The report for printing, with a table of how many identities have how many images."""
-    lines = []
-    facts = format_table([(name, _cell(value)) for name, value in report.items()], "<<")
-    for line, value in zip(facts.split("\n"), report.values(), strict=True):
-        lines.append(line)
-        if isinstance(value, list):
-            lines += [f"    {text}" for text in value[:SHOWN]]
-            lines += ["    ..."] if len(value) > SHOWN else []
-    rows = [("images", "identities")]
-    for low, high in pairwise(_EDGES):
-        count = int(((per_identity >= low) & (per_identity < high)).sum())
-        bounds = f"{low}" if high == low + 1 else f"{low} to {high - 1}"
-        if count:
-            rows.append((f"{low} and more" if high == np.inf else bounds, f"{count:,}"))
-    return "\n".join([*lines, "", format_table(rows, "<>")])
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {number:g}" for key, number in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        value = len(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def draw_histogram(per_identity: np.ndarray, path: Path) -> None:
-    """A histogram of images per identity as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    bins = np.unique(np.geomspace(1, per_identity.max() + 1, 40).astype(int))
-    axes.hist(per_identity, bins=np.append(bins, bins[-1] + 1))
-    axes.set(xscale="log", xlabel="images of an identity", ylabel="identities")
-    axes.grid(alpha=0.3)
-    with atomic_path(path) as temporary, open(temporary, "wb") as f:
-        FigureCanvasAgg(figure).print_png(f)
-
-
 def main() -> None:
     """Read the command line, check the set, write the files, print the report."""
     parser = argparse.ArgumentParser(
@@ -260,6 +246,11 @@ def main() -> None:
     parser.add_argument("--output", help="folder for report, histogram and clean list")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that read")
     crops.add_flags(parser)
+    parser.add_argument(
+        "--leave_out_near",
+        action="store_true",
+        help="treat pictures that are nearly the same like duplicates in the clean list",
+    )
     arguments = parser.parse_args()
     limits = crops.limits_of(arguments)
     data = open_training_set(
@@ -268,7 +259,7 @@ def main() -> None:
     output = Path(arguments.output or f"Results/check_{Path(arguments.source).absolute().name}")
     measure = crops.measure_of(arguments, len(data))
     make_folder(output)
-    findings = check(data, arguments.num_workers, measure, limits)
+    findings = check(data, arguments.num_workers, measure, limits, arguments.leave_out_near)
     report, per_identity = summary(data, findings), np.bincount(data.labels)
     with atomic_path(output / "report.json") as temporary:
         values = {**report, "crops": crops.summary(findings.measures)}

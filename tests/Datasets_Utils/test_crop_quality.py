@@ -1,15 +1,23 @@
 """The quality of crops: blur, the size of the original, faces off the template; images alike."""
 
 import csv
+import json
 
 import cv2
 import numpy as np
 import pytest
 
 from tests.conftest import assert_one_paragraph, run_script
+from Utils.Datasets_Utils import open_training_set
 from Utils.Datasets_Utils.alignment.faces import Faces
 from Utils.Datasets_Utils.alignment.transform import template
-from Utils.Datasets_Utils.images import read_image
+from Utils.Datasets_Utils.images import decode_image, read_image
+from Utils.Datasets_Utils.quality.alike import (
+    RADIUS,
+    near_hashes,
+    picture_hash,
+    really_alike,
+)
 from Utils.Datasets_Utils.quality.crops import offset
 from Utils.Datasets_Utils.quality.sharpness import blur, grey, original_height
 
@@ -111,3 +119,86 @@ def test_crops_that_are_blurred_small_or_shifted_are_named_and_left_out_beyond_l
     }
     run = run_script(*command, "--max_offset", "9")
     assert_one_paragraph(run, "max_offset", "--detector")
+
+
+def test_hashes_that_differ_in_few_bits_are_found():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (300, 128), np.uint8)
+    for copy, original in enumerate(range(100, 200)):  # copies with 0 to 9 bits turned over
+        bits[copy] = bits[original]
+        bits[copy, rng.choice(128, copy % 10, replace=False)] ^= 1
+    hashes = np.packbits(bits, axis=1).view(np.int64)
+    pairs = set(map(tuple, near_hashes(hashes).tolist()))
+    assert {(copy, copy + 100) for copy in range(100) if copy % 10 <= 5} <= pairs
+    differing = (bits[:, None] != bits[None]).sum(axis=2)
+    assert all(left < right and differing[left, right] <= RADIUS for left, right in pairs)
+    second = np.arange(300) % 2 == 0
+    across = {(i, j) for i, j in pairs if second[i] != second[j]}
+    assert set(map(tuple, near_hashes(hashes, second).tolist())) == across
+    second = np.arange(300) >= 100
+    assert pairs == set(map(tuple, near_hashes(hashes, second).tolist()))
+    same = np.repeat(hashes[:1], 5, axis=0)
+    assert near_hashes(same).tolist() == [[0, 1], [0, 2], [0, 3], [0, 4]]
+    assert near_hashes(same, np.array([0, 1, 0, 1, 1])).tolist() == [[0, 1]]
+
+
+def saved(photo, quality):
+    encoded = cv2.imencode(".jpg", photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return decode_image(encoded, "a copy")
+
+
+COPIES = {
+    "saved with quality 50": (0.99, lambda photo: saved(photo, 50)),
+    "64 pixels": (0.99, lambda photo: cv2.resize(photo, (64, 64), interpolation=cv2.INTER_AREA)),
+    "enlarged from 40 pixels": (0.99, lambda photo: enlarged(photo, 40)),
+    "brighter": (0.99, lambda photo: (photo * 1.15 + 10).clip(0, 255).astype(np.uint8)),
+    "a pixel further": (0.9, lambda photo: np.roll(photo, 1, axis=1)),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_of_a_picture_are_found_and_other_photographs_are_not(lfw_photos, shared_data, kind):
+    least, change = COPIES[kind]
+    files = sorted((shared_data / "lfw_half/images").glob("*/*.jpg"))[::4]
+    photos = [read_image(file) for file in files]
+    copies = [change(photo) for photo in photos[::5]]
+    every = photos + copies
+    hashes = np.array([picture_hash(image) for image in every])
+    second = np.arange(len(every)) >= len(photos)
+    found = really_alike(near_hashes(hashes, second), every.__getitem__)
+    right = found[:, 0] == 5 * (found[:, 1] - len(photos))
+    assert right.all()
+    assert len(found) >= least * len(copies)
+    assert not really_alike(near_hashes(hashes[: len(photos)]), every.__getitem__).size
+
+
+def test_a_picture_of_one_colour_is_like_no_other():
+    images = [np.full((112, 112, 3), colour, np.uint8) for colour in (0, 0, 200)]
+    pairs = near_hashes(np.array([picture_hash(image) for image in images]))
+    assert len(pairs) == 2
+    assert not really_alike(pairs, images.__getitem__).size
+
+
+def test_nearly_equal_pictures_are_named_and_left_out_if_asked(lfw_photos, tmp_path):
+    photos = {f"{person}/{i}.png": lfw_photos[3 * i + n] for n, person in enumerate("abc")
+              for i in range(3)}  # fmt: skip
+    photos["a/again.png"] = saved(photos["a/0.png"], 60)
+    photos["c/wrong.png"] = saved(photos["b/1.png"], 60)
+    for name, photo in photos.items():
+        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "faces" / name), photo[..., ::-1])
+    command = ("-m", CHECK, tmp_path / "faces", "--output", tmp_path / "out", "--num_workers", "0")
+    run = run_script(*command, check=True)
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["nearly the same"] == [
+        "c/wrong.png (label 2) ~ b/1.png (label 1)",
+        "a/again.png (label 0) ~ a/0.png (label 0)",
+    ]
+    assert report["of them, with two labels"] == 1
+    assert "c/wrong.png (label 2) ~ b/1.png" in run.stdout
+    clean = open_training_set(tmp_path / "faces", tmp_path / "out/clean_list.txt")
+    assert len(clean) == len(photos)
+    assert run_script(*command, "--leave_out_near").returncode == 2
+    clean = open_training_set(tmp_path / "faces", tmp_path / "out/clean_list.txt")
+    kept = {clean.name(i) for i in range(len(clean))}
+    assert kept == photos.keys() - {"a/again.png", "b/1.png", "c/wrong.png"}

@@ -1,7 +1,8 @@
 # make train      set up, train with the settings of Config/config.py, which are the demo's until
 #                 you edit them, show the results
 # make test       set up, run the tests
-# make extras     set up, install what is optional: MTCNN's weights, which find faces, and timm
+# make extras     set up, install what is optional: MTCNN's weights, which find faces; timm; and
+#                 TensorBoard (55 MB) and W&B (76 MB), which show a run's curves
 # make lint       check style and formatting
 # make gpu-check  set up, check on a GPU that training and evaluation are right there
 # make clean      remove what these made: .venv, demo faces, caches (not your runs)
@@ -22,6 +23,7 @@ test: $(INSTALLED)
 # facenet-pytorch asks for older releases of PyTorch than this project has, and runs with these.
 extras: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps "facenet-pytorch>=2.6,<3" "timm>=1.0.9,<2"
+	$(BIN)/python -m pip install --quiet "tensorboard>=2.18" "wandb>=0.19"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

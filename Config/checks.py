@@ -8,6 +8,7 @@ machine's devices, or on the number of processes.
 import math
 import re
 from collections.abc import Collection
+from importlib.util import find_spec
 
 from Backbone import PREFIX, wrong_timm_name
 from Config.config import Config
@@ -20,6 +21,9 @@ TRAIN_DATASETS = {"Demo": "demo", "CASIA_WebFace": "webface", "MS_Celeb_1M": "ms
 
 # Sets of known names with a `<prefix>_file_list`, which needs its `<prefix>_dataset_path`.
 LISTED = ("webface", "ms1m", "lfw", "agedb", "cfp", "tinyface")
+
+# The packages of switches that make train does not install.
+OPTIONAL = {"use_tensorboard": "tensorboard", "use_wandb": "wandb"}
 
 
 def validate(
@@ -59,6 +63,7 @@ def validate(
         _check_network(config)
         _check_epochs(config)
         _check_data(config)
+        _check_packages(config)
         _check_devices_of_training(config, on_cpu)
         _check_micro_batches(config, processes)
         if processes > 1:
@@ -138,6 +143,14 @@ def _check_data(config: Config) -> None:
             f"it needs {prefix or 'train'}_dataset_path, the folder or file of its images, which "
             f"is empty. Known: {known}; any other name is a set of your own.",
         )
+
+
+def _check_packages(config: Config) -> None:
+    for name, package in OPTIONAL.items():
+        # A folder "wandb", which W&B makes where it runs, is a package too, but has no file.
+        if getattr(config, name) and getattr(find_spec(package), "origin", None) is None:
+            why = f"the package {package} is not installed: python -m pip install {package}"
+            raise _wrong(config, name, f"{why} (or make extras).")
 
 
 def _check_device(config: Config, cuda_devices: int) -> None:

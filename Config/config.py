@@ -388,6 +388,17 @@ class Config:
     use_visdom: bool = setting(
         True, "draw live curves in Visdom (start: python -m visdom.server)", changes_run=False
     )
+    use_tensorboard: bool = setting(
+        False,
+        "write curves, scores and the worst pairs of test sets for TensorBoard; needs no internet "
+        "(look: tensorboard --logdir DIR, the save_dir)",
+        changes_run=False,
+    )
+    use_wandb: bool = setting(
+        False,
+        "the same in Weights & Biases; WANDB_MODE=offline needs no internet",
+        changes_run=False,
+    )
     visdom_server: str = setting("http://localhost", "Visdom's address", changes_run=False)
     visdom_port: int = setting(8097, "its port", at_least=1, at_most=2**16 - 1, changes_run=False)
     profile: int = setting(

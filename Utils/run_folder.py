@@ -2,6 +2,7 @@
 
 <save_dir>/<run>/settings.json  train.log  metrics.csv  curves.png  results.json
 <save_dir>/<run>/classes.csv        the labels in the data, of classes that were renumbered
+<save_dir>/<run>/events.out.tfevents.*  wandb/    for TensorBoard and W&B, where the settings say so
 <save_dir>/<run>/checkpoints/iteration_00000100.pt ... last.pt  best.pt
 <save_dir>/.torchrun_<launch>     which run that launch of torchrun trains, until the run is over
 

@@ -50,20 +50,23 @@ def draw_verification(
     """
     plot_roc({p: r.roc for p, r in results.items()}, f"{path}_roc.png", title)
     for protocol, result in results.items():
-        heading = f"{title}, {protocol}: {100 * result.accuracy:.2f} %"
-        plot_scores(
-            result.fold_scores,
-            result.same,
-            result.score_threshold,
-            f"{path}_scores_{protocol}.png",
-            heading,
-        )
+        plot_scores_of(result, f"{path}_scores_{protocol}.png", title)
     protocol, result = next(iter(results.items()))
-    sections = {
+    contact_sheet(worst_pairs(data, result), f"{path}_worst.png", f"{title}, {protocol}")
+
+
+def plot_scores_of(result: VerificationResult, path: str | os.PathLike[str], title: str) -> None:
+    """Write a histogram of the scores that decided, with the protocol and accuracy above it."""
+    heading = f"{title}, {result.protocol}: {100 * result.accuracy:.2f} %"
+    plot_scores(result.fold_scores, result.same, result.score_threshold, path, heading)
+
+
+def worst_pairs(data: VerificationSet, result: VerificationResult) -> dict[str, list[SheetPair]]:
+    """The sections of a sheet of the errors furthest from the threshold."""
+    return {
         "Worst false matches: different people, taken for one": _worst(data, result, False),
         "Worst false non-matches: one person, taken for two": _worst(data, result, True),
     }
-    contact_sheet(sections, f"{path}_worst.png", f"{title}, {protocol}")
 
 
 def _worst(data: VerificationSet, result: VerificationResult, same: bool) -> list[SheetPair]:

@@ -6,6 +6,7 @@ Both are opened before training starts, so that a wrong path ends the run at onc
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,12 @@ from Utils.Evaluation_Utils.inputs import BENCHMARKS, benchmark_paths, open_benc
 from Utils.Evaluation_Utils.megaface.data import names_megaface, open_megaface
 from Utils.Evaluation_Utils.megaface.evaluation import evaluate_data, write_report
 from Utils.Evaluation_Utils.report import evaluate_pairs
+from Utils.Evaluation_Utils.verification import VerificationResult
 from Utils.files import make_folder
 from Utils.processes import Processes
 from Utils.Training_Utils.reports.figures import averaged_name
+
+ShowTest = Callable[[str, VerificationSet, VerificationResult], None]
 
 
 class TestSets:
@@ -65,19 +69,26 @@ class TestSets:
         names = list(self._sets)
         return [*names, *map(averaged_name, names)] if averaged else names
 
-    def evaluate(self, backbone: nn.Module, averaged: nn.Module | None = None) -> dict[str, float]:
+    def evaluate(
+        self, backbone: nn.Module, averaged: nn.Module | None = None, show: ShowTest | None = None
+    ) -> dict[str, float]:
         """The mean 10-fold accuracy, 0..1, on each set; all processes must call this.
 
         averaged: the backbone with averaged weights, whose accuracies are added under the names of
-        `averaged_name`. Raises DataError or ImageError if an image can't be read.
+        `averaged_name`. show: called in the main process with the name, the set and its result.
+        Raises DataError or ImageError if an image can't be read.
         """
-        accuracies = {name: self._accuracy(backbone, data) for name, data in self._sets.items()}
+        sets = self._sets.items()
+        accuracies = {name: self._accuracy(name, backbone, data, show) for name, data in sets}
         if averaged is not None:
-            for name, data in self._sets.items():
-                accuracies[averaged_name(name)] = self._accuracy(averaged, data)
+            for name, data in sets:
+                name = averaged_name(name)
+                accuracies[name] = self._accuracy(name, averaged, data, show)
         return accuracies
 
-    def _accuracy(self, backbone: nn.Module, data: VerificationSet) -> float:
+    def _accuracy(
+        self, name: str, backbone: nn.Module, data: VerificationSet, show: ShowTest | None
+    ) -> float:
         config, protocol = self._config, self._protocol
         embeddings = embed(
             backbone,
@@ -89,9 +100,14 @@ class TestSets:
             processes=self._processes,
             flaws=self.flaws,
         )
-        return self._processes.from_main(
-            lambda: evaluate_pairs(data, embeddings, [protocol])[protocol].accuracy
-        )
+
+        def accuracy() -> float:
+            result = evaluate_pairs(data, embeddings, [protocol])[protocol]
+            if show:
+                show(name, data, result)
+            return result.accuracy
+
+        return self._processes.from_main(accuracy)
 
 
 class MegaFaceTest:

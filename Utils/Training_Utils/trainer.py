@@ -142,7 +142,8 @@ class Trainer:
         state = self.state
         self.networks.broadcast_statistics(state.averaged)
         try:
-            accuracies = self.test_sets.evaluate(state.backbone, state.averaged)
+            show = self.progress.show_test
+            accuracies = self.test_sets.evaluate(state.backbone, state.averaged, show)
             self.progress.report_flaws(self.test_sets.flaws)
         except UserError as error:  # a photo that can't be read is no reason to end a long run
             self.log.info(f"iteration {state.iteration}  test sets not evaluated: {error}")

@@ -2,5 +2,6 @@
 
 figures.py   metrics.csv over the iterations; results.json and the printed table at the end
 progress.py  the log, the progress bar, and the means that are reported while a run trains
-curves.py    the figures as a picture, and live in a Visdom server
+curves.py    the curves of the figures, and their picture
+watchers.py  the figures live: in Visdom, TensorBoard or W&B
 """

@@ -19,12 +19,15 @@ from tqdm import tqdm
 
 from Config import Config
 from Head.classifier import HeadLoss
+from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.Evaluation_Utils.verification import VerificationResult
 from Utils.processes import Processes
-from Utils.run_folder import RunFolder, run_name
+from Utils.run_folder import RunFolder
 from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.profiling import StepProfile
-from Utils.Training_Utils.reports.curves import VisdomCurves, draw_curves
+from Utils.Training_Utils.reports.curves import draw_curves
 from Utils.Training_Utils.reports.figures import Metrics
+from Utils.Training_Utils.reports.watchers import Watchers
 from Utils.Training_Utils.state import TrainingState
 
 _FLAWS_SHOWN = 5  # the others are in the log's file
@@ -61,12 +64,9 @@ class Progress:
         self._flaws = 0
         self._reported: set[str] = set()
         self._profile = StepProfile(config.profile, state.device, run.path if run else None, log)
-        self._curves = None
-        if config.use_visdom and processes.is_main:
-            name = run.name if run else run_name(config)
-            self._curves = VisdomCurves(
-                config.visdom_server, config.visdom_port, name, self.metrics, log
-            )
+        self._watchers = None
+        if processes.is_main:
+            self._watchers = Watchers(config, run, self.metrics, state.iteration, log)
         # Without a terminal, a bar would print a line for each update; the log's lines are printed.
         self._on_terminal = processes.is_main and sys.stderr.isatty()
         self._bar = tqdm(
@@ -125,7 +125,7 @@ class Progress:
             f"{speed:.0f} images/s  left {_duration(self._time_left(now))}"
         )
         (self._log.debug if self._on_terminal else self._log.info)(line)
-        self._update_curves()
+        self._update_watchers()
 
     def report_tests(self, accuracies: dict[str, float]) -> None:
         """Report accuracies of test sets. The time they took is not training time."""
@@ -134,7 +134,12 @@ class Progress:
         self.metrics.add({**self._position(), **row})
         figures = "  ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
         self._log.info(f"iteration {self._state.iteration}  test accuracy  {figures}")
-        self._update_curves()
+        self._update_watchers()
+
+    def show_test(self, name: str, data: VerificationSet, result: VerificationResult) -> None:
+        """Show the scores of a test set where the run is watched; called in the main process."""
+        if self._watchers:
+            self._watchers.show(name, self._state.iteration, data, result)
 
     def draw(self, run: RunFolder) -> None:
         """Draw the picture of the run's figures into its folder."""
@@ -147,8 +152,8 @@ class Progress:
     def close(self) -> None:
         """Remove the bar, draw the last figures, and close the log's file."""
         self._bar.close()
-        if self._curves:
-            self._curves.close()
+        if self._watchers:
+            self._watchers.close()
         close_log(self._log)
 
     def report_flaws(self, flaws: list[str]) -> None:
@@ -182,9 +187,9 @@ class Progress:
         done = max(iteration - self._start_iteration, 1)
         return (now - self._start) / done * (self._total - iteration)
 
-    def _update_curves(self) -> None:
-        if self._curves:
-            self._curves.update()
+    def _update_watchers(self) -> None:
+        if self._watchers:
+            self._watchers.update()
 
 
 def _duration(seconds: float) -> str:

@@ -21,8 +21,9 @@ from tests.conftest import assert_one_paragraph
 from tests.processes import run_script, start_script
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.reports.figures import Metrics, read_rows, series
+from Utils.Training_Utils.reports.places import EventFiles, VisdomServer
 from Utils.Training_Utils.reports.progress import open_log
-from Utils.Training_Utils.reports.watchers import EventFiles, VisdomServer, Watcher
+from Utils.Training_Utils.reports.watchers import Watcher
 
 # base_url as visdom's own command line gives it.
 SERVER = """

@@ -1,19 +1,25 @@
-"""Layers that several families share: attention gates on a residual branch, and PReLU.
+"""What several families share: attention gates on a residual branch, PReLU, and `run_units`.
 
 Hu, Shen, Sun: "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507 (SE). Woo, Park,
 Lee, Kweon: "CBAM: Convolutional Block Attention Module", https://arxiv.org/abs/1807.06521 (CAM
 weighs channels, SAM positions, CBAM first channels and then positions). As face recognition uses
 them: reduction 16, 1×1 convolutions without biases, and a 3×3 kernel in SAM where that paper has
 7×7. He, Zhang, Ren, Sun: "Delving Deep into Rectifiers", https://arxiv.org/abs/1502.01852, eq. 1
-and 8 (PReLU), here with a gradient that is faster on CPUs.
+and 8 (PReLU), here with a gradient that is faster on CPUs. Chen, Xu, Zhang, Guestrin: "Training
+Deep Nets with Sublinear Memory Cost", https://arxiv.org/abs/1604.06174 (activation checkpointing).
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 ATTENTIONS = ("none", "se", "cam", "sam", "cbam")
 REDUCTION = 16
@@ -21,6 +27,40 @@ REDUCTION = 16
 
 class ArchitectureError(ValueError):
     """A network can't be built with these settings; the text names the setting and its value."""
+
+
+def run_units(units: Iterable[nn.Module], x: Tensor, recompute: bool) -> Tensor:
+    """The output of units, each called with the output of the one before.
+
+    recompute: keep only the units' inputs, and compute what is in a unit again in the backward
+    pass, with the same random numbers: the same gradients in more time and less memory.
+    """
+    for unit in units:
+        if recompute:
+            contexts = partial(_contexts, unit)
+            x = checkpoint(unit, x, use_reentrant=False, context_fn=contexts)
+        else:
+            x = unit(x)
+    return x
+
+
+def _contexts(unit: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Of a unit's forward pass, and of its repetition."""
+    return nullcontext(), _statistics_kept(unit)
+
+
+@contextmanager
+def _statistics_kept(unit: nn.Module) -> Iterator[None]:
+    """In here BatchNorm leaves its running statistics, which each batch should change once."""
+    norms = [module for module in unit.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class SqueezeExcitation(nn.Module):

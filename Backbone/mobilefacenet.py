@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Backbone.layers import ArchitectureError, PReLU
+from Backbone.layers import ArchitectureError, PReLU, run_units
 from Backbone.preprocessing import Preprocessing
 
 # Channels inside the bottlenecks, their output channels, stride of the first: table 1 of the
@@ -104,6 +104,7 @@ class MobileFaceNet(nn.Module):
             )
         self.preprocessing = Preprocessing(input_size=input_size)
         self.feature_dim = feature_dim
+        self.recompute = False  # see `run_units`
         self.normalise = normalise
         channels = 64 * width
         self.conv1 = ConvBlock(3, channels, 3, stride=2, padding=1)
@@ -122,7 +123,8 @@ class MobileFaceNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map float N×3×H×W to N×feature_dim embeddings, L2-normalised only with `normalise`."""
         x = self.dw_conv1(self.conv1(x))  # N×64×H/2×W/2
-        x = self.conv2(self.blocks(x))  # N×512×H/16×W/16
+        x = run_units(self.blocks, x, self.recompute and self.training)
+        x = self.conv2(x)  # N×512×H/16×W/16
         x = self.linear1(self.linear7(x)).flatten(1)  # N×D
         return F.normalize(x) if self.normalise else x
 

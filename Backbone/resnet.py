@@ -8,6 +8,7 @@ ArcFace. face.evoLVe calls these networks ResNet_50, ResNet_101 and ResNet_152.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from Backbone.layers import run_units
 from Backbone.preprocessing import Preprocessing
 
 # Units in the four stages, for each depth.
@@ -57,6 +58,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.preprocessing = Preprocessing(input_size=input_size)
         self.feature_dim = feature_dim
+        self.recompute = False  # see `run_units`
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
@@ -76,7 +78,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map float N×3×H×W to N×feature_dim embeddings, not normalised."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))  # N×64×H/4×W/4
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # N×2048×H/32×W/32
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = run_units(stage, x, self.recompute and self.training)  # N×2048×H/32×W/32 in the end
         x = self.dropout(self.bn2(x)).flatten(1)
         return self.features(self.fc(x))
 

@@ -16,7 +16,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Backbone.layers import ArchitectureError, PReLU, channel_gate, spatial_gate
+from Backbone.layers import ArchitectureError, PReLU, channel_gate, run_units, spatial_gate
 from Backbone.preprocessing import Preprocessing
 
 # Units in the four stages, for each depth.
@@ -148,6 +148,7 @@ class ResNetIR(nn.Module):
             )
         self.preprocessing = Preprocessing(input_size=input_size)
         self.feature_dim = feature_dim
+        self.recompute = False  # see `run_units`
         self.normalise = normalise
         unit = IRBottleneck if bottleneck else partial(IRUnit, middle_norm=middle_norm)
         unit = partial(unit, attention=attention, shortcut=shortcut)
@@ -170,7 +171,8 @@ class ResNetIR(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map float N×3×H×W to N×feature_dim embeddings, L2-normalised only with `normalise`."""
         x = self.prelu(self.bn1(self.conv1(x)))  # N×64×H×W
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # N×C×H/16×W/16
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = run_units(stage, x, self.recompute and self.training)  # N×C×H/16×W/16 in the end
         x = self.dropout(self.bn2(x)).flatten(1)
         x = self.features(self.fc(x))
         return F.normalize(x) if self.normalise else x

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Backbone.layers import ArchitectureError
+from Backbone.layers import ArchitectureError, run_units
 from Backbone.preprocessing import Preprocessing
 
 # insightface's: width D of a patch's vector, number of blocks, share of the masked patches.
@@ -134,6 +134,7 @@ class ViT(nn.Module):
                 raise ArchitectureError(f"{name} is {share}; it must be at least 0 and below 1")
         self.preprocessing = Preprocessing(input_size=input_size)
         self.feature_dim = feature_dim
+        self.recompute = False  # see `run_units`
         self.mask_ratio = mask_ratio
         patches = (input_size[0] // patch_size) * (input_size[1] // patch_size)
         self.patch_embed = nn.Sequential(
@@ -160,8 +161,7 @@ class ViT(nn.Module):
         places = None
         if self.training and self.mask_ratio > 0:
             x, places = self._mask(x)
-        for block in self.blocks:
-            x = block(x)
+        x = run_units(self.blocks, x, self.recompute and self.training)
         x = self.norm(x)
         if self.training:
             x = self._unmask(x, places)

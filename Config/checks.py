@@ -166,6 +166,8 @@ def _check_devices_of_training(config: Config, on_cpu: bool) -> None:
     if config.use_amp and config.amp_dtype == "fp16" and on_cpu:
         why = "fp16 training needs a CUDA device; on a CPU use bf16 or auto."
         raise _wrong(config, "amp_dtype", why)
+    if config.compile and config.activation_checkpointing:
+        raise _wrong(config, "compile", "it does not go with activation_checkpointing.")
     if len(set(config.gpus)) != len(config.gpus):
         raise _wrong(config, "gpus", "they must be different devices, as in 0,1.")
 

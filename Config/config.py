@@ -262,6 +262,12 @@ class Config:
         "compile the backbone: a minute or two, then faster steps; None, or neither flag: on "
         "one GPU, in runs of at least 5,000 iterations",
     )
+    activation_checkpointing: bool = setting(
+        False,
+        "keep only the inputs of the backbone's blocks, and compute the rest again in the backward "
+        "pass: less memory, a third more time, the same results",
+        changes_run=False,
+    )
     use_multi_gpus: bool = setting(False, "split each batch over several CUDA devices")
     gpus: tuple[int, ...] = setting(
         (), "CUDA devices for use_multi_gpus, for example 0,1; empty: all", at_least=0

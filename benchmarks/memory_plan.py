@@ -8,7 +8,8 @@ values. --check trains some small ones on the CPU and compares the plan with the
 The columns, all in bytes for each GPU:
 
     backbone      weights, gradients and optimiser state (momentum, or AdamW's two), float32
-    activations   tensors saved for the backward pass; measured on a CPU, see `Activations`
+    activations   tensors saved for the backward pass; measured on a CPU, see `Activations`; with
+                  --activation_checkpointing without those of the one block that is computed again
     classes       class weights and their optimiser state: C·K·D values, divided by W if sharded
     trained rows  their gradient; with sampling, of the sampled rows only, and a copy of these
     logits        an N×k matrix and some blocks; N is the whole batch if the head is sharded
@@ -38,7 +39,8 @@ STATES = {"sgd": 1, "adamw": 2}  # numbers that an optimiser keeps for each weig
 
 @dataclass(frozen=True)
 class Setup:
-    """batch: the images of a step in all processes. parallel: the head is sharded or replicated."""
+    """batch: the images of a step in all processes. parallel: the head is sharded or replicated.
+    recompute: activation checkpointing."""
 
     backbone: str = "ResNet50_IR"
     classes: int = 1_000_000
@@ -52,6 +54,7 @@ class Setup:
     accumulate: int = 1
     optimizer: str = "sgd"
     parallel: str = "sharded"
+    recompute: bool = False
 
     @property
     def classes_here(self) -> int:
@@ -89,6 +92,7 @@ class Activations:
     def measure(cls, setup: Setup) -> Activations:
         """Measure by running the backbone on 2 and on 4 images, on the CPU."""
         backbone = build_backbone(setup.backbone, setup.feature_dim, setup.input_size)
+        backbone.recompute = setup.recompute
         two, four = (_kept(backbone, images, AMP[setup.dtype]) for images in (2, 4))
         each = (four - two) // 2
         parameters = sum(p.numel() for p in backbone.parameters())
@@ -203,6 +207,7 @@ def setups(arguments: argparse.Namespace) -> list[Setup]:
             feature_dim=arguments.feature_dim,
             optimizer=arguments.optimizer,
             parallel=arguments.parallel,
+            recompute=arguments.activation_checkpointing,
         )
         for backbone, classes, world, rate, dtype in combinations
     ]
@@ -222,6 +227,7 @@ def main() -> None:
     parser.add_argument("--feature_dim", type=int, default=512)
     parser.add_argument("--optimizer", choices=STATES, default="sgd")
     parser.add_argument("--parallel", choices=("sharded", "replicated"), default="sharded")
+    parser.add_argument("--activation_checkpointing", action="store_true")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if arguments.check:

@@ -27,7 +27,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-from Config import Config
+from Config import Config, ConfigError
 from Head.classifier import HeadLoss, MarginHead
 from Utils.devices import spread_over_gpus
 from Utils.errors import RunError, first_line
@@ -78,6 +78,11 @@ class Networks:
         iterations: int = 0,
     ) -> None:
         head.method.micro_batches = config.accumulate_steps
+        if config.activation_checkpointing:
+            if not hasattr(backbone, "recompute"):
+                why = f"the network {config.backbone} has no blocks that could be computed again."
+                raise ConfigError("activation_checkpointing", True, why)
+            backbone.recompute = True
         self._plain = _Autocast(backbone, device, amp_dtype)
         self._group = processes.device_group
         self._replicated: list[DistributedDataParallel] = []
@@ -204,7 +209,8 @@ def compiles(config: Config, device: torch.device, processes: Processes, iterati
     if config.compile is not None:
         return config.compile
     pays = device.type == "cuda" and iterations >= COMPILED_FROM and processes.world_size == 1
-    return pays and not (config.use_multi_gpus or config.deterministic or lacks_compiler(device))
+    other = config.use_multi_gpus or config.deterministic or config.activation_checkpointing
+    return pays and not (other or lacks_compiler(device))
 
 
 def compiled(network: nn.Module, device: torch.device, graphs: bool = False) -> nn.Module:

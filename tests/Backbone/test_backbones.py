@@ -1,5 +1,7 @@
 """Backbones: shapes, parameter counts of the lineage, forward and backward of each."""
 
+import copy
+
 import pytest
 import torch
 
@@ -56,6 +58,30 @@ def test_forward_and_backward_reach_every_parameter(name, variant):
     for parameter_name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR", "ResNet50", "ViT_T"])
+def test_computed_again_in_the_backward_pass_all_is_equal_and_less_is_kept(name):
+    torch.manual_seed(0)
+    backbone = build_backbone(name, 16, (32, 32))
+    pixels = torch.randn(4, 3, 32, 32)
+    found, kept = [], []
+
+    def keep(tensor):
+        kept[-1] += tensor.nbytes
+        return tensor
+
+    for backbone.recompute in (False, True):
+        network = copy.deepcopy(backbone)  # as for an average of the weights
+        kept.append(0)
+        torch.manual_seed(1)  # dropout, drop path and masked patches
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = network(pixels).square().sum()
+        loss.backward()
+        found.append([*network.state_dict().values(), *(p.grad for p in network.parameters())])
+    for plain, again in zip(*found, strict=True):  # BatchNorm's statistics among them
+        assert torch.equal(plain, again)
+    assert kept[1] < kept[0] / 2
 
 
 def test_the_ir_unit_is_bn_conv_bn_prelu_conv_bn_plus_shortcut():

@@ -1,6 +1,7 @@
 """How a step calls its networks: in which dtype, and compiled, alone and in DDP; and what is said
 where nothing can be compiled."""
 
+import dataclasses
 import functools
 import shutil
 import threading
@@ -124,6 +125,17 @@ def test_without_a_compiler_it_says_so_before_training(monkeypatch):
         Networks(tiny_backbone(), build_head("CosFace", 8, 3), Config(compile=True), CPU, ALONE)
 
 
+def test_activation_checkpointing_is_of_networks_that_have_it_and_are_not_compiled():
+    config = Config(activation_checkpointing=True)
+    backbone = build_backbone("MobileFaceNet", 8, (32, 32))
+    Networks(backbone, build_head("CosFace", 8, 3), config, CPU, ALONE)
+    assert backbone.recompute
+    with pytest.raises(ConfigError, match="no blocks that could be computed again"):
+        Networks(tiny_backbone(), build_head("CosFace", 8, 3), config, CPU, ALONE)
+    with pytest.raises(ConfigError, match=r"compile.*activation_checkpointing"):
+        validate(dataclasses.replace(config, compile=True))
+
+
 def test_compiling_does_not_go_with_data_parallel():
     with pytest.raises(ConfigError, match=r"compile.*torchrun"):
         validate(Config(compile=True, use_multi_gpus=True), cuda_devices=2)
@@ -138,7 +150,8 @@ def test_left_open_compiling_is_for_long_runs_on_a_gpu(monkeypatch):
     assert not networks.compiles(Config(compile=False), gpu, ALONE, needed)
     assert networks.compiles(Config(compile=True), CPU, ALONE, 1)
     assert not networks.compiles(Config(), gpu, Processes(world_size=2), needed)
-    for other in (Config(use_multi_gpus=True), Config(deterministic=True)):
+    others = ("use_multi_gpus", "deterministic", "activation_checkpointing")
+    for other in (Config(**{name: True}) for name in others):
         assert not networks.compiles(other, gpu, ALONE, needed)
     monkeypatch.setattr(networks, "lacks_compiler", lambda device: "no C compiler")
     assert not networks.compiles(Config(), gpu, ALONE, needed)

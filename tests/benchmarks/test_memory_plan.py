@@ -30,6 +30,12 @@ def test_a_head_on_every_process_and_the_backbone():
     assert found.sent == 2 * 3 / 4 * (100 + 1000 * 512) * 4
 
 
+def test_with_activation_checkpointing_an_image_keeps_the_inputs_of_the_blocks():
+    setup = Setup("ViT_T", dtype="fp32", input_size=(32, 32), recompute=True)
+    inputs = 12 * 9 * 256 * 4  # of 12 blocks: 9 patches, 256 values of 4 bytes
+    assert inputs <= Activations.measure(setup).each <= 1.5 * inputs
+
+
 @pytest.mark.parametrize("rate", [1.0, 0.1])
 def test_a_small_run_takes_what_was_planned(rate):
     setup = Setup(

@@ -10,9 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from Config import Config
 from tests.conftest import assert_one_paragraph, run_script
+from Utils.Datasets_Utils.alignment import mtcnn
+from Utils.Datasets_Utils.alignment.detectors import DETECTORS
 from Utils.Datasets_Utils.alignment.transform import TEMPLATE, similarity, warp
 from Utils.Datasets_Utils.demo.loose import still
 from Utils.Datasets_Utils.demo.people import random_identity
@@ -108,6 +111,31 @@ def test_crops_are_used_again_until_a_photograph_or_the_points_change(photograph
     data, _ = open_benchmark(config(photographs), find_benchmark("lfw"))
     assert len(kept(photographs)) == 3
     assert "no face" not in "; ".join(data.notes)
+
+
+def test_a_digit_in_the_middle_of_a_long_list_makes_other_crops(photographs):
+    filling = "# nothing\n" * 1000
+    text = filling + photographs.points.read_text() + "\n" + filling
+    line = photographs.moved[photographs.names[0]]
+    other = line[:-1] + ("1" if line[-1] == "2" else "2")
+    for written in (text, text.replace(line, other)):
+        photographs.points.write_text(written)
+        open_benchmark(config(photographs), find_benchmark("lfw"))
+    assert len(kept(photographs)) == 2
+
+
+def test_other_weights_in_the_usual_place_make_other_crops(photographs, tmp_path, monkeypatch):
+    pytest.importorskip("facenet_pytorch", reason="the weights of MTCNN are in this package")
+    data, _ = open_benchmark(config(photographs, align="mtcnn"), find_benchmark("lfw"))
+    assert "aligned by mtcnn" in "; ".join(data.notes)
+    folder = tmp_path / "Pretrained"
+    folder.mkdir()
+    for file in DETECTORS["mtcnn"].open(None).files:
+        state = torch.load(file, weights_only=True)
+        torch.save({key: value * 0.999 for key, value in state.items()}, folder / file.name)
+    monkeypatch.setattr(mtcnn, "FOLDER", folder)
+    open_benchmark(config(photographs, align="mtcnn"), find_benchmark("lfw"))
+    assert len(kept(photographs)) == 2
 
 
 def test_training_sees_the_crops_without_those_that_have_no_face(photographs):

@@ -1,6 +1,7 @@
 """The faces that are found in one photograph: which of them is taken, and what is doubtful."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -45,7 +46,9 @@ class Faces:
 
 
 class Detector(Protocol):
-    """Finds faces. It is opened in each process that uses it."""
+    """Finds faces. It is opened in each process that uses it. files: its weights."""
+
+    files: list[Path]
 
     def detect(self, image: np.ndarray) -> Faces:
         """The faces in an image, uint8 H×W×3 RGB of any size of 1×1 or more."""

@@ -127,7 +127,8 @@ class MTCNN:
 
     def __init__(self, folder: Path) -> None:
         made = (proposal_network(), refinement_network(), output_network())
-        self.networks = [_filled(net, folder / name) for net, name in zip(made, FILES, strict=True)]
+        self.files = [folder / name for name in FILES]
+        self.networks = [_filled(net, file) for net, file in zip(made, self.files, strict=True)]
 
     @torch.inference_mode()
     def detect(self, image: np.ndarray) -> Faces:

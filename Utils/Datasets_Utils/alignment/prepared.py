@@ -166,7 +166,6 @@ def _crops(
     settings = how.settings()
     if looks_aligned(store, rows, (*ALIGNED, settings.size, how.input_size)):
         return [], None, ("not aligned again: the images have the size of aligned faces",)
-    settings.open_detector()  # or an error before anything is written
     names = [store.name(row) for row in rows.tolist()]
     given, notes = None, ()
     if settings.landmarks:

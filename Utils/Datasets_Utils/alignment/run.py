@@ -6,6 +6,7 @@ and stops nothing. A run that was interrupted continues where it stopped.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from Utils.Datasets_Utils.alignment.sheet import draw_sheet
 from Utils.Datasets_Utils.alignment.sources import crop_names, looks_aligned, open_photographs
 from Utils.Datasets_Utils.alignment.work import Settings, Work
 from Utils.Datasets_Utils.appearance import ALIGNED
-from Utils.Datasets_Utils.formats.storage import PathTable, fingerprint
+from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.text import first_few, quoted
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import RunError
@@ -43,6 +44,7 @@ from Utils.files import (
     make_folder,
     not_written,
     read_json,
+    reading,
     remove_temporaries,
     save_json,
 )
@@ -177,13 +179,18 @@ def _begin(output: Path, settings: Settings) -> None:
         save_json(note, {"settings": wanted})
 
 
+def _sha256(path: Path) -> str:
+    with reading(path, "file"), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def settings_values(settings: Settings) -> dict[str, Any]:
     """The settings, and check sums of their files, as values of JSON."""
-    values = asdict(settings)
+    values, detector = asdict(settings), settings.open_detector()
+    files = {"detector_file": detector and detector.files}
+    files["landmarks"] = settings.landmarks and [settings.landmarks]
     for key in _FILES:
-        path = values[key]
-        files = sorted(filter(Path.is_file, path.iterdir())) if path and path.is_dir() else [path]
-        values[key] = path and [[file.name, *fingerprint(file)[:3]] for file in files]
+        values[key] = files[key] and [[file.name, _sha256(file)] for file in files[key]]
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 

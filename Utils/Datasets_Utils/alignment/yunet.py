@@ -27,6 +27,7 @@ class YuNet:
     """The detector. Raises DataError if OpenCV can't read the file."""
 
     def __init__(self, file: Path) -> None:
+        self.files = [file]
         try:
             self.network = cv2.FaceDetectorYN.create(
                 str(file), "", (320, 320), _LEAST_SCORE, _OVERLAP, _MOST

@@ -147,10 +147,29 @@ def test_names_that_both_sets_have_are_found_without_a_network(two_sets, tmp_pat
     for folder in ("m.0abc1", "Somebody Else", names[0], names[1].replace("_", " ").lower()):
         shutil.copytree(root / "train/00", train / folder)
     run = run_script("-m", OVERLAP, train, root / "test", "--output", tmp_path / "out", check=True)
-    assert "in both sets: 2 of 4 identities (by name alone)" in run.stdout
+    assert "in both sets: 2 of 4 identities (by name 2)" in run.stdout
     clean = open_training_set(train, tmp_path / "out/clean_list.txt")
     kept = {clean.name(i).split("/")[0] for i in range(len(clean))}
     assert kept == {"m.0abc1", "Somebody Else"}
+
+
+def test_pictures_that_both_sets_have_are_found_without_a_network(two_sets, tmp_path):
+    root, _ = two_sets
+    train = tmp_path / "train"
+    for folder in ("00", "01", "02", "03"):
+        shutil.copytree(root / "train" / folder, train / folder)
+    stolen = sorted((root / "test").glob("*/*.jpg"))[5]
+    copy = cv2.resize(cv2.imread(str(stolen)), (80, 80), interpolation=cv2.INTER_AREA)
+    for name in ("01/copy.jpg", "03/again.jpg"):
+        cv2.imwrite(str(train / name), copy, [cv2.IMWRITE_JPEG_QUALITY, 70])
+    (train / "02/damaged.jpg").write_bytes(b"no image")
+    command = ("-m", OVERLAP, train, root / "test", "--output", tmp_path / "out", "--pictures")
+    run = run_script(*command, "--num_workers", "0", check=True)
+    assert "in both sets: 2 of 4 identities (by name 0, by picture 2)" in run.stdout
+    with open(tmp_path / "out/overlap.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["label"], row["why"]) for row in rows] == [("1", "picture"), ("3", "picture")]
+    assert {row["test_image"] for row in rows} == {f"{stolen.parent.name}/{stolen.name}"}
 
 
 def test_matched_pairs_and_folders_say_who_is_in_a_verification_set(shared_data):

@@ -5,11 +5,13 @@ that has been trained on its people.
 
 TRAIN is anything that training opens, TEST a verification set (with --pairs, if its pairs are in a
 file) or labelled images. With --checkpoint, each test image is compared with the centre of each
-identity of the training set: those beyond a threshold seem to be the same person. Without it,
-people are found by the names of their folders alone. --output gets overlap.csv, the identities that
-are in both; nearest.csv, the nearest identity of each test image; overlap.png and scores.png, to
-look at; report.json; clean_list.txt, the training set without those identities, for
---train_file_list; and features, which another start uses again.
+identity of the training set: those beyond a threshold seem to be the same person. People are found
+by the names of their folders too, and with --pictures by pictures that both sets have, saved again
+or resized, for which all are read once more.
+
+--output gets overlap.csv, the identities that are in both; nearest.csv, the nearest identity of
+each test image; overlap.png and scores.png, to look at; report.json; clean_list.txt, the training
+set without those identities, for --train_file_list; and features, which another start uses again.
 
 The network should be one that was not trained on TRAIN: people whom a network has not seen are
 nearer to each other than those whom it has, and --far is then too low.
@@ -39,6 +41,7 @@ from Utils.Evaluation_Utils.overlap.nearest import (
     nearest_classes,
 )
 from Utils.Evaluation_Utils.overlap.people import Tested, open_tested, same_names
+from Utils.Evaluation_Utils.overlap.pictures import same_pictures
 from Utils.Evaluation_Utils.overlap.report import (
     Nearest,
     draw_scale,
@@ -95,6 +98,9 @@ def main() -> None:
     parser.add_argument("train", help="the training set: all that training opens")
     parser.add_argument("test", help="the test set: a verification set, or labelled images")
     own = parser.add_argument_group("The training set, and the threshold")
+    own.add_argument(
+        "--pictures", action="store_true", default=False, help="look for pictures in both sets too"
+    )
     own.add_argument("--file_list", default=None, help="the training set's image list")
     own.add_argument(
         "--features", type=Path, default=None, help="its features, as label_noise has kept them"
@@ -133,8 +139,12 @@ def main() -> None:
         )
         draw_scale(nearest, folder / "scores.png")
     make_folder(folder)
-    suspects = find_suspects(tested, nearest, same_names(data, tested))
-    text = write_report(data, tested, nearest, suspects, folder, about)
+    others = {"name": same_names(data, tested)}
+    if given["pictures"]:
+        others["picture"] = same_pictures(data, tested, config.num_workers)
+    suspects = find_suspects(tested, nearest, others)
+    reasons = [*(["face"] if nearest else []), *others]
+    text = write_report(data, tested, nearest, suspects, reasons, folder, about)
     print("\n" + "\n\n".join(("\n".join(data.notes), text) if data.notes else (text,)))
     print(f"\nLists and pictures: {folder}")
 

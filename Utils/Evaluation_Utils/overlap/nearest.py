@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from Utils.devices import full_precision
+from Utils.errors import DataError
 from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
 
 ROWS = 1 << 16
@@ -77,14 +78,14 @@ class Scale:
     same: float32 n, of each to the centre that the others of its class make; NaN without others.
     other: float32 n, to the nearest centre of the other classes. threshold: a share `far` of images
     of people who are not in the set is expected to be nearer to some class. missed: the share of
-    the training images that are further from their own.
+    the training images that are further from their own; None where all are alone.
     """
 
     same: np.ndarray
     other: np.ndarray
     far: float
     threshold: float
-    missed: float
+    missed: float | None
 
 
 def measure_scale(
@@ -96,11 +97,14 @@ def measure_scale(
     threshold: float | None = None,
 ) -> Scale:
     """The scale of a training set. sums: of `class_sums`. threshold: instead of that of far, which
-    is then the share that the threshold gives."""
+    is then the share that the threshold gives. Raises DataError for fewer than two classes with
+    images that can be read."""
     rows = np.unique(np.linspace(0, len(labels) - 1, _SAMPLE).astype(np.int64))
     block, own = features[rows].astype(np.float32), labels[rows]
     there = block.any(axis=1)
     block, own = block[there], own[there]
+    if len(np.unique(own)) < 2:
+        raise DataError("the training set has fewer than two identities with readable images.")
     others = sums[own] - block
     lengths = np.linalg.norm(others, axis=1)
     alone = lengths < 1e-3  # fp16 features leave a rest
@@ -112,5 +116,5 @@ def measure_scale(
         threshold = fitted.inv_cdf(1 - far)
     else:
         far = 1 - fitted.cdf(threshold)
-    missed = float(np.mean(same[~alone] < threshold)) if not alone.all() else float("nan")
+    missed = None if alone.all() else float(np.mean(same[~alone] < threshold))
     return Scale(same, other, float(far), float(threshold), missed)

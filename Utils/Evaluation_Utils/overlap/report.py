@@ -1,5 +1,6 @@
 """What was found of a test set's people in a training set: lists, pictures and the clean list."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from Utils.tables import format_table, write_csv
 COLUMNS = ("label", "class", "images", "cosine", "why", "test_person", "test_images", "test_image")
 NEAREST = ("test_image", "test_person", "cosine", "label", "class")
 PERCENTILES = (1, 25, 50, 75, 95, 99, 99.9)
+REASONS = ("face", "picture", "name")
 SHOWN, PRINTED = 30, 10
 
 
@@ -36,20 +38,21 @@ class Suspect:
     """A class that seems to be a person of the test set.
 
     image: the most alike test image. cosine: its cosine with the class's centre; NaN without a
-    network. count: how many of the person's images are beyond the threshold. by_face, by_name: why.
+    network. count: how many of the person's images are beyond the threshold. why: words of REASONS.
     """
 
     label: int
     image: int
     cosine: float
     count: int
-    by_face: bool
-    by_name: bool
+    why: tuple[str, ...]
 
 
-def find_suspects(tested: Tested, nearest: Nearest | None, named: dict[int, int]) -> list[Suspect]:
-    """The classes with a test image beyond the threshold, and those of a test person's name, the
-    most alike first. named: of `people.same_names`."""
+def find_suspects(
+    tested: Tested, nearest: Nearest | None, others: dict[str, dict[int, int]]
+) -> list[Suspect]:
+    """The classes with a test image beyond the threshold, and those of others, the most alike
+    first. others: reason -> class -> a test image, as `people` and `pictures` find them."""
     best: dict[int, tuple[float, int]] = {}
     beyond: dict[tuple[int, int], int] = {}
     if nearest:
@@ -60,11 +63,13 @@ def find_suspects(tested: Tested, nearest: Nearest | None, named: dict[int, int]
             best[label] = max(best.get(label, (-1.0, 0)), (cosine, image))
             of_person = label, int(tested.people[image])
             beyond[of_person] = beyond.get(of_person, 0) + 1
+    reasons = {"face": best, **others}
     found = []
-    for label in best.keys() | named.keys():
-        cosine, image = best.get(label, (float("nan"), named.get(label, 0)))
+    for label in set().union(*reasons.values()):
+        why = tuple(word for word in REASONS if label in reasons.get(word, {}))
+        cosine, image = best.get(label) or (float("nan"), reasons[why[0]][label])
         count = beyond.get((label, int(tested.people[image])), 0)
-        found.append(Suspect(label, image, cosine, count, label in best, label in named))
+        found.append(Suspect(label, image, cosine, count, why))
     return sorted(found, key=lambda s: (-np.nan_to_num(s.cosine, nan=-1.0), s.label))
 
 
@@ -73,10 +78,12 @@ def write_report(
     tested: Tested,
     nearest: Nearest | None,
     suspects: list[Suspect],
+    reasons: Sequence[str],
     folder: Path,
     about: dict,
 ) -> str:
-    """Write all files; returns a table for printing. about: further values for report.json."""
+    """Write all files; returns a table for printing. reasons: words of REASONS that were looked
+    for. about: further values for report.json."""
     labels = np.asarray(data.labels)
     counts = np.bincount(labels, minlength=data.num_classes)
     first = np.zeros(data.num_classes, np.int64)
@@ -88,9 +95,7 @@ def write_report(
         (
             (
                 *(s.label, title, counts[s.label], "" if np.isnan(s.cosine) else f"{s.cosine:.4f}"),
-                " ".join(
-                    word for word, holds in (("face", s.by_face), ("name", s.by_name)) if holds
-                ),
+                " ".join(s.why),
                 *(tested.people[s.image], s.count, tested.names[s.image]),
             )
             for s, title in zip(suspects, titles, strict=True)
@@ -111,7 +116,7 @@ def write_report(
     contact_sheet(
         {heading: [pair for pair in pairs if pair]}, folder / "overlap.png", "In both sets"
     )
-    by_face, by_name = sum(s.by_face for s in suspects), sum(s.by_name for s in suspects)
+    by = {word: sum(word in s.why for s in suspects) for word in reasons}
     values = {
         **about,
         "training images": len(data),
@@ -119,8 +124,7 @@ def write_report(
         "test images": len(tested),
         "test people": len(np.unique(tested.people)),
         "identities in both": len(suspects),
-        "by face": by_face if nearest else None,
-        "by name": by_name,
+        **{f"by {word}": count for word, count in by.items()},
         "training images of them": int(out[labels].sum()),
     }
     blocks = [
@@ -138,7 +142,7 @@ def write_report(
          tested.names[s.image]]
         for s, title in zip(suspects[:PRINTED], titles, strict=False)
     ]  # fmt: skip
-    how = f"by face {by_face:,}, by name {by_name:,}" if nearest else "by name alone"
+    how = ", ".join(f"by {word} {count:,}" for word, count in by.items())
     found = f"in both sets: {len(suspects):,} of {data.num_classes:,} identities ({how})"
     blocks += [found + (f"\n\n{format_table(shown, '>><<')}" if suspects else "")]
     left = f"{len(kept):,} images of {int((~out).sum()):,} identities"
@@ -181,9 +185,11 @@ def _scale(nearest: Nearest, images: int) -> tuple[str, dict]:
     text = (
         f"threshold {scale.threshold:.3f}: of test people who are not in the training set, "
         f"{scale.far:.2g} of the images are expected beyond it\n({scale.far * images:.1f} of "
-        f"{images:,}); of the training images, {1 - scale.missed:.1%} are that near to their own "
-        f"identity"
+        f"{images:,})"
     )
+    if scale.missed is not None:
+        near = f"{1 - scale.missed:.1%} are that near to their own identity"
+        text += f"; of the training images, {near}"
     figures = {
         "threshold": scale.threshold,
         "far": scale.far,

@@ -51,6 +51,9 @@ def validate(
         if name in names and getattr(config, name) and not getattr(config, path):
             why = f"{path}, where its images are, is empty; give both."
             raise _wrong(config, name, why)
+    if "align" in names and config.detector_file and not config.align:
+        why = "align, which says which detector's weights these are, is empty; give both."
+        raise _wrong(config, "detector_file", why)
     _check_device(config, cuda_devices)
     on_cpu = config.device == "cpu" or cuda_devices == 0
     if "eval_dtype" in names and config.eval_dtype == "fp16" and on_cpu:

@@ -227,5 +227,8 @@ def test_scripts_align_and_say_so(photographs, tmp_path):
     assert_one_paragraph(
         run_script(*wrong, "yumet"), "'yumet'", "yunet, mtcnn", "list of landmarks"
     )
-    missing = ("yunet", "--detector_file", tmp_path / "no.onnx")
-    assert_one_paragraph(run_script(*wrong, *missing), "no.onnx", "Pretrained/README.md")
+    own_file = ("--detector_file", tmp_path / "no.onnx")
+    lonely = ("LFW_Evaluation.py", *paths, *flags, *own_file)
+    assert_one_paragraph(run_script(*lonely), "detector_file", "align", "give both")
+    assert_one_paragraph(run_script(*lonely, *align), "detector_file", "not a detector")
+    assert_one_paragraph(run_script(*wrong, "yunet", *own_file), "no.onnx", "Pretrained/README.md")

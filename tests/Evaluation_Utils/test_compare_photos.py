@@ -240,6 +240,7 @@ def test_mistakes_end_in_one_paragraph(lfw, xiaoccer, judged, small, tmp_path, m
     swapped = (*two, xiaoccer, *there, "--channel_order", "BGR")
     fails(*swapped, said=("another input", "112×96 RGB", "112×96 BGR"))
     fails(*two, xiaoccer, *there, "--far", 1e-5, said=("--far is one of 0.1, 0.01, 0.001",))
+    fails(*two, small, "--far", 0.1, said=("far", "--threshold_from"))
     fails("compare_photos", first, "--checkpoint", small, said=("1 photographs are named",))
     fails("compare_photos", first, tmp_path / "no.jpg", "--checkpoint", small, said=("no.jpg",))
     fails(*two, small, "--detector_file", small, said=("--detector",))

@@ -53,7 +53,8 @@ class Alignment:
     num_workers: int = 2
 
     def settings(self) -> Settings:
-        """Raises ConfigError if `align` is neither a detector nor a file."""
+        """Raises ConfigError if `align` is neither a detector nor a file, or is a list of landmarks
+        and has a detector's weights beside it."""
         size = tuple(max(_SIDE, side) for side in self.input_size)
         if self.align in DETECTORS:
             file = Path(self.detector_file) if self.detector_file else None
@@ -61,6 +62,9 @@ class Alignment:
         if not Path(self.align).is_file():
             why = f"it is neither a detector ({', '.join(DETECTORS)}) nor a list of landmarks."
             raise ConfigError("align", self.align, why)
+        if self.detector_file:
+            why = f"align is a list of landmarks, {self.align}, not a detector; leave it out."
+            raise ConfigError("detector_file", self.detector_file, why)
         return Settings(size=size, landmarks=Path(self.align))
 
 

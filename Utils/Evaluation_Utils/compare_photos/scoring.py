@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from Config import Config, validate
+from Config import Config, ConfigError, validate
 from Config.command_line import make_parser
 from Config.config import settings_of
 from Utils.Datasets_Utils.alignment.detectors import DETECTORS
@@ -35,6 +35,7 @@ SETTINGS = (
     *("checkpoint", "output", "eval_batch_size", "lineage", "weights", "channel_order"),
     *("input_mean", "input_scale", "device", "num_workers", "threshold_from"),
 )
+FAR = 1e-3  # of the threshold, if none is named
 # What a score is called, and which of two is more alike.
 _UNITS = {"cosine": ("cosine", ">="), "insightface": ("squared distance", "<=")}
 _NO_ANSWER = (
@@ -174,9 +175,9 @@ def reading_photos(description: str, name: str, usage: str) -> argparse.Argument
     own.add_argument(
         "--far",
         type=float,
-        default=1e-3,
+        default=None,
         metavar="X",
-        help="which of the thresholds in --threshold_from (default: 0.001)",
+        help=f"which of the thresholds in --threshold_from (default: {FAR:g})",
     )
     return parser
 
@@ -194,9 +195,11 @@ def open_judge(given: dict[str, Any]) -> Judge:
         detector=given["detector"],
         detector_file=given["detector_file"],
     )
-    threshold = None
+    threshold, far = None, given["far"]
     if config.threshold_from:
-        threshold = _threshold(config, backbone, given["protocol"], given["far"])
+        threshold = _threshold(config, backbone, given["protocol"], FAR if far is None else far)
+    elif far is not None:
+        raise ConfigError("far", far, "it is that of a threshold, which --threshold_from names.")
     return Judge(backbone, config, device, given["protocol"], threshold, faces, make_output(config))
 
 

@@ -60,9 +60,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
-        )
+        # The end of the name is enough: with all of it, the longest names would be too long.
+        prefix = f".{path.name[-50:]}."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary

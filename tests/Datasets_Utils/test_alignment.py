@@ -275,7 +275,7 @@ def test_a_photograph_that_was_mended_is_aligned_by_the_next_run(photos, tmp_pat
     assert rows_of(tmp_path / "out")["person 0/3.png", "0"]["reason"]
     (folder / "person 0/3.png").write_bytes(whole)
     run((folder, photos[1]), tmp_path / "out")
-    run(photos, tmp_path / "whole")
+    run((folder, photos[1]), tmp_path / "whole")
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
     (folder / "person 0/3.png").unlink()
     said = run((folder, photos[1]), tmp_path / "out")
@@ -313,7 +313,8 @@ def test_an_archive_and_a_list_give_the_same_crops(photos, tmp_path):
     for kind in ("zip", "tar"):
         shutil.make_archive(str(tmp_path / "photos"), kind, folder)
         run((tmp_path / f"photos.{kind}", landmarks), tmp_path / kind)
-        assert files_of(tmp_path / kind) == tree
+        settings = (tmp_path / kind / "aligned.json").read_bytes()  # has the name of the archive
+        assert files_of(tmp_path / kind) == tree | {"aligned.json": settings}
     listed = [f"{folder}/{name}" for name in crops]
     (tmp_path / "list.txt").write_text("\n".join(listed))
     absolute = landmarks.read_text().replace("person", f"{folder}/person")
@@ -361,6 +362,47 @@ def test_all_faces_or_one_and_what_is_doubtful(tmp_path):
     assert row["doubts"] == "several"
 
 
+def test_the_second_face_of_one_photograph_is_not_written_over_another_photograph(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(("a.face2.png", "a.png")):
+        Image.fromarray(smooth(300, 300, number)).save(tmp_path / "photos" / name)
+    text = " ".join(f"{value:.2f}" for value in (POINTS + 90).ravel())
+    (tmp_path / "list.txt").write_text(f"a.png {FLAT}\na.png {text}\na.face2.png {FLAT}\n")
+    run((tmp_path / "photos", tmp_path / "list.txt"), tmp_path / "all", settings={"which": "all"})
+    crops = {row["crop"] for row in rows_of(tmp_path / "all").values()}
+    assert crops == {"a.png", "a.face2.png", "a.face2_2.png"}
+    assert crops < set(files_of(tmp_path / "all"))
+    run((tmp_path / "photos", tmp_path / "list.txt"), tmp_path / "one")
+    assert {row["crop"] for row in rows_of(tmp_path / "one").values()} == {"a.png", "a.face2.png"}
+
+
+def test_odd_boxes_points_and_names_do_not_stop_a_run(tmp_path):
+    (tmp_path / "photos").mkdir()
+    names = ("a" * 251 + ".png", "b" * 251 + ".gif", "c.png", "d.png")
+    for name in names:
+        Image.fromarray(smooth(120, 120)).save(tmp_path / "photos" / name)
+    (tmp_path / "photos/e.png").symlink_to("nowhere")
+    points = FLAT.replace(" ", ",")
+    boxes = ("90,80,20,10", "inf,1,2,1e300", "30,20,50,60", "30,20,50,60", "1,2,3,4")
+    header = ",".join(("file,left,top,right,bottom", *(f"{n}_x,{n}_y" for n in NAMES)))
+    lines = [f"{n},{b},{points}" for n, b in zip((*names, "e.png"), boxes, strict=True)]
+    lines[2] = lines[2].replace(",30.5,", ",1e300,")
+    lines[3] = lines[3].replace(",30.5,", ",-60,")
+    (tmp_path / "list.csv").write_text("\n".join((header, *lines)))
+    said = run((tmp_path / "photos", tmp_path / "list.csv"), tmp_path / "out")
+    reasons = {row["file"]: row["reason"] for row in rows_of(tmp_path / "out").values()}
+    assert [reasons[name] for name in names] == [
+        "",
+        "the name of its crop is too long",
+        "the points are not pixels of a photograph",
+        "",
+    ]
+    assert reasons["e.png"].startswith("cannot be opened")
+    assert str(tmp_path / "photos") not in said  # reasons of many photographs are counted as one
+    with Image.open(sheet_path(tmp_path / "out")) as sheet:
+        assert sheet.height > 100
+
+
 def test_photographs_and_other_crops_are_never_overwritten(photos, tmp_path):
     folder = photos[0]
     for output in (folder, folder.parent):
@@ -373,6 +415,9 @@ def test_photographs_and_other_crops_are_never_overwritten(photos, tmp_path):
     run(photos, tmp_path / "out")
     with pytest.raises(RunError, match=r"size \[112, 112\], not \[112, 96\]"):
         run(photos, tmp_path / "out", settings={"size": (112, 96)})
+    shutil.copytree(folder, tmp_path / "others")  # whose names are the same
+    with pytest.raises(RunError, match=r"photographs .*, not .*others"):
+        run((tmp_path / "others", photos[1]), tmp_path / "out")
     (tmp_path / "list.txt").write_text(photos[1].read_text().replace("1", "2"))
     with pytest.raises(RunError, match="another landmarks"):
         run((folder, tmp_path / "list.txt"), tmp_path / "out")
@@ -381,9 +426,13 @@ def test_photographs_and_other_crops_are_never_overwritten(photos, tmp_path):
 def test_crops_inside_the_tree_of_photographs_are_not_photographs(photos, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photos[0], folder)
-    for _ in range(2):
-        run((folder, photos[1]), folder / "out")
-        assert len(rows_of(folder / "out")) == 15
+    (tmp_path / "link").symlink_to(folder)
+    for root in (folder, tmp_path / "link"):
+        for _ in range(2):
+            run((root, photos[1]), folder / "out")
+            assert len(rows_of(folder / "out")) == 15
+        shutil.rmtree(folder / "out")
+        sheet_path(folder / "out").unlink()
 
 
 def test_landmarks_with_other_folders_say_how_many_to_drop(photos, tmp_path):

@@ -7,12 +7,10 @@ the same.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -177,11 +175,10 @@ def _crops(
         given, notes = given_faces(landmarks, store, how.encoding)
     once = rows[np.sort(np.unique(names, return_index=True)[1])]  # a list may name one twice
     folder = _folder(path.absolute(), f".{path.name}.{_digest(store, once, settings)}.aligned")
-    with _alone_in(folder):
+    found = _read(folder)
+    if found is None:
+        align_store(store, once, given, settings, folder, how.num_workers, again=False)
         found = _read(folder)
-        if found is None:
-            align_store(store, once, given, settings, folder, how.num_workers, again=False)
-            found = _read(folder)
     crops = [found[name] for name in names]
     missing = [name for name, crop in zip(names, crops, strict=True) if not crop]
     by = how.align if settings.detector else f"the landmarks of {how.align}"
@@ -192,18 +189,6 @@ def _crops(
     if len(missing) == len(crops):
         raise DataError(f"{path}: no image could be aligned; {folder / REPORT} says why.")
     return crops, folder, notes
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other program makes crops in the folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a network's file system may have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _read(folder: Path) -> dict[str, str] | None:

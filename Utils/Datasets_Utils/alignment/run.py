@@ -6,10 +6,11 @@ and stops nothing. A run that was interrupted continues where it stopped.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def align(
             f"warning: the photographs look as if they were aligned already, by their size. Then "
             f"use {quoted(source)} as it is: aligning faces again only blurs them",
         )
-    summary = align_store(store, rows, given, settings, output, num_workers)
+    beside = {"photographs": str(source), "drop_folders": drop_folders}
+    summary = align_store(store, rows, given, settings, output, num_workers, beside=beside)
     names = (store.name(row) for row in rows.tolist())
     shown = {line.file for line in summary.to_show}
     row_of = {name: row for name, row in zip(names, rows.tolist(), strict=True) if name in shown}
@@ -112,26 +114,31 @@ def align_store(
     output: Path,
     num_workers: int,
     again: bool = True,
+    beside: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Align the photographs in some rows of a store, whose names differ; the report is in output.
 
-    given: their landmarks. again: whether photographs without a crop are tried again. See `align`
-    for the rest.
+    given: their landmarks. again: whether photographs without a crop are tried again. beside: what
+    must be as in an earlier run, beside the settings. See `align` for the rest.
     """
     names = PathTable(store.name(row) for row in rows.tolist())
-    crops = PathTable(crop_names(names, getattr(store, "root", store.source)))
+    root, every_face = getattr(store, "root", store.source), settings.which == "all"
+    crops = PathTable(crop_names(names, root, every_face))
+    values = settings_values(settings) | dict(beside or {})
     with own_threads(num_workers):
         settings.open_detector()  # or an error before the first photograph
-        _begin(output, settings)
+    make_folder(output)
+    with own_threads(num_workers), _alone_in(output):
+        _begin(output, values)
         lines = finished(output, again)
         gone = _left_behind(lines, names)
         missing = np.array([i for i, name in enumerate(names) if name not in lines], np.int64)
         crops_missing = PathTable(crops[i] for i in missing.tolist())
         work = Work(store, rows[missing], crops_missing, given, settings, output)
         lines |= _align(work, lines, num_workers, output)
-    summary = write_report(output, (lines[name] for name in names))
-    summary.notes = gone
-    save_json(output / SETTINGS, {"settings": settings_values(settings), **summary.values()})
+        summary = write_report(output, (lines[name] for name in names))
+        summary.notes = gone
+        save_json(output / SETTINGS, {"settings": values, **summary.values()})
     return summary
 
 
@@ -148,16 +155,27 @@ def own_threads(num_workers: int) -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other program makes crops in the folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network's file system may have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def sheet_path(output: Path) -> Path:
     """The contact sheet: beside the crops, where nobody takes it for one of them."""
     return output.with_name(f"{output.name}_doubtful.jpg")
 
 
-def _begin(output: Path, settings: Settings) -> None:
+def _begin(output: Path, wanted: Mapping[str, Any]) -> None:
     """Write down the settings. Raises RunError where other files, or other crops, are in the way;
     removes what a killed run was writing."""
-    note, wanted = output / SETTINGS, settings_values(settings)
-    make_folder(output)
+    note = output / SETTINGS
     if note.exists():
         before = read_json(note, "settings of the crops", RunError)
         before = before.get("settings", {}) if isinstance(before, dict) else {}

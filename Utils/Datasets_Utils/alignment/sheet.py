@@ -55,10 +55,11 @@ def _tile(line: Line, store: ImageStore, row: int, folder: Path) -> Image.Image 
     draw = ImageDraw.Draw(picture)
     scale = picture.width / photograph.size[1]
     if all(line.points):
-        for x, y in np.array(line.points, float).reshape(5, 2) * scale:
+        for x, y in (np.array(line.points, float).reshape(5, 2) * scale).clip(-9, _PICTURE + 9):
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), outline=_POINT)
     if all(line.box):
-        draw.rectangle(tuple(np.array(line.box, float) * scale), outline=_POINT)
+        corners = (np.array(line.box, float).reshape(2, 2) * scale).clip(-1, _PICTURE)
+        draw.rectangle(tuple(np.sort(corners, axis=0).ravel()), outline=_POINT)
     tile.paste(picture, (_GAP, _GAP))
     if line.crop:
         crop = Image.fromarray(read_image(folder / line.crop))

@@ -6,7 +6,7 @@ and system files never do.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ _SAMPLE = 100  # lines by which a list of names alone is recognised
 _LOOKED_AT = 64  # photographs whose size is looked at before the run
 # Crops keep the names of their photographs where OpenCV writes such files; else .png is added.
 _KEPT = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp")
+_FACE = re.compile(r"\.face\d+$")  # of the crop of a photograph's second face
 
 
 class Photographs(FileImages):
@@ -100,7 +101,7 @@ def open_photographs(
 
 def _folder(root: Path, apart: Sequence[Path]) -> tuple[Photographs, tuple[str, ...]]:
     found = list_folder(root)
-    below = [os.path.relpath(path.absolute(), root) for path in apart]
+    below = [os.path.relpath(path.resolve(), root.resolve()) for path in apart]
     files = [
         name
         for name in found.files
@@ -141,29 +142,36 @@ def _listed(file_list: Path, encoding: str) -> list[str]:
     return list(parse_list(file_list, encoding).names)
 
 
-def crop_names(names: Sequence[str], root: Path) -> list[str]:
+def crop_names(names: Iterable[str], root: Path, every_face: bool = False) -> list[str]:
     """Where the crop of each photograph belongs, relative to the folder of all crops.
 
     names: relative to root, with / between folders, or absolute. A crop has its photograph's name,
     and .png after it unless OpenCV writes files of that suffix. No name leads out of the folder.
+    every_face: a.face2.jpg is left to the second face of a.jpg, where there is such a photograph.
     """
-    made, taken = [], set()
-    for name in names:
-        if name.startswith("/"):
-            inside = os.path.relpath(name, root)
-            name = name.lstrip("/") if inside.startswith("../") else inside
-        parts = [part for part in os.path.normpath(name).split("/") if part not in ("..", "")]
-        name = "/".join(parts)
-        if os.path.splitext(name)[1].lower() not in _KEPT:
-            name += ".png"
+    plain = [_plain_name(name, root) for name in names]
+    made, taken, known = [], set(), {name.lower() for name in plain}
+    for name in plain:
         stem, suffix = os.path.splitext(name)
+        first = _FACE.sub("", stem) + suffix
         number = 1
+        if every_face and first != name and first.lower() in known:
+            taken.add(name.lower())
         while name.lower() in taken:  # some file systems do not tell A.jpg from a.JPG
             number += 1
             name = f"{stem}_{number}{suffix}"
         taken.add(name.lower())
         made.append(name)
     return made
+
+
+def _plain_name(name: str, root: Path) -> str:
+    if name.startswith("/"):
+        inside = os.path.relpath(name, root)
+        name = name.lstrip("/") if inside.startswith("../") else inside
+    parts = [part for part in os.path.normpath(name).split("/") if part not in ("..", "")]
+    name = "/".join(parts)
+    return name if os.path.splitext(name)[1].lower() in _KEPT else f"{name}.png"
 
 
 def looks_aligned(store: ImageStore, rows: np.ndarray, sizes: Sequence[tuple[int, int]]) -> bool:

@@ -27,6 +27,8 @@ _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
 _QUALITY += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 _QUALITY += [cv2.IMWRITE_WEBP_QUALITY, 101]  # lossless
 
+_LONGEST = 255  # bytes of a file's name
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -77,8 +79,9 @@ class Work(Dataset):
         name = self.store.name(row)
         try:
             return name, as_text(self._lines(row, name, self.crops[index]))
-        except ImageError as error:
-            return name, as_text([nothing(name, str(error).removeprefix(": "))])
+        except ImageError as error:  # the line names the photograph already
+            reason = str(error).removeprefix(self.store.place(row)).removeprefix(": ")
+            return name, as_text([nothing(name, reason)])
         except MemoryError:
             return name, as_text([nothing(name, "there is not enough memory for it")])
         except RunError as error:
@@ -125,6 +128,8 @@ class Work(Dataset):
         if number > 1:
             stem, suffix = os.path.splitext(crop)
             crop = f"{stem}.face{number}{suffix}"
+        if any(len(os.fsencode(part)) > _LONGEST for part in crop.split("/")):
+            return Line(name, number, "", *facts, score, "", "the name of its crop is too long")
         write_crop(self.output / crop, image)
         return Line(name, number, crop, *facts, score, " ".join(doubts), "")
 

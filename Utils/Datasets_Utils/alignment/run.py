@@ -124,9 +124,9 @@ def align_store(
     names = PathTable(store.name(row) for row in rows.tolist())
     root, every_face = getattr(store, "root", store.source), settings.which == "all"
     crops = PathTable(crop_names(names, root, every_face))
-    values = settings_values(settings) | dict(beside or {})
     with own_threads(num_workers):
-        settings.open_detector()  # or an error before the first photograph
+        # Opens the detector: without its weights, nothing is written.
+        values = settings_values(settings) | dict(beside or {})
     make_folder(output)
     with own_threads(num_workers), _alone_in(output):
         _begin(output, values)

@@ -23,7 +23,7 @@ test: $(INSTALLED)
 # facenet-pytorch asks for older releases of PyTorch than this project has, and runs with these.
 extras: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps "facenet-pytorch>=2.6,<3" "timm>=1.0.9,<2"
-	$(BIN)/python -m pip install --quiet "tensorboard>=2.18" "wandb>=0.19"
+	$(BIN)/python -m pip install --quiet "tensorboard>=2.18" "wandb>=0.31"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

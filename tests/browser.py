@@ -106,6 +106,7 @@ class Browser:
         flags = (
             *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            "--disable-3d-apis",  # then TensorBoard draws lines as elements of the page
             *("--remote-debugging-port=0", f"--window-size=1500,{height}"),
             f"--user-data-dir={folder}",
         )

@@ -60,9 +60,13 @@ def test_the_page_of_visdom_shows_every_curve(tiny_faces, tmp_path, open_page):
         flags = (*tiny_faces.flags, "--use_visdom", "--visdom_port", port)
         run_script("Train.py", *flags, "--save_dir", tmp_path / "runs", check=True)
         (run,) = (tmp_path / "runs").iterdir()
-        page = open_page(f"http://localhost:{port}/env/{run.name.replace('_', '-')}", 800)
+        page = open_page(f"http://localhost:{port}/env/{run.name.replace('_', '-')}", 1000)
         wait_for(lambda: len(page.texts(".scatterlayer .trace")) == 4)
         screenshot(page, "visdom.png", tmp_path)
+        plots = "[...document.querySelectorAll('.js-plotly-plot')]"
+        top = "p.querySelector('.gtitle').getBoundingClientRect().top"
+        bottom = "p.querySelector('.modebar').getBoundingClientRect().bottom"
+        assert page.value(f"{plots}.map(p => {top} > {bottom})") == [True] * 4  # no title is hidden
     finally:
         server.kill()
         server.wait()
@@ -70,7 +74,6 @@ def test_the_page_of_visdom_shows_every_curve(tiny_faces, tmp_path, open_page):
     assert set(page.texts(".gtitle")) == titles
     assert page.texts(".xtitle") == ["iteration"] * 4
     assert page.texts(".legendtext") == ["LFW"]
-    plots = "[...document.querySelectorAll('.js-plotly-plot')]"
     drawn = page.value(f"{plots}.flatMap(p => p.data.map(d => [d.name, [d.x, d.y]]))")
     rows = read_rows(run / "metrics.csv")
     columns = ("loss", "accuracy", "learning_rate", "LFW")
@@ -92,6 +95,10 @@ def test_the_page_of_tensorboard_shows_every_curve_and_picture(tiny_faces, tmp_p
         shown |= {"curves/test_accuracy_LFW", "pictures/LFW_scores", "pictures/LFW_worst_pairs"}
         wait_for(lambda: set(page.texts("card-view .tag")) == shown)
         wait_for(lambda: len(page.texts("scalar-card tb-data-table")) == 4)
+        # Two lines each, one of them smoothed, with a point for each row of metrics.csv.
+        lines = "[...document.querySelectorAll('scalar-card .series-view svg path')]"
+        points = f"{lines}.map(line => line.getAttribute('d').split('L').length)"
+        wait_for(lambda: page.value(points) == [5, 5] * 3 + [3, 3])
         legends = page.texts("scalar-card tb-data-table")
         wait_for(lambda: page.value("document.querySelector('image-card img').naturalWidth"))
         screenshot(page, "tensorboard.png", tmp_path)

@@ -97,8 +97,11 @@ class VisdomServer:
         if self._client is None:
             self._client = self._connect()
         for window, curves in windows.items():
+            title = window.replace("_", " ")
+            below_buttons = {"text": title, "y": 0.87}
             options = {
-                "title": window.replace("_", " "),
+                "title": title,
+                "layoutopts": {"plotly": {"title": below_buttons}},
                 "xlabel": "iteration",
                 "legend": list(curves),
                 "showlegend": window == "test_accuracy",
@@ -187,7 +190,10 @@ class EventFiles(_Record):
     """TensorBoard's event files."""
 
     files = "events.out.tfevents.*"
-    advice = "TensorBoard's event files can't be written; training continues without them."
+    advice = (
+        "TensorBoard's event files can't be written, train.log says why; training continues "
+        "without them."
+    )
 
     def _open(self, last: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
@@ -216,8 +222,8 @@ class WandbRun(_Record):
 
     files = "wandb"
     advice = (
-        "W&B can't be used; training continues without it. Log in (wandb login), or set "
-        "WANDB_MODE=offline and upload later (wandb sync)."
+        "W&B can't be used, train.log says why; training continues without it. Log in (wandb "
+        "login), or set WANDB_MODE=offline and upload later (wandb sync)."
     )
 
     def _open(self, last: int) -> Any:

@@ -20,7 +20,8 @@ train: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-# facenet-pytorch asks for older releases of PyTorch than this project has, and runs with these.
+# facenet-pytorch asks for older releases of PyTorch than this project has, and runs with these;
+# timm (11 MB) asks for the package that downloads its weights, which nothing here does.
 extras: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps "facenet-pytorch>=2.6,<3" "timm>=1.0.9,<2"
 	$(BIN)/python -m pip install --quiet "tensorboard>=2.18" "wandb>=0.31"

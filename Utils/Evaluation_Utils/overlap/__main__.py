@@ -14,7 +14,7 @@ each test image; overlap.png and scores.png, to look at; report.json; clean_list
 set without those identities, for --train_file_list; and features, which another start uses again.
 
 The network should be one that was not trained on TRAIN: people whom a network has not seen are
-nearer to each other than those whom it has, and --far is then too low.
+nearer to each other than those whom it has, so more of them than --far are then taken for somebody.
 """
 
 from dataclasses import replace

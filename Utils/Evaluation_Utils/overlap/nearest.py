@@ -3,11 +3,12 @@ person; on arrays alone, about `ROWS` features at a time.
 
 The threshold comes from the training set itself. An image of one of its people, compared with the
 centres of all others, is what an image of somebody who is not in the set is: the nearest of them is
-a false match. The cosines of these false matches have nearly a normal distribution, whose quantile
-1 - FAR is the threshold. It is fitted to their quartiles, so that people who are in the set under
-two names, which are the largest of these cosines, do not move it.
+a false match. The angles of these false matches have nearly a normal distribution, whose quantile
+at the FAR is the threshold. It is fitted to their quartiles, so that people who are in the set
+under two names, which are the smallest of these angles, do not move it.
 """
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -110,11 +111,11 @@ def measure_scale(
     alone = lengths < 1e-3  # fp16 features leave a rest
     same = np.einsum("nd,nd->n", block, others) / np.where(alone, np.nan, lengths)
     other = nearest_classes(block, class_centres(sums), 1, device, own)[1][:, 0]
-    low, middle, high = np.quantile(other, (0.25, 0.5, 0.75)).tolist()
-    fitted = NormalDist(middle, max(high - low, 1e-6) / (2 * NormalDist().inv_cdf(0.75)))
+    near, middle, far_off = np.quantile(np.arccos(other.clip(-1, 1)), (0.25, 0.5, 0.75)).tolist()
+    fitted = NormalDist(middle, max(far_off - near, 1e-6) / (2 * NormalDist().inv_cdf(0.75)))
     if threshold is None:
-        threshold = fitted.inv_cdf(1 - far)
+        threshold = math.cos(max(0.0, fitted.inv_cdf(far)))
     else:
-        far = 1 - fitted.cdf(threshold)
+        far = fitted.cdf(math.acos(threshold))
     missed = None if alone.all() else float(np.mean(same[~alone] < threshold))
     return Scale(same, other, float(far), float(threshold), missed)

@@ -20,6 +20,7 @@ NEAREST = ("test_image", "test_person", "cosine", "label", "class")
 PERCENTILES = (1, 25, 50, 75, 95, 99, 99.9)
 REASONS = ("face", "picture", "name")
 SHOWN, PRINTED = 30, 10
+_MANY = 0.5  # share of the training images that a threshold misses
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +191,8 @@ def _scale(nearest: Nearest, images: int) -> tuple[str, dict]:
     if scale.missed is not None:
         near = f"{1 - scale.missed:.1%} are that near to their own identity"
         text += f"; of the training images, {near}"
+        if scale.missed > _MANY:
+            text += "\nwarning: this network can't tell these people apart; take a better one"
     figures = {
         "threshold": scale.threshold,
         "far": scale.far,

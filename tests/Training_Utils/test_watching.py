@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -23,7 +24,7 @@ from Utils.run_folder import RunFolder
 from Utils.Training_Utils.reports.figures import Metrics, read_rows, series
 from Utils.Training_Utils.reports.places import EventFiles, VisdomServer
 from Utils.Training_Utils.reports.progress import open_log
-from Utils.Training_Utils.reports.watchers import Watcher
+from Utils.Training_Utils.reports.watchers import Watcher, Watchers
 
 # base_url as visdom's own command line gives it.
 SERVER = """
@@ -142,6 +143,30 @@ def test_a_bug_in_the_figures_is_not_taken_for_a_server_that_is_away():
     curves = watch_in_visdom(free_port(), "bug", metrics)
     with pytest.raises(KeyError, match="iteration"):
         curves.update()
+
+
+def test_a_place_that_hangs_does_not_hold_up_the_run():
+    class Hanging(VisdomServer):
+        seconds = 0.1
+
+        def send(self, windows, tests):
+            threading.Event().wait()
+
+    place = Hanging("http://localhost", free_port(), "hangs")
+    watcher = Watcher(place, metrics_of_a_run(), open_log(None))
+    watcher.update()
+    watcher.update()
+    watcher.close()
+
+
+def test_para_adj_mode_writes_nothing_to_watch_and_says_so(capsys):
+    config = Config(use_visdom=False, use_tensorboard=True, use_wandb=True)
+    watchers = Watchers(config, None, metrics_of_a_run(), 0, open_log(None))
+    watchers.update()
+    watchers.close()
+    said = capsys.readouterr().out
+    for switch in ("use_tensorboard", "use_wandb"):
+        assert f"{switch} has no effect: para_adj_mode writes no files" in said
 
 
 def needs_tensorboard() -> None:

@@ -21,6 +21,7 @@ from Utils.Datasets_Utils.text import first_few
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.one_kind import has_both_kinds, usable_pairs
+from Utils.files import read_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.onnx_network import OnnxBackbone
 from Utils.run_folder import COMMON, run_of
@@ -150,6 +151,20 @@ def make_output(config: Config) -> Path:
             f"another --output."
         ) from None
     return folder
+
+
+def check_same_data(config: Config, results: Path, source: str) -> None:
+    """Raise RunError, before the work, if a file of results in the default folder is of other data:
+    sets in two folders of one name, such as `images`, would overwrite each other's."""
+    if config.output or not results.is_file():
+        return
+    values = read_json(results, "results file")
+    there = values.get("data") if isinstance(values, dict) else None
+    if not isinstance(there, str) or Path(there).absolute() != Path(source).absolute():
+        raise RunError(
+            f"{results} has the results of other data, {there}; for those of {source}, give "
+            f"another --output."
+        )
 
 
 def default_output(checkpoint: Path) -> Path:

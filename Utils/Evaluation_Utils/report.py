@@ -30,6 +30,7 @@ from Utils.Evaluation_Utils.features import weights_digest
 from Utils.Evaluation_Utils.groups import evaluate_groups_of, groups_table, with_groups
 from Utils.Evaluation_Utils.inputs import (
     Benchmark,
+    check_same_data,
     find_benchmark,
     flaw_warnings,
     load_network,
@@ -97,6 +98,9 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     folder = make_output(config)
     input_size = backbone.preprocessing.input_size
     data, source = open_benchmark(config, benchmark, input_size=input_size)
+    results_file = folder / f"{benchmark.file_name}.json"
+    if not benchmark.prefix:
+        check_same_data(config, results_file, source)
     data = with_groups(data, config)
     asked = (config.compare, config.threshold_from, config.quality)
     others = open_others(data, _protocols(config), *asked)
@@ -124,7 +128,6 @@ def _evaluate(config: Config, benchmark: Benchmark) -> Report:
     }
     if has_both_kinds(data) and config.eval_dtype != "fp32":
         about["precision"] = compare_precision(backbone, data, config, device)
-    results_file = folder / f"{benchmark.file_name}.json"
     wrong = {protocol: found.wrong for protocol, found in groups.items()}
     kept = keep_scores(scores_path(results_file), data, embeddings[0], results, wrong)
     further = further_figures(kept, others, config.checkpoint)

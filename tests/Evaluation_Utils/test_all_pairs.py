@@ -4,6 +4,7 @@ import json
 import shutil
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,11 +14,13 @@ from tests.conftest import assert_one_paragraph, run_script
 from tests.processes import torchrun
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.verification_set import ImageFiles
-from Utils.errors import DataError
+from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils.all_pairs import counting
 from Utils.Evaluation_Utils.all_pairs.figures import FARS, evaluate
+from Utils.Evaluation_Utils.all_pairs.report import evaluate_all_pairs
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.identification import exact_scores, negatives
+from Utils.Evaluation_Utils.report import evaluate_set
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 from Utils.Evaluation_Utils.verification import combine_flip
 from Utils.Pretrained_Utils import load_backbone
@@ -238,6 +241,34 @@ def test_lists_archives_and_the_other_score(command, tiny_faces, tmp_path):
     (figures,) = json.loads(results.read_text())["results"].values()
     # Minus the squared distance of normalised features.
     assert all(-4 <= point["threshold"] <= 0 for point in figures["operating_points"])
+
+
+def test_features_used_again_keep_flaws_and_another_set_of_one_name_keeps_its_results(
+    checkpoint, tiny_faces, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # the default folder for results is in it
+    photos = tmp_path / "one/images"
+    shutil.copytree(tiny_faces.train, photos)
+    encoded = cv2.imencode(".jpg", cv2.imread(str(photos / "person 0/0.png")))[1]
+    flawed = photos / "person 0/9.jpg"
+    flawed.write_bytes(encoded.tobytes()[:-2])
+    settings = {"checkpoint": str(checkpoint), "device": "cpu", "num_workers": 0}
+    config = Config(**settings, data=str(photos), all_pairs=True)
+    flaws = []
+    for _ in range(2):
+        folder = evaluate_all_pairs(config).folder
+        flaws += json.loads((folder / "images.json").read_text())["flaws"]
+    assert flaws == 2 * [f"{flawed}: a JPEG without its end marker"]
+    (tmp_path / "two").mkdir()
+    other = shutil.copytree(tiny_faces.lfw, tmp_path / "two/images")
+    pairs = str(tiny_faces.lfw_pairs)
+    before = (folder / "images.json").read_bytes()
+    for evaluation, listed in ((evaluate_all_pairs, ""), (evaluate_set, pairs)):
+        with pytest.raises(RunError, match=r"images.json has the results of other data, .*one/im"):
+            evaluation(Config(**settings, data=str(other), pairs=listed))
+    assert (folder / "images.json").read_bytes() == before
+    kept = evaluate_set(Config(**settings, data=str(other), pairs=pairs, output="another"))
+    assert (kept.folder / "images.json").is_file()
 
 
 def test_mistakes_end_in_one_paragraph(command, tiny_faces, tmp_path):

@@ -46,7 +46,12 @@ from Utils.Evaluation_Utils.features import (
     list_digest,
     packed_features,
 )
-from Utils.Evaluation_Utils.inputs import flaw_warnings, load_network, make_output
+from Utils.Evaluation_Utils.inputs import (
+    check_same_data,
+    flaw_warnings,
+    load_network,
+    make_output,
+)
 from Utils.Evaluation_Utils.plots import plot_roc
 from Utils.Evaluation_Utils.report import Report
 from Utils.Evaluation_Utils.verification import PROTOCOLS
@@ -79,6 +84,7 @@ def evaluate_all_pairs(config: Config) -> Report | None:
         )
         folder = make_output(config)
         name = path.name if path.is_dir() else path.stem
+        check_same_data(config, folder / f"{name}.json", str(data.source))
         photos, names = labelled_photos(data)
         flip, flaws = _FLIPS[protocol], []
         about = {
@@ -92,8 +98,15 @@ def evaluate_all_pairs(config: Config) -> Report | None:
             photos, backbone, flip, device, config.eval_batch_size, config.num_workers, flaws=flaws
         )
         place = folder_for(folder / "features", name, about, processes)
-        progress = f"Embedding {name}"
-        packed = packed_features(place, photos.listed, about, produce, processes, progress=progress)
+        packed = packed_features(
+            place,
+            photos.listed,
+            about,
+            produce,
+            processes,
+            progress=f"Embedding {name}",
+            flaws=flaws,
+        )
         flaws = sorted(chain(*processes.gather(flaws)))
         if not processes.is_main:
             return None

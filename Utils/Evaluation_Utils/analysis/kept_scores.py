@@ -103,7 +103,8 @@ def read_columns(results: Path | str) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(
             f"{path} is not there: the scores that belong to {results}, which evaluations write "
-            f"beside it. Evaluate that checkpoint again, or give the JSON file of another one."
+            f"beside it, except for --all_pairs. Evaluate that checkpoint again, or give the JSON "
+            f"file of another one."
         )
     try:
         with zipfile.ZipFile(path) as file:
@@ -124,7 +125,7 @@ def load_scores(results: Path | str) -> KeptScores:
         missing += ["groups"] if any(name.endswith("_group_wrong") for name in columns) else []
     if missing or not any(f"{protocol}_scores" in columns for protocol in PROTOCOLS):
         lacking = ", ".join(missing) or "scores"
-        raise DataError(f"the scores {path} have no {lacking}: not of an evaluation.")
+        raise DataError(f"the scores {path} have no {lacking}: not of an evaluation of pairs.")
     for name, column in columns.items():
         kind = _KINDS.get(name) or _KINDS.get(name.rpartition("_")[2], column.dtype.kind)
         length = len(np.atleast_1d(columns["names" if name in ("names", "norms") else "same"]))

@@ -51,7 +51,7 @@ def plot_discard(
     styles = {"found_again": "-", "fixed": "--", "ideal": ":"}
     for number, (fmr, curve) in enumerate(curves.items()):
         for rule, style in styles.items():
-            label = f"FMR {float(fmr):g}, {rule.replace('_', ' ')}: {curve['areas'][rule]:.4f}"
+            label = f"FMR {float(fmr):g}, {rule.replace('_', ' ')}: area {curve['areas'][rule]:.4f}"
             shares = 100 * np.array(curve["shares"])
             values = 100 * np.array(curve[rule])
             axes.plot(shares, values, style, color=f"C{number}", label=label)

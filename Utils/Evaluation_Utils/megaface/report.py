@@ -14,7 +14,7 @@ from Utils.Evaluation_Utils.analysis.drawn import Drawn
 from Utils.Evaluation_Utils.analysis.intervals import show_range
 from Utils.Evaluation_Utils.features import list_digest
 from Utils.Evaluation_Utils.identification import IdentificationResult
-from Utils.Evaluation_Utils.identification.figures import Verification
+from Utils.Evaluation_Utils.identification.figures import Verification, allowed
 from Utils.Evaluation_Utils.megaface.data import MegaFaceData
 from Utils.Evaluation_Utils.megaface.noise import CLEANED, RAW, TrialSet
 from Utils.tables import format_table, format_warnings
@@ -80,15 +80,26 @@ def compared_by(config: Config, data: MegaFaceData) -> dict[str, str]:
 
 
 def drawn_of(result: MegaFaceResult) -> dict[str, Drawn]:
-    """The figures of each set in draws over the probes' people. Thresholds are kept."""
+    """The figures of each set in draws over the probes' people. Thresholds are kept. A rate
+    of less than one negative or search was not measured, and is not drawn."""
     found = {}
     for (label, photos), each in result.results.items():
         counts = each.by_person.items()
+        below = {
+            f"TPR@{point.target:g} {kind}"
+            for kind, own in each.verification.items()
+            for point in own.points
+            if not allowed(point.target, own.negatives)
+        }
+        below |= {f"FNIR@{p.target:g}" for p in each.open_set if not allowed(p.target, each.probes)}
         # With the number too: those that can't be read are left out.
         found[f"{label} of {each.distractors:,}, {photos}"] = Drawn(
             each.identities,
             {name: float(sums.sum() / trials.sum()) for name, (sums, trials) in counts},
-            {name: share_draws(sums[:, None], trials)[0] for name, (sums, trials) in counts},
+            {
+                name: None if name in below else share_draws(sums[:, None], trials)[0]
+                for name, (sums, trials) in counts
+            },
         )
     return found
 

@@ -32,6 +32,11 @@ def format_table(rows: Sequence[Sequence[str]], align: str, indent: int = 0) -> 
     return "\n".join(lines)
 
 
+def percent(share: float | None) -> str:
+    """A share of 0..1; `-` for None."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
 def format_warnings(warnings: Iterable[str]) -> str:
     """Warnings to print above a table, a paragraph each with an empty line after it."""
     fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)

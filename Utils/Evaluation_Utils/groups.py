@@ -34,7 +34,7 @@ from Utils.Evaluation_Utils.verification import (
     combine_flip,
     evaluate,
 )
-from Utils.tables import format_table
+from Utils.tables import format_table, percent
 
 ACROSS = ""  # the group of a pair across two groups
 
@@ -251,15 +251,15 @@ def groups_table(
         for protocol, result in results.items():
             own, ends = result.groups[name], intervals[protocol].get("groups", {}).get(name)
             deviation = "" if own.std is None else f"± {100 * own.std:.2f}"
-            rows[-1] += [_percent(own.accuracy), deviation, show_range(ends)]
-            rows[-1] += [_percent(own.fmr), _percent(own.fnmr)]
+            rows[-1] += [percent(own.accuracy), deviation, show_range(ends)]
+            rows[-1] += [percent(own.fmr), percent(own.fnmr)]
     if first.across:
         rows.append(["across groups", f"{first.across:,}"])
         for result in results.values():
-            rows[-1] += ["", "", "", _percent(result.across_fmr), ""]
+            rows[-1] += ["", "", "", percent(result.across_fmr), ""]
     rows.append([])
     of_all = (
-        ("mean", lambda result: _percent(result.mean)),
+        ("mean", lambda result: percent(result.mean)),
         ("std (n - 1)", lambda result: _number(result.std, 100)),
         ("skewed error ratio", lambda result: _number(result.skewed_error_ratio)),
     )
@@ -287,10 +287,6 @@ def _accepts(protocol: str, threshold: float) -> str:
     if PROTOCOLS[protocol].score_sign > 0:
         return f"{protocol}: cosine >= {threshold:.4f}"
     return f"{protocol}: squared distance <= {-threshold:.4f}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def _number(value: float | None, scale: float = 1) -> str:

@@ -52,7 +52,7 @@ from Utils.Evaluation_Utils.verification import (
 )
 from Utils.files import save_json
 from Utils.Pretrained_Utils.load import describe
-from Utils.tables import format_table, format_warnings
+from Utils.tables import format_table, format_warnings, percent
 
 # Pairs that are evaluated in fp32 too: all of them would take longer than another dtype saves.
 COMPARED_PAIRS = 600
@@ -237,7 +237,7 @@ def _table(
         rows.append([str(fold + 1)])
         for result in results.values():
             accuracy, threshold = result.fold_accuracies[fold], result.fold_thresholds[fold]
-            rows[-1] += [_percent(accuracy), f"{threshold:.4f}", ""]
+            rows[-1] += [percent(accuracy), f"{threshold:.4f}", ""]
     rows.append([])
     figures = [_figures(result, intervals[protocol]) for protocol, result in results.items()]
     for cells in zip(*figures, strict=True):
@@ -257,26 +257,22 @@ def _figures(
     return [
         (
             "accuracy",
-            _percent(result.accuracy),
+            percent(result.accuracy),
             f"± {100 * result.std:.2f}",
             show_range(intervals["accuracy"]),
         ),
         *(
             (
                 f"TAR@FAR={point.target:g}",
-                _percent(point.tar),
+                percent(point.tar),
                 show_threshold(point.threshold, result.protocol),
                 show_range(ranges[str(point.target)]),
             )
             for point in result.operating_points
         ),
         ("AUC", f"{result.auc:.5f}", "", ""),
-        ("EER", _percent(result.eer), "", ""),
+        ("EER", percent(result.eer), "", ""),
     ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
 
 
 # --- another dtype ------------------------------------------------------------------------------
@@ -313,7 +309,7 @@ def _describe_precision(compared: dict[str, Any]) -> str:
     rows = []
     for protocol, accuracy in compared["accuracy"].items():
         change = 100 * (accuracy[name] - accuracy["fp32"])
-        figures = f"{_percent(accuracy[name])} in {name}, {_percent(accuracy['fp32'])} in fp32"
+        figures = f"{percent(accuracy[name])} in {name}, {percent(accuracy['fp32'])} in fp32"
         rows.append([protocol, f"{figures}: {change:+.2f}"])
     return (
         f"{name} against fp32, on {compared['pairs']:,} of the {compared['of_pairs']:,} pairs:\n"

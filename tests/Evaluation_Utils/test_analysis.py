@@ -121,7 +121,7 @@ def test_each_draw_is_the_weighted_figure(seed, over_subjects):
     subjects = (rng.integers(0, 9, 40), rng.integers(0, 9, 40)) if over_subjects else None
     fars, mirrored = (0.0, 0.1, 0.5, 1.0), bool(seed % 2)
     found = resample(scores, same, wrong, folds, fars, subjects, mirrored, draws=6)
-    ((_, weights, halves),) = _weights(same, subjects, 6, 0)
+    ((_, weights, halves),) = _weights(same, subjects, 6)
     for draw in range(6):
         w, (right, lost) = weights[draw], halves[draw][::-1] if mirrored else halves[draw]
         shares = [w[(folds == f) & ~wrong].sum() / w[folds == f].sum() for f in range(3)]
@@ -225,7 +225,7 @@ def test_weights_have_the_variances_that_the_text_says():
     same = np.array([True, True, False, False, False])
     left, right = np.array([0, 0, 0, 0, 3]), np.array([0, 0, 1, 2, 4])
     for subjects, shared in (((left, right), (1, 0.5)), (None, (0, 0))):
-        weights = np.concatenate([w for _, w, _ in _weights(same, subjects, 200_000, 0)])
+        weights = np.concatenate([w for _, w, _ in _weights(same, subjects, 200_000)])
         found = np.cov(weights.T)
         np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.02)
         np.testing.assert_allclose(np.diag(found), 1, atol=0.05)

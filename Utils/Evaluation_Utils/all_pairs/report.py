@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ from Utils.Evaluation_Utils.verification import PROTOCOLS
 from Utils.files import save_json
 from Utils.Pretrained_Utils.load import describe
 from Utils.processes import started_by_torchrun
-from Utils.tables import format_table, format_warnings
+from Utils.tables import format_table, format_warnings, percent
 
 # What the protocols make of a photo's and its mirror image's embedding, by the names in FLIPS.
 _FLIPS = {"cosine": "concat", "insightface": "sum"}
@@ -98,16 +97,10 @@ def evaluate_all_pairs(config: Config) -> Report | None:
             photos, backbone, flip, device, config.eval_batch_size, config.num_workers, flaws=flaws
         )
         place = folder_for(folder / "features", name, about, processes)
+        progress = f"Embedding {name}"
         packed = packed_features(
-            place,
-            photos.listed,
-            about,
-            produce,
-            processes,
-            progress=f"Embedding {name}",
-            flaws=flaws,
+            place, photos.listed, about, produce, processes, progress=progress, flaws=flaws
         )
-        flaws = sorted(chain(*processes.gather(flaws)))
         if not processes.is_main:
             return None
     given = other.points[protocol] if other else []
@@ -221,18 +214,13 @@ def _figures_of_pairs(figures: PairFigures, protocol: str) -> dict[str, Any]:
 
 
 def _figures_of_groups(result: AllPairsResult, protocol: str, far: float) -> dict[str, Any]:
-    rates = {name: {"fmr": own.fmr, "fnmr": own.fnmr} for name, own in result.groups.items()}
-    across = result.across
     return {
         "groups": {
-            name: {**_figures_of_pairs(own, protocol), **rates[name]}
+            name: {**_figures_of_pairs(own, protocol), "fmr": own.fmr, "fnmr": own.fnmr}
             for name, own in result.groups.items()
         },
         "across": {
-            "genuine": across.genuine,
-            "impostor": across.impostor,
-            "fmr": across.fmr,
-            "fnmr": across.fnmr,
+            name: getattr(result.across, name) for name in ("genuine", "impostor", "fmr", "fnmr")
         },
         "threshold": _threshold(result.one.threshold, protocol),
         "threshold_group": result.threshold_group,
@@ -243,12 +231,13 @@ def _figures_of_groups(result: AllPairsResult, protocol: str, far: float) -> dic
 
 def _at_thresholds(result: AllPairsResult, other: Thresholds, protocol: str) -> dict[str, Any]:
     """As of `analysis.thresholds.at_thresholds`, without an accuracy: nearly all are impostors."""
-    points = []
-    for (target, threshold), (far, tar) in zip(other.points[protocol], result.given, strict=True):
-        figures = {"far": far, "tar": tar, "accuracy": None}
-        points.append({"far_target": target, "threshold": threshold, **figures})
-    about = {"benchmark": other.benchmark, "checkpoint": other.checkpoint}
-    return {"file": other.path, **about, "results": {protocol: points}}
+    points = [
+        {"far_target": target, "threshold": threshold, "far": far, "tar": tar, "accuracy": None}
+        for (target, threshold), (far, tar) in zip(
+            other.points[protocol], result.given, strict=True
+        )
+    ]
+    return {**other.about(), "results": {protocol: points}}
 
 
 # --- table ----------------------------------------------------------------------------------------
@@ -263,7 +252,7 @@ def _table(values: dict[str, Any], result: AllPairsResult, protocol: str) -> str
         rows.append(
             [
                 f"{point.target:g}",
-                _percent(point.tar),
+                percent(point.tar),
                 show_range(intervals["tar_at_far"][str(point.target)]),
                 f"{point.far:.3g}",
                 show_threshold(_threshold(point.threshold, protocol), protocol),
@@ -278,7 +267,7 @@ def _table(values: dict[str, Any], result: AllPairsResult, protocol: str) -> str
         format_table(rows, "<>>>>"),
         *_unmeasured(every),
         "",
-        f"rank-1  {_percent(result.rank1)}  ({show_range(intervals['rank1'])})  of {searches}",
+        f"rank-1  {percent(result.rank1)}  ({show_range(intervals['rank1'])})  of {searches}",
         "The intervals are over identities, whose genuine pairs are weighted at random. The",
         "thresholds stay as they are: what other impostors would change is not in the intervals.",
     ]
@@ -304,7 +293,7 @@ def _groups_table(result: AllPairsResult, protocol: str) -> str:
         tars = {point.target: point.tar for point in own.points}
         shares = [*(tars.get(far) for far in fars), own.fmr, own.fnmr]
         counts = [f"{own.genuine:,}", f"{own.impostor:,}"]
-        rows.append([name, *counts, *map(_percent, shares)])
+        rows.append([name, *counts, *map(percent, shares)])
     one, where = result.one, result.threshold_group or "all pairs"
     threshold = show_threshold(_threshold(one.threshold, protocol), protocol)
     return (
@@ -312,7 +301,3 @@ def _groups_table(result: AllPairsResult, protocol: str) -> str:
         f"TAR at FARs of each group's own pairs. FMR and FNMR at one threshold for all groups, "
         f"{threshold}, FAR {one.target:g} on {where} ({one.far:.3g} reached)."
     )
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"

@@ -24,6 +24,7 @@ import numpy as np
 
 LEVEL = 0.95
 
+_SEED = 0
 _MOST_DRAWS, _FEWEST_DRAWS = 2000, 200
 _MOST_WEIGHTS = 50_000_000  # all draws together: some seconds
 _WEIGHTS_AT_ONCE = 2**19  # of a block of draws: 4 MiB
@@ -46,7 +47,6 @@ def resample(
     subjects: tuple[np.ndarray, np.ndarray] | None = None,
     mirrored: bool = False,
     draws: int | None = None,
-    seed: int = 0,
 ) -> Resampled:
     """The figures of P pairs in B draws; of two sets of scores of the same pairs the draws are the
     same, so that their figures can be subtracted.
@@ -74,7 +74,7 @@ def resample(
     before = np.append(before, len(matched))
 
     accuracy, tar = np.empty(draws), np.empty((len(fars), draws))
-    for rows, weights, halves in _weights(same, subjects, draws, seed):
+    for rows, weights, halves in _weights(same, subjects, draws):
         right, lost = halves[:, ::-1].T if mirrored else halves.T
         total = weights @ in_fold  # draws×K
         share = np.divide(
@@ -120,9 +120,9 @@ def draws_for(pairs: int) -> int:
     return int(np.clip(_MOST_WEIGHTS // pairs, _FEWEST_DRAWS, _MOST_DRAWS))
 
 
-def interval(draws: np.ndarray, figure: float, level: float = LEVEL) -> tuple[float, float]:
+def interval(draws: np.ndarray, figure: float) -> tuple[float, float]:
     """The central interval of a figure's draws (B), which holds the figure itself."""
-    low, high = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return min(float(low), figure), max(float(high), figure)
 
 
@@ -133,7 +133,7 @@ class SubjectDraws:
     has the mean of theirs. Two of the same numbers and seed are the same.
     """
 
-    def __init__(self, subjects: int, draws: int | None = None, seed: int = 0) -> None:
+    def __init__(self, subjects: int, draws: int | None = None, seed: int = _SEED) -> None:
         rng, draws = np.random.default_rng(seed), draws or draws_for(subjects)
         self.halves = rng.standard_gamma(0.5, (2, draws))
         self.drawn = rng.standard_normal((draws, subjects), np.float32) ** 2
@@ -149,7 +149,7 @@ class SubjectDraws:
         return self.share(self.own @ sums.astype(np.float64), self.own @ counts.astype(np.float64))
 
 
-def mean_draws(values: np.ndarray, subjects: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+def mean_draws(values: np.ndarray, subjects: np.ndarray | None = None) -> np.ndarray:
     """2×B, as `SubjectDraws.share`: the mean of N values of 0..1, such as which probes were found
     at rank 1, in draws over subjects.
 
@@ -159,32 +159,28 @@ def mean_draws(values: np.ndarray, subjects: np.ndarray | None = None, seed: int
     ids = np.arange(len(values)) if subjects is None else subjects
     whose = np.unique(ids, return_inverse=True)[1]
     sums, counts = np.bincount(whose, values), np.bincount(whose)
-    return share_draws(sums[:, None], counts, seed)[0]
+    return share_draws(sums[:, None], counts)[0]
 
 
-def mean_interval(
-    values: np.ndarray, subjects: np.ndarray | None = None, seed: int = 0
-) -> tuple[float, float]:
+def mean_interval(values: np.ndarray, subjects: np.ndarray | None = None) -> tuple[float, float]:
     """The interval of the mean of the values of `mean_draws`."""
-    return interval(mean_draws(values, subjects, seed)[0], float(np.mean(values)))
+    return interval(mean_draws(values, subjects)[0], float(np.mean(values)))
 
 
-def share_intervals(
-    sums: np.ndarray, counts: np.ndarray, seed: int = 0
-) -> list[tuple[float, float]]:
+def share_intervals(sums: np.ndarray, counts: np.ndarray) -> list[tuple[float, float]]:
     """The intervals of the F shares of `share_draws`."""
     figures = sums.sum(axis=0) / counts.sum()
-    drawn = share_draws(sums, counts, seed)[:, 0]
+    drawn = share_draws(sums, counts)[:, 0]
     return [interval(own, float(f)) for own, f in zip(drawn, figures, strict=True)]
 
 
-def share_draws(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> np.ndarray:
+def share_draws(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """F×2×B, as `SubjectDraws.share`, of F shares: of `counts.sum()` things, those that
     `sums.sum(axis=0)` counts.
 
     sums: C×F, counts: C; a row for each subject, whose things get their weights together.
     """
-    rng, draws = np.random.default_rng(seed), draws_for(len(counts))
+    rng, draws = np.random.default_rng(_SEED), draws_for(len(counts))
     halves = rng.standard_gamma(0.5, (2, draws, 1))
     shares = np.empty((2, draws, sums.shape[1]))
     size = max(1, _WEIGHTS_AT_ONCE // len(counts))
@@ -207,10 +203,10 @@ def chance_of_other_order(differences: np.ndarray, difference: float) -> float:
 
 
 def _weights(
-    same: np.ndarray, subjects: tuple[np.ndarray, np.ndarray] | None, draws: int, seed: int
+    same: np.ndarray, subjects: tuple[np.ndarray, np.ndarray] | None, draws: int
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Blocks of draws: (their numbers, draws×P weights, draws×2 weights of the half-pairs)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     size = max(1, _WEIGHTS_AT_ONCE // len(same))
     count = 0 if subjects is None else 1 + max(int(side.max()) for side in subjects)
     for start in range(0, draws, size):

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,6 @@ def evaluate_ijb(config: Config) -> Report | None:
         warnings = image_warnings(photos.images, backbone.preprocessing.input_size)
         flaws: list[str] = []
         table = _extract(config, lists, photos, crops, backbone, device, folder, processes, flaws)
-        flaws = sorted(chain(*processes.gather(flaws)))
         if not processes.is_main:
             return None
         further = FurtherFigures(lists, asked)

@@ -29,7 +29,7 @@ from Utils.Evaluation_Utils.ijb.verification import FARS, VerificationFigures
 from Utils.Evaluation_Utils.plots import plot_roc
 from Utils.Evaluation_Utils.roc import OperatingPoint
 from Utils.files import save_json
-from Utils.tables import format_table, format_warnings
+from Utils.tables import format_table, format_warnings, percent
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ def _in_full(lists: Lists, found: Figures) -> list[str]:
     rows = [[*heads, "FAR reached"]]
     for exact, near in zip(verification.exact, verification.nearest, strict=True):
         ends = ranges[f"TAR@FAR={exact.target:g}"]
-        rows.append([f"{exact.target:g}", _percent(exact.tar), ends, f"{exact.far:.3g}"])
-        rows[-1] += [_threshold(exact), _percent(near.tar), f"{near.far:.3g}"]
+        rows.append([f"{exact.target:g}", percent(exact.tar), ends, f"{exact.far:.3g}"])
+        rows[-1] += [_threshold(exact), percent(near.tar), f"{near.far:.3g}"]
     genuine = int(lists.same.sum())
     impostor = len(lists.same) - genuine
     lines = [
@@ -215,23 +215,23 @@ def _in_full(lists: Lists, found: Figures) -> list[str]:
         shares = [n / gallery.mated if gallery.mated else None for n in gallery.found]
         tpirs = [[point.tpir for point in rule] for rule in (gallery.exact, gallery.ijb_evals)]
         rows.append([gallery.name, f"{gallery.templates:,}", f"{gallery.mated:,}"])
-        rows[-1] += [*map(_percent, shares), *_open_set(*tpirs)]
+        rows[-1] += [*map(percent, shares), *_open_set(*tpirs)]
     mated = sum(gallery.mated for gallery in searches.galleries)
-    rows.append(["mean", "", f"{mated:,}", *map(_percent, searches.ranks)])
+    rows.append(["mean", "", f"{mated:,}", *map(percent, searches.ranks)])
     rows[-1] += _open_set(searches.exact, searches.ijb_evals)
     rows.append(["95 % interval", "", "", *(ranges[f"rank-{rank}"] for rank in RANKS)])
     for rate in FPIRS[1:]:
         rows[-1] += [ranges.get(f"TPIR@FPIR={rate:g}", ""), ""]
     people = sum(gallery.templates for gallery in searches.galleries)
-    joint = [*map(_percent, searches.joint_ranks)]
-    joint += [cell for rate in searches.joint_rates[1:] for cell in ("", _percent(rate))]
+    joint = [*map(percent, searches.joint_ranks)]
+    joint += [cell for rate in searches.joint_rates[1:] for cell in ("", percent(rate))]
     rows.append(["joint", f"{people:,}", f"{mated:,}", *joint])
     return [*lines, "", "1:N", format_table(rows, "<" + ">" * (len(heads) - 1), indent=2)]
 
 
 def _open_set(exact: Any, ijb_evals: Any) -> list[str]:
     pairs = list(zip(exact, ijb_evals, strict=True)) or [(None, None)] * len(FPIRS)
-    return [cell for row in pairs[1:] for cell in map(_percent, row)]
+    return [cell for row in pairs[1:] for cell in map(percent, row)]
 
 
 def _side_by_side(figures: Mapping[Convention, Figures]) -> list[str]:
@@ -240,7 +240,7 @@ def _side_by_side(figures: Mapping[Convention, Figures]) -> list[str]:
         rows = [["", *(f"FAR {far:g}" for far in FARS)]]
         for convention, found in figures.items():
             points = getattr(found.verification, rule)
-            rows.append([convention.describe(), *(_percent(point.tar) for point in points)])
+            rows.append([convention.describe(), *(percent(point.tar) for point in points)])
         lines += ["", f"1:1, TAR, rule: {rule}", format_table(rows, "<" + ">" * len(FARS), 2)]
     if all(found.identification for found in figures.values()):
         heads = [*(f"rank-{rank}" for rank in RANKS), *(f"TPIR@{rate:g}" for rate in FPIRS[1:])]
@@ -249,7 +249,7 @@ def _side_by_side(figures: Mapping[Convention, Figures]) -> list[str]:
         for convention, found in figures.items():
             each = found.identification
             rates = [*each.ranks, *(each.exact[1:] or [None] * len(FPIRS[1:]))]
-            rows.append([convention.describe(), *map(_percent, [*rates, each.joint_ranks[0]])])
+            rows.append([convention.describe(), *map(percent, [*rates, each.joint_ranks[0]])])
         lines += ["", "1:N, mean of the galleries, TPIR exact"]
         lines += [format_table(rows, "<" + ">" * len(heads), 2)]
     return lines
@@ -285,7 +285,3 @@ def short_name(convention: Convention) -> str:
 
 def _threshold(point: OperatingPoint) -> str:
     return f"{point.threshold:.4f}" if np.isfinite(point.threshold) else "none"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"

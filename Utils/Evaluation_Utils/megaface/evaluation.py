@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +153,7 @@ def evaluate_data(
         data,
         trials,
         left_out=[_why(data.distractors, row) for row in left_out.tolist()],
-        flaws=sorted(chain(*processes.gather(flaws))),
+        flaws=sorted(flaws),
         warnings=warnings,
     )
 

@@ -54,7 +54,6 @@ def evaluate_tinyface(config: Config) -> Report | None:
         others = open_compared(config.compare, path, same)
         flaws: list[str] = []
         tables = _features(config, data, backbone, device, folder / "features", processes, flaws)
-        flaws = [flaw for own in processes.gather(flaws) for flaw in own]
         if not processes.is_main:
             return None
     result = evaluate(

@@ -176,7 +176,7 @@ def underscored(text: str) -> set[str]:
 OTHERS_WORDS = {
     *("agedb_30", "lfw_list", "Iter_N_margin", "mobilefacenet_xiaoccer_068"),
     *("lfw_roc", "lfw_det", "lfw_discard_cosine", "lfw_scores_", "lfw_worst"),
-    *("pairs_CALFW", "pairs_CPLFW"),
+    *("pairs_CALFW", "pairs_CPLFW", "face2_2"),
 }
 
 

@@ -39,8 +39,7 @@ class Limits:
     def beyond(self, measures: np.ndarray) -> np.ndarray:
         """bool N. measures: N×3, see `Measure`; what was not measured is beyond nothing."""
         blurs, heights, offsets = measures.T
-        unaligned = (offsets > self.max_offset) | (np.isinf(offsets) & (self.max_offset < np.inf))
-        return (blurs > self.max_blur) | (heights < self.min_original) | unaligned
+        return (blurs > self.max_blur) | (heights < self.min_original) | (offsets > self.max_offset)
 
 
 class Measure:

@@ -37,6 +37,7 @@ _BINS = 60
 _PAIRS_PER_ROW = 5
 _PAIR_INCHES, _CAPTION_LINE_INCHES, _BAND_INCHES = 2.5, 0.16, 0.42
 _CAPTION_LETTERS = 34
+_TITLE_LETTERS = 8  # in an inch
 _GAP = 4  # white pixels between the two images of a pair
 
 
@@ -221,12 +222,13 @@ def _draw_roc(axes: Axes, label: str, curve: Roc, start: float) -> float:
 
 
 def new_figure(inches: tuple[float, float], title: str) -> tuple[Figure, Axes]:
-    """An empty picture of that width and height with one pair of axes."""
+    """An empty picture of that width and height with one pair of axes; a long title is broken."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=inches, dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, parse_math=False, weight="bold")
+    lines = textwrap.fill(title, int(_TITLE_LETTERS * inches[0]))
+    axes.set_title(lines, parse_math=False, weight="bold")
     axes.grid(which="major", color=_GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

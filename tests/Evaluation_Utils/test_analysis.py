@@ -10,10 +10,12 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from numpy.random import Generator
 
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
+from Utils.Evaluation_Utils import plots
 from Utils.Evaluation_Utils.analysis import many_pairs
 from Utils.Evaluation_Utils.analysis.bootstrap import (
     SubjectDraws,
@@ -34,8 +36,8 @@ from Utils.Evaluation_Utils.analysis.kept_scores import (
     subjects_of,
 )
 from Utils.Evaluation_Utils.analysis.many_pairs import open_set_draws, tar_draws
-from Utils.Evaluation_Utils.analysis.pictures import plot_det
-from Utils.Evaluation_Utils.analysis.quality import discard_curve, read_quality
+from Utils.Evaluation_Utils.analysis.pictures import plot_det, plot_discard
+from Utils.Evaluation_Utils.analysis.quality import curves_at, discard_curve, read_quality
 from Utils.Evaluation_Utils.analysis.thresholds import at_thresholds, read_thresholds
 from Utils.Evaluation_Utils.report import evaluate_pairs
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
@@ -377,6 +379,26 @@ def test_a_det_picture_is_drawn_of_perfect_scores_too(tmp_path):
         plot_det({"cosine": roc_curve(scores, same)}, tmp_path / f"{name}.svg", "A set")
         legend = "".join(re.findall("<!-- (.*) -->", (tmp_path / f"{name}.svg").read_text()))
         assert ("no error" in legend) == (name == "perfect")
+
+
+def test_a_picture_of_qualities_has_a_long_title_in_full(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    same = np.arange(40) % 2 == 0
+    curves = curves_at(same + 0.01 * np.arange(40), same, np.arange(40.0))
+    name = (
+        "IJB-C, norm divided out, no detector's score, image + mirror image: error versus discard"
+    )
+    for title in (name, "My_Photographs_" * 9, "short"):
+        plot_discard(curves, tmp_path / "discard.png", title)
+        figure = figures[-1]
+        FigureCanvasAgg(figure).draw()
+        shown = figure.axes[0].title
+        place = shown.get_window_extent()
+        assert 0 <= place.x0 < place.x1 <= figure.bbox.width
+        assert "".join(shown.get_text().split()) == title.replace(" ", "")  # nothing is left out
+    (label, *_) = figure.axes[0].get_legend_handles_labels()[1]
+    assert label == f"FMR 0.01, found again: area {curves['0.01']['areas']['found_again']:.4f}"
 
 
 def test_error_versus_discard_by_hand():

@@ -687,7 +687,7 @@ def test_a_result_of_something_else_is_not_compared(evaluated, tmp_path):
     shutil.copytree(folder, tmp_path / "IJBC")
     pairs = tmp_path / "IJBC/meta/ijbc_template_pair_label.txt"
     pairs.write_text("".join(pairs.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(DataError, match=f"first.*{here}, as their lists differ"):
+    with pytest.raises(DataError, match=f"first.*{here}, as they differ in the lists"):
         evaluate(0, "once", compare=path, ijb_dataset_path=str(tmp_path / "IJBC"))
     _, _, other = evaluate(1, "second")
     mixed = tmp_path / "ijbc.json"

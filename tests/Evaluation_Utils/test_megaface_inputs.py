@@ -290,7 +290,9 @@ def test_two_networks_are_compared_over_people(tiny, extracted, tmp_path, run_me
             assert (ends is None) == (of_all["negatives"] * point["fpr_target"] < 1)
             assert ends is None or ends[0] <= point["tpr"] <= ends[1]
         assert figures["FNIR@0.01"] is None  # of fewer than 100 searches
-    with pytest.raises(DataError, match=r"megaface\.json and .*, as their ties differ: mate there"):
+    with pytest.raises(
+        DataError, match=r"megaface\.json and .*, as they differ in the ties: mate there"
+    ):
         run_megaface(*other, "--ties", "against")
     (tmp_path / "alone").mkdir()
     shutil.copy(one, tmp_path / "alone")

@@ -78,7 +78,8 @@ class PairCounter:
         self._ids, sizes = ids[self._order], np.bincount(groups)
         self._groups = groups[self._order]
         self.kinds = len(sizes) + 1
-        self._slack = BIN_ROUNDING + error_bound(table.shape[1], torch.float32)
+        # How far an exact score can be from the bin of its product.
+        self.slack = BIN_ROUNDING + error_bound(table.shape[1], torch.float32)
         size = block_size or BLOCK_SIZES.get(device.type, BLOCK_SIZES["cpu"])
         ends = np.cumsum(sizes).tolist()
         self._parts = [
@@ -87,11 +88,6 @@ class PairCounter:
             for start in range(first, end, size)
         ]
         bar.total = 2 * sum(len(a) * len(b) for a, b in self._couples(False))
-
-    @property
-    def slack(self) -> float:
-        """How far an exact score can be from the bin of its product."""
-        return self._slack
 
     def histograms(self) -> tuple[np.ndarray, np.ndarray]:
         """The first pass: (int64 2×kinds×bins, the products of impostor and of genuine pairs;
@@ -169,11 +165,11 @@ class PairCounter:
         ordered = best[:, self._order].astype(np.float64)
         gap = ordered[GENUINE] - ordered[IMPOSTOR]
         found = gap > 0
-        unsure = np.flatnonzero(np.abs(gap) <= 2 * self._slack)
+        unsure = np.flatnonzero(np.abs(gap) <= 2 * self.slack)
         size = max(map(len, self._parts))
         for start in range(0, len(unsure), size):
             places = unsure[start : start + size]
-            top = self._best_of(places, ordered[:, places] - 2 * self._slack)
+            top = self._best_of(places, ordered[:, places] - 2 * self.slack)
             found[places] = top[GENUINE] >= top[IMPOSTOR]
         unsorted = np.empty_like(found)
         unsorted[self._order] = found
@@ -266,7 +262,7 @@ class PairCounter:
         """bool: the bins whose products may be on another side of a value than their scores."""
         first, last = (
             np.searchsorted(BINS.edges, values + shift, "right") - 1
-            for shift in (-self._slack, self._slack)
+            for shift in (-self.slack, self.slack)
         )
         change = np.zeros(BINS.number + 1, np.int64)
         np.add.at(change, np.maximum(first, 1), 1)

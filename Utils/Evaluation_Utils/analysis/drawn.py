@@ -97,7 +97,7 @@ def load_drawn(results: str | Path, here: Path) -> Kept:
             for section, each in told["sections"].items()
         }
         about = dict(told["same"])
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         path = scores_path(results)
         raise DataError(
             f"{results} and {here} can't be compared: {path} holds no figures of such a benchmark. "
@@ -128,8 +128,9 @@ def open_compared(
                     f": {theirs} there, {value} here" if max(len(theirs), len(value)) < 64 else ""
                 )
                 raise DataError(
-                    f"{other.path} and {here} can't be compared, as their {name} differ{told}. "
-                    f"Compare results of one set, made in one way and with one version of NumPy."
+                    f"{other.path} and {here} can't be compared, as they differ in the "
+                    f"{name}{told}. "
+                    "Compare results of one set, made in one way and with one version of NumPy."
                 )
         if sections and not set(sections) & other.sections.keys():
             raise _nothing_in_common(other, here, sections)

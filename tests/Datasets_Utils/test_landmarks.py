@@ -64,6 +64,8 @@ MISTAKES = {
     "no point": ("file,label\na.jpg,1\n", "the five points"),
     "fields": (f"file,{HEADER}\na,b.jpg,{COMMAS}\n", "line 2: 12 fields, but its header"),
     "a word": (f"file,{HEADER}\na.jpg,{COMMAS.replace('60', 'x')}\n", "line 2: .*not a number"),
+    # Backtracking once took minutes for this.
+    "blanks": (f"a.jpg {FLAT}\nb.jpg{' ' * 4000}x\n", "line 2: .* is not"),
     "empty": ("", "is empty"),
 }
 

@@ -33,7 +33,7 @@ from Utils.files import reading
 
 _SAMPLE = 1000  # lines by which the form is recognised
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan"
-_LINE = re.compile(rf"(.*?)[\s,;]*((?:[\s,;]+(?:{_NUMBER}))+)[\s,;]*", re.IGNORECASE)
+_LINE = re.compile(rf"(.*?)((?:[\s,;]+(?:{_NUMBER}))+)[\s,;]*", re.IGNORECASE)
 _HEADER = (
     "A first line that names the columns says which they are, such as "
     "`file,left_eye_x,left_eye_y,right_eye_x,right_eye_y,nose_x,nose_y,left_mouth_x,left_mouth_y,"

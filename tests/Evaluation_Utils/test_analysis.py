@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from statistics import NormalDist
 
 import cv2
@@ -38,7 +39,11 @@ from Utils.Evaluation_Utils.analysis.kept_scores import (
 from Utils.Evaluation_Utils.analysis.many_pairs import open_set_draws, tar_draws
 from Utils.Evaluation_Utils.analysis.pictures import plot_det, plot_discard
 from Utils.Evaluation_Utils.analysis.quality import curves_at, discard_curve, read_quality
-from Utils.Evaluation_Utils.analysis.thresholds import at_thresholds, read_thresholds
+from Utils.Evaluation_Utils.analysis.thresholds import (
+    at_thresholds,
+    read_thresholds,
+    warn_of_another_network,
+)
 from Utils.Evaluation_Utils.report import evaluate_pairs
 from Utils.Evaluation_Utils.roc import roc_curve, tar_at_far
 from Utils.files import save_json
@@ -348,6 +353,9 @@ def test_other_thresholds_by_hand(tmp_path):
         (1 / 3, 1 / 3, 1 / 2),
         (0.0, 0.0, 1 / 2),
     ]
+    thresholds = read_thresholds(path, ["cosine"])
+    assert warn_of_another_network(thresholds, str(Path("c").absolute())) == []
+    assert "do not suit another" in warn_of_another_network(thresholds, "d/c")[0]
     alone = replace(kept, same=np.ones(6, bool))
     rows = at_thresholds(alone, read_thresholds(path, ["cosine"]))["results"]["cosine"]
     assert [rows[0][name] for name in ("far", "tar", "accuracy")] == [None, 4 / 6, None]

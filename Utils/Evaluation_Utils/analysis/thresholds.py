@@ -67,7 +67,7 @@ def at_thresholds(kept: KeptScores, thresholds: Thresholds) -> dict[str, Any]:
 
 def warn_of_another_network(thresholds: Thresholds, checkpoint: str) -> list[str]:
     """A warning if the thresholds are not of the checkpoint."""
-    if thresholds.checkpoint == checkpoint:
+    if Path(thresholds.checkpoint).absolute() == Path(checkpoint).absolute():
         return []
     return [
         f"the thresholds of {thresholds.path} were found with the checkpoint "

@@ -235,6 +235,8 @@ def find_origin(
         if new := {name: value for name, value in found.items() if name not in values}:
             values |= new
             read.append(f"{', '.join(new)} {source}")
+    if twice := [FLAGS[name] for name in inside if given.get(name, inside[name]) != inside[name]]:
+        read.append(f"warning: its graph normalises too: leave {' and '.join(twice)} out")
     if missing := [flag for name, flag in FLAGS.items() if name not in values]:
         example = find_lineage("insightface")
         raise CheckpointError(

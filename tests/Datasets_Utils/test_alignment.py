@@ -403,6 +403,18 @@ def test_odd_boxes_points_and_names_do_not_stop_a_run(tmp_path):
         assert sheet.height > 100
 
 
+def test_the_sheet_has_names_beyond_ascii(tmp_path):
+    sheets = []
+    for name in ("ä", "ж"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(smooth(120, 120)).save(tmp_path / name / f"{name}.png")
+        turned = " ".join(f"{value:.2f}" for value in (119 - POINTS).ravel())
+        (tmp_path / "list.txt").write_text(f"{name}.png {turned}\n")
+        run((tmp_path / name, tmp_path / "list.txt"), tmp_path / f"{name}_out")
+        sheets.append(sheet_path(tmp_path / f"{name}_out").read_bytes())
+    assert sheets[0] != sheets[1]  # one box stands for all letters that a font lacks
+
+
 def test_photographs_and_other_crops_are_never_overwritten(photos, tmp_path):
     folder = photos[0]
     for output in (folder, folder.parent):

@@ -195,6 +195,8 @@ def test_normalisation_is_read_from_the_graph(front, expected, tmp_path):
     overridden = load_backbone(path, **RGB)
     assert overridden.preprocessing == Preprocessing(input_size=(32, 32))
     assert "channel_order, mean, scale as given" in describe(overridden)
+    twice = "warning: its graph normalises too: leave --input_mean and --input_scale out"
+    assert twice in describe(overridden)
 
 
 @pytest.mark.parametrize("front", [[], [("Mul", 2.0)], [("Sub", -1.0)]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from Utils.files import atomic_path
 
 _COLUMNS = 5  # faces beside each other
 _PICTURE, _CROP, _TEXT, _GAP = 160, 112, 44, 8  # pixels
-_LETTERS = 46
+_LETTERS = 44
 _INK, _POINT = (20, 20, 20), (0, 255, 0)
 
 
@@ -41,6 +42,14 @@ def draw_sheet(
     with atomic_path(path) as temporary:
         sheet.save(temporary, "JPEG", quality=85)
     return path
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's, which unlike Pillow's has more letters than ASCII."""
+    from matplotlib import get_data_path  # it takes time, and is seldom needed
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 10)
 
 
 def _tile(line: Line, store: ImageStore, row: int, folder: Path) -> Image.Image | None:
@@ -69,5 +78,5 @@ def _tile(line: Line, store: ImageStore, row: int, folder: Path) -> Image.Image 
     text += f"   score {line.score}" if line.score else ""
     text = text.encode("utf-8", "replace").decode()
     draw = ImageDraw.Draw(tile)
-    draw.text((_GAP, _PICTURE + _GAP + 2), text, _INK, ImageFont.load_default(11))
+    draw.text((_GAP, _PICTURE + _GAP + 2), text, _INK, _font())
     return tile

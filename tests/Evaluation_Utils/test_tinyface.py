@@ -218,7 +218,7 @@ def test_the_script_prints_what_brute_force_says_of_the_network(tiny, testing_se
     (other / "Gallery_Distractor" / "d1.png").unlink()
     compared[compared.index(testing_set.parent)] = other.parent
     refused = run_script("TinyFace_Evaluation.py", *compared, "--output", tmp_path / "third")
-    assert_one_paragraph(refused, "out/tinyface.json and", "third/tinyface.json", "lists differ")
+    assert_one_paragraph(refused, "out/tinyface.json and", "third/tinyface.json", "in the lists")
     # Features that are there are used again, and under torchrun the figures are the same.
     two = torchrun(2, "TinyFace_Evaluation.py")
     again = run_script(*two, *flags, check=True)

@@ -14,6 +14,7 @@ import pytest
 
 from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.formats import storage
+from Utils.Datasets_Utils.formats.archive import open_archive
 from Utils.Datasets_Utils.formats.shards import open_shards
 from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import DataError
@@ -116,6 +117,22 @@ def test_a_member_outside_the_archive_is_refused(tree, name):
         archive.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(DataError, match=r"bad\.tar, byte 0: member .*out\.png' lies outside"):
         open_training_set(tree.parent / "bad.tar")
+
+
+def test_names_in_a_zip_are_utf8_without_the_flag_for_it_too(tmp_path):
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("Jürgen/ö.png", b"x")
+        archive.writestr("plain/a.png", b"x")
+    assert list(open_archive(path).names) == ["Jürgen/ö.png", "plain/a.png"]
+    content = path.read_bytes()
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # as macOS writes them
+        at = content.index(header) + flags
+        content = content[:at] + b"\0\0" + content[at + 2 :]
+    path.write_bytes(content)
+    assert list(open_archive(path).names) == ["Jürgen/ö.png", "plain/a.png"]
+    path.write_bytes(content.replace("ü".encode(), b"\xfc\xfc").replace("ö".encode(), b"\xf6\xf6"))
+    assert list(open_archive(path).names) == ["Jⁿⁿrgen/÷÷.png", "plain/a.png"]  # cp437
 
 
 def test_damage_in_a_zip_is_named_with_its_place(tree):

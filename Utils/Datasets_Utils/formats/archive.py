@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from Utils.errors import DataError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member; lengths of its name and extra field
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 0x1
+_ENCRYPTED, _UTF8 = 0x1, 0x800  # flags
 _ZIP_MAGIC = b"PK\3\4"
 _LARGEST = 1 << 28  # bytes of one file; deflated, they can be a thousandth of that
 # A file in an archive. offset: of a zip member's local header, of a tar member's content. packed,
@@ -168,7 +169,7 @@ def _open_zip(path: Path) -> Archive:
                 f"unpack it and give the folder."
             )
     # Some Windows programs write a backslash between folders, for which the format has a slash.
-    names = [m.filename.replace("\\", "/").removeprefix("./") for m in members]
+    names = [_zip_name(m).replace("\\", "/").removeprefix("./") for m in members]
     files = [i for i, name in enumerate(names) if not name.endswith("/")]
     deflated = zipfile.ZIP_DEFLATED
     table = [
@@ -176,6 +177,14 @@ def _open_zip(path: Path) -> Archive:
         for m in members
     ]
     return Archive(path, [names[i] for i in files], np.array(table, _MEMBER)[files], is_zip=True)
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """A member's name, which macOS and Linux write as UTF-8, but without the flag for it."""
+    if not member.flag_bits & _UTF8:
+        with suppress(UnicodeError):
+            return member.filename.encode("cp437").decode("utf-8")
+    return member.filename
 
 
 def _open_tar(path: Path) -> Archive:

@@ -13,6 +13,7 @@ from Utils.Datasets_Utils.alignment.detectors import DETECTORS
 from Utils.Datasets_Utils.images import read_image
 from Utils.errors import UserError
 from Utils.Evaluation_Utils.analysis.kept_scores import load_scores
+from Utils.Evaluation_Utils.compare_photos.photos import find_photos
 from Utils.Pretrained_Utils.files import Description, write_backbone
 
 PEOPLE = ("Abdullah", "Abdullah_Gul", "Abel_Pacheco", "Adam_Sandler", "Abdoulaye_Wade")
@@ -169,6 +170,15 @@ def test_faces_are_found_in_photographs_and_several_or_none_are_told(
     assert f"{detector} found no face" in run.stdout
     assert "the largest of 2 faces" in run.stdout
     assert "not an image" in run.stdout
+
+
+def test_a_file_named_like_an_image_is_a_photograph_and_no_list(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "page.png").write_text("not found\n")
+    (tmp_path / "list.txt").write_text("page.png\n")
+    sources = [tmp_path / name for name in ("empty.jpg", "page.png", "list.txt")]
+    names = [Path(found.name).name for found in find_photos(sources)]
+    assert names == ["empty.jpg", "page.png", "page.png"]
 
 
 def test_every_pair_of_a_labelled_set_gives_thresholds_too(lfw, xiaoccer, tmp_path):

@@ -26,7 +26,7 @@ from Utils.Datasets_Utils.formats import is_image_list
 from Utils.Datasets_Utils.formats.archive import is_archive
 from Utils.Datasets_Utils.formats.image_list import FileImages
 from Utils.Datasets_Utils.formats.storage import PathTable
-from Utils.Datasets_Utils.images import ImageError, fit_image
+from Utils.Datasets_Utils.images import ImageError, fit_image, is_image_name
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import CheckpointError, DataError
 from Utils.files import reading
@@ -87,7 +87,7 @@ def find_photos(sources: Sequence[Path], below: Path | None = None) -> list[Foun
     for source in sources:
         with reading(source, "photograph"):
             os.stat(source)
-            is_list = is_image_list(source)
+            is_list = not is_image_name(source.name) and is_image_list(source)
         if source.is_file() and not (is_list or is_archive(source)):
             store = FileImages(source.absolute().parent, PathTable([source.name]), source)
             found.append(Found(store, 0, source.name if below else str(source)))

@@ -6,10 +6,11 @@ SOURCE is anything that training or evaluation opens. The name of TARGET gives t
 
     faces_emore/train.rec       a record file, with .idx, .lst and property
     shards/%06d.tar             tar shards, with an index
+    hsface.lmdb                 an LMDB database, which needs the package lmdb
     lfw.bin                     a verification set; --file_list is the pairs file of SOURCE
     images                      a folder for each class
 
-A .bin can be converted to the other three: its pairs are then written to pairs.txt beside the
+A .bin can be converted to the others: its pairs are then written to pairs.txt beside the
 images, and the images that matched pairs connect are one class. An interrupted conversion resumes
 where it stopped when the same command is given again.
 """

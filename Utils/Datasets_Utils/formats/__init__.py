@@ -9,11 +9,12 @@ image_list.py   single image files: an image list, or a folder for each class
 archive.py      a .zip or .tar of a folder tree
 compressed.py   .tgz, .tar.gz, .tar.xz: the tar in it, unpacked once
 shards.py       tar shards, as webdataset writes them
+lmdb_set/       training sets in an LMDB database, as HSFace circulates
 record_set.py   training sets in a record file of MXNet, as insightface distributes them
 bin_set.py      verification sets in a .bin file, as insightface distributes them
 blp_set.py      verification sets in a bcolz array, as face.evoLVe distributes them
 rfw.py          RFW's four races in one set
-writers.py      writing a record file, tar shards or a folder tree
+writers.py      writing a record file, tar shards, an LMDB database or a folder tree
 
 A new format is a file here and a row in FORMATS.
 """
@@ -40,6 +41,7 @@ from Utils.Datasets_Utils.formats.image_list import (
     read_class_folders,
 )
 from Utils.Datasets_Utils.formats.list_lines import ListLines, parse_list, parse_list_file
+from Utils.Datasets_Utils.formats.lmdb_set import is_lmdb, open_lmdb
 from Utils.Datasets_Utils.formats.record_set import is_records, open_records
 from Utils.Datasets_Utils.formats.rfw import is_rfw, open_rfw
 from Utils.Datasets_Utils.formats.shards import is_shards, open_shards
@@ -89,11 +91,12 @@ def open_training_set(
 ) -> TrainingSet:
     """Open training images with labels 0..C-1.
 
-    path: a folder of images; a record file or its folder; a folder of tar shards; a .zip or .tar.
+    path: a folder of images; a record file or its folder; a folder of tar shards; an LMDB database
+    or its folder; a .zip or .tar.
     file_list: an image list, lines `name  label`, to use those images with those labels. A name is
-    a path in the folder or archive, a record's key, or `<shard>/<member>`. identity_folder: which
-    folder of a tree is the person, "top" or "deepest", see `class_tree`. list_encoding: of the
-    list; "" finds it out.
+    a path in the folder or archive, a record's or database's key, or `<shard>/<member>`.
+    identity_folder: which folder of a tree is the person, "top" or "deepest", see `class_tree`.
+    list_encoding: of the list; "" finds it out.
 
     The set has `num_classes` and `len()`, and yields (uint8 H×W×3 RGB, label). Labels that are not
     0..C-1 are renumbered, and `classes` has the old ones. Raises DataError, before any image is
@@ -285,6 +288,7 @@ FORMATS = (
     Format("RFW's folder, or its four .bin files", is_rfw, None, open_rfw),
     Format("a record file (train.rec, or the folder with it)", is_records, open_records),
     Format("tar shards (a folder of .tar files with .jpg and .cls)", is_shards, open_shards),
+    Format("an LMDB database (x.lmdb, or a folder with data.mdb)", is_lmdb, open_lmdb),
     Format(
         "a .zip, .tar, .tgz, .tar.gz or .tar.xz of a folder tree",
         is_archive,

@@ -1,4 +1,4 @@
-"""Writing data sets: a record file, tar shards, or a folder tree, a class for each.
+"""Writing data sets: a record file, tar shards, an LMDB database, or a folder tree.
 
 Images are written in order from number 0, their bytes unchanged. Where an earlier writer was
 interrupted, a new one for the same target has in `done` how many images are safely written, and
@@ -13,10 +13,12 @@ import re
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from Utils.Datasets_Utils.formats.lmdb_set import SUFFIXES, values
 from Utils.Datasets_Utils.formats.record_set import (
     EXACT_FLOATS,
     FIRST,
@@ -34,9 +36,10 @@ from Utils.Datasets_Utils.formats.shards import LABEL_SUFFIX, write_shard_index
 from Utils.Datasets_Utils.formats.storage import MappedFile
 from Utils.Datasets_Utils.images import image_size, image_suffix
 from Utils.errors import DataError, RunError
-from Utils.files import atomic_path
+from Utils.files import atomic_path, not_written
 
 SHARD_SIZE = 10_000
+_COMMITTED = 1000  # images of an LMDB database that are written together
 
 
 class Writer(ABC):
@@ -217,6 +220,61 @@ class ShardWriter(Writer):
         return self.folder / (self.target.name % shard)
 
 
+class LmdbWriter(Writer):
+    """An LMDB database in one file, in the layout of HSFace's converter (see lmdb_set)."""
+
+    def __init__(self, target: Path, labels: np.ndarray) -> None:
+        import lmdb
+
+        super().__init__(target, labels, target.parent)
+        self._growing = unfinished(target)
+        self._full = lmdb.MapFullError
+        self._failed = lmdb.Error
+        try:
+            self._database = lmdb.open(str(self._growing), subdir=False, lock=False, meminit=False)
+        except lmdb.Error as error:
+            raise RunError(not_written(target, error)) from None
+        # Images are committed in their order; __len__ and the like come last.
+        self.done = min(self._database.stat()["entries"], len(labels))
+        self._batch: list[tuple[bytes, bytes]] = []
+
+    def name(self, number: int, encoded: bytes) -> str:
+        return str(number)
+
+    def write(self, number: int, encoded: bytes) -> None:
+        sample = values.pack_sample(encoded, int(self.labels[number]))
+        self._batch.append((str(number).encode(), sample))
+        if len(self._batch) == _COMMITTED:
+            self._commit()
+
+    def finish(self, source_names: Iterable[str]) -> None:
+        keys = [str(number).encode() for number in range(len(self.labels))]
+        self._batch += [
+            (values.KEYS, values.pack_keys(keys)),
+            (values.LENGTH, values.pack_number(len(keys))),
+            (values.CLASSES, values.pack_number(int(self.labels.max()) + 1)),
+        ]
+        self.close()
+        os.replace(self._growing, self.target)
+
+    def close(self) -> None:
+        self._commit()
+        self._database.close()
+
+    def _commit(self) -> None:
+        """Write the batch, all of it or nothing, in a map that grows until it fits."""
+        while self._batch:
+            try:
+                with self._database.begin(write=True) as transaction:
+                    for key, value in self._batch:
+                        transaction.put(key, value)
+                self._batch = []
+            except self._full:
+                self._database.set_mapsize(2 * self._database.info()["map_size"])
+            except self._failed as error:
+                raise RunError(not_written(self.target, error)) from None
+
+
 class FolderWriter(Writer):
     """A folder for each class, named by its label with zeros before it, so that it sorts right."""
 
@@ -244,6 +302,8 @@ def choose_writer(target: Path, labels: np.ndarray, shard_size: int) -> Writer:
     """The writer for a target's name, which `check_target` has accepted."""
     if "%" in target.name:
         return ShardWriter(target, labels, shard_size)
+    if target.suffix in SUFFIXES:
+        return LmdbWriter(target, labels)
     return RecordWriter(target, labels) if target.suffix == ".rec" else FolderWriter(target, labels)
 
 
@@ -257,10 +317,15 @@ def check_target(target: Path, images: int, shard_size: int) -> None:
                 f"{target} is no pattern of names for {images:,} images in shards of "
                 f"{shard_size:,}; expected one like {target.parent / '%06d.tar'}."
             )
+    elif target.suffix in SUFFIXES and find_spec("lmdb") is None:
+        raise RunError(
+            f"{target}: writing an LMDB database needs the package lmdb, which is not installed: "
+            f"python -m pip install lmdb (or make extras). Reading one needs no package."
+        )
     elif target.suffix in (".zip", ".tar", ".bin", ".blp", ".lst", ".txt"):
         raise RunError(
             f"{target}: training images can't be written as {target.suffix}; expected a folder, "
-            f"a name in .rec, or a pattern of shards like {target.parent / '%06d.tar'}."
+            f"a name in .rec or .lmdb, or a pattern of shards like {target.parent / '%06d.tar'}."
         )
 
 

@@ -111,11 +111,12 @@ def plot_scores(
     threshold: float,
     path: str | os.PathLike[str],
     title: str,
+    kinds: tuple[str, str] = ("mismatched pairs", "matched pairs"),
 ) -> None:
     """Write a histogram of P scores (higher = more alike), matched and mismatched pairs apart.
 
-    same: P bools. threshold: on the scale of the scores, drawn as a line. Each histogram adds up
-    to 100 % of its own kind of pair.
+    same: P bools. threshold: on the scale of the scores, drawn as a line. kinds: what the others
+    and the same are called. Each histogram adds up to 100 % of its own kind.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -123,8 +124,8 @@ def plot_scores(
     figure, axes = new_figure((7.6, 4.8), title)
     edges = np.histogram_bin_edges(np.append(scores, threshold), bins=_BINS)
     for kind, chosen, colour in (
-        ("mismatched", scores[~same], _IMPOSTOR),
-        ("matched", scores[same], _GENUINE),
+        (kinds[0], scores[~same], _IMPOSTOR),
+        (kinds[1], scores[same], _GENUINE),
     ):
         axes.hist(
             chosen,
@@ -133,12 +134,12 @@ def plot_scores(
             histtype="stepfilled",
             facecolor=(colour, 0.35),
             edgecolor=colour,
-            label=f"{kind} pairs: {len(chosen):,}",
+            label=f"{kind}: {len(chosen):,}",
         )
     axes.axvline(threshold, color=_INK, linestyle="--", label=f"threshold: {threshold:.4g}")
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("Score (higher = more alike)")
-    axes.set_ylabel("Share of the pairs of that kind, per bin")
+    axes.set_ylabel("Share of its kind, per bin")
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
     save_with_legend(figure, path, columns=3)
 

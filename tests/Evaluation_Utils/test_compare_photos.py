@@ -1,6 +1,7 @@
 """compare_photos and identify, as a user runs them."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -234,7 +235,24 @@ def test_a_person_is_found_by_the_best_photograph_and_a_stranger_is_nobody(
     probe = json.loads((tmp_path / "identify.json").read_text())["probes"][0]
     assert probe["answer"] is None
     assert "alone" not in [match["person"] for match in probe["matches"]]
-    assert "1 probes are in the gallery too" in run.stdout
+    assert f"in the gallery too: {gallery / 'alone.jpg'}" in " ".join(run.stdout.split())
+
+    # Nor is anybody else, if the gallery has no other photograph; the table has a line for it.
+    only = gallery / "alone.jpg"
+    run = command("identify", only, "--gallery", only, *flags[2:], "--threshold_from", judged)
+    assert f"{only} nobody - - -" in " ".join(run.stdout.split())
+
+    # A zip of the gallery's folder, and a list beside it, name the same people.
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in gallery.glob("*/*"))
+    (tmp_path / "list.txt").write_text("".join(f"{name} 0\n" for name in names))
+    with zipfile.ZipFile(tmp_path / "people.zip", "w") as archive:
+        for name in names:
+            archive.write(tmp_path / name, name)
+    for source in ("list.txt", "people.zip"):
+        command("identify", probes / "0.jpg", "--gallery", tmp_path / source, *flags[2:])
+        values = json.loads((tmp_path / "identify.json").read_text())
+        assert values["gallery"]["people"] == 4
+        assert values["probes"][0]["matches"][0]["person"] == "Abdullah_Gul"
 
 
 def test_mistakes_end_in_one_paragraph(lfw, xiaoccer, judged, small, tmp_path, monkeypatch):
@@ -251,11 +269,13 @@ def test_mistakes_end_in_one_paragraph(lfw, xiaoccer, judged, small, tmp_path, m
     fails(*swapped, said=("another input", "112×96 RGB", "112×96 BGR"))
     fails(*two, xiaoccer, *there, "--far", 1e-5, said=("--far is one of 0.1, 0.01, 0.001",))
     fails(*two, small, "--far", 0.1, said=("far", "--threshold_from"))
-    fails("compare_photos", first, "--checkpoint", small, said=("1 photographs are named",))
+    fails("compare_photos", first, "--checkpoint", small, said=("not 1: name one more",))
     fails("compare_photos", first, tmp_path / "no.jpg", "--checkpoint", small, said=("no.jpg",))
     fails(*two, small, "--detector_file", small, said=("--detector",))
     for path in (tmp_path / "a.jpg", tmp_path / "b.jpg"):
         path.write_bytes(b"no image")
+    named = (tmp_path / "a.jpg", tmp_path / "b.jpg")
+    fails("compare_photos", *named, "--checkpoint", small, said=("0 of the 2", "not an image"))
     fails("compare_photos", tmp_path, "--checkpoint", small, said=("0 of the",))
     fails("identify", first, "--gallery", tmp_path, "--checkpoint", small, said=("0 of 2",))
 

@@ -14,6 +14,10 @@ from PIL import Image
 
 from Utils.errors import RunError
 from Utils.Evaluation_Utils import plots
+from Utils.Evaluation_Utils.compare_photos import pictures
+from Utils.Evaluation_Utils.compare_photos.photos import Photo
+from Utils.Evaluation_Utils.overlap.nearest import Scale
+from Utils.Evaluation_Utils.overlap.report import Nearest, draw_scale
 from Utils.Evaluation_Utils.plots import contact_sheet, plot_roc, plot_scores, side_by_side
 from Utils.Evaluation_Utils.roc import roc_curve
 
@@ -114,6 +118,20 @@ def test_score_picture(tmp_path, figures):
         assert len(counts) == 60
         assert patch.get_xy()[:, 1].max() == pytest.approx(100 * counts.max() / len(chosen))
     assert pixels(tmp_path / "scores.png").std() > 10
+
+
+def test_pictures_say_what_their_scores_are_of(tmp_path, figures, monkeypatch):
+    monkeypatch.setattr(pictures, "save_figure", plots.save_figure)
+    own, other = np.array([0.5, np.nan, 0.7], np.float32), np.array([0.1, 0.2, 0.3], np.float32)
+    scale = Scale(own, other, far=0.01, threshold=0.4, missed=0.0)
+    draw_scale(Nearest(None, None, scale, None), tmp_path / "scores.png")
+    assert {"own identity: 2", "nearest other identity: 3"} <= set(texts(figures[0]))
+    photo = Photo("a.jpg", "a.jpg", RED, "")
+    legend = "squared distance; framed: the same person"
+    pictures.draw_matches(
+        [(photo, "Ann", [(photo, "Ann\n0.4", True)])], legend, tmp_path / "found.png"
+    )
+    assert legend in texts(figures[1])
 
 
 @pytest.mark.parametrize("same", [np.ones(4, bool), np.zeros(4, bool)])

@@ -80,7 +80,7 @@ def group_images(names: Sequence[str], litter: Sequence[str], identity_folder: s
         known.setdefault(folder := name.rpartition("/")[0], folder) if is_image_name(name) else None
         for name in names
     ]
-    root = _root(set(known))
+    root = people_root(set(known))
     for row, (name, folder) in enumerate(zip(names, folder_of, strict=True)):
         if folder is None:
             others[PurePosixPath(name).suffix.lower() or "without a suffix"] += 1
@@ -91,7 +91,7 @@ def group_images(names: Sequence[str], litter: Sequence[str], identity_folder: s
             strays.append(name)
     deepest = set(folders)
     # A folder's person is the part of its path up to the first slash after the root's.
-    person_of = {folder: _first_folder(folder, len(root)) for folder in deepest}
+    person_of = {folder: first_folder(folder, len(root)) for folder in deepest}
     top = set(person_of.values())
     if identity_folder == "deepest":
         person_of = {folder: folder for folder in deepest}
@@ -132,16 +132,17 @@ def _both_readings(top: int, deepest: int, root: str, chosen: str) -> str:
     )
 
 
-def _root(folders: set[str]) -> str:
+def people_root(folders: set[str]) -> str:
     """The folder, with its slash, in which the people's folders are; empty for the tree's own."""
     common = os.path.commonpath(folders - {""} or {""})
-    below = {_first_folder(folder, len(common) + 1) for folder in folders - {"", common}}
+    below = {first_folder(folder, len(common) + 1) for folder in folders - {"", common}}
     # With images of its own, and not two folders in it, it is a person itself, the only one.
     root = os.path.dirname(common) if common in folders and len(below) < 2 else common
     return f"{root}/" if root else ""
 
 
-def _first_folder(folder: str, start: int) -> str:
+def first_folder(folder: str, start: int) -> str:
+    """A path up to its first slash from `start` on."""
     end = folder.find("/", start)
     return folder if end < 0 else folder[:end]
 

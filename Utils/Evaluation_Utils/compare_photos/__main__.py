@@ -39,9 +39,10 @@ def main() -> None:
     given = vars(parser.parse_args())
     found = find_photos(given["photos"])
     if not 2 <= len(found) <= _MOST:
+        larger = "`python -m Utils.Evaluation_Utils.identify` searches in larger galleries."
         raise DataError(
-            f"{len(found):,} photographs are named; 2 to {_MOST} can be compared. "
-            f"`python -m Utils.Evaluation_Utils.identify` searches in larger galleries."
+            f"2 to {_MOST} photographs can be compared, not {len(found):,}: "
+            + (larger if found[1:] else "name one more, or a folder of several.")
         )
     judge = open_judge(given)
     every = read_photos(found, judge.faces, judge.config.num_workers, "Reading")
@@ -57,8 +58,9 @@ def main() -> None:
     scores = judge.scores(rows, rows)
     picture = judge.output / "compare_photos.png"
     if len(photos) == 2:
-        draw_two(photos, _answer(judge, scores[0, 1]), picture)
-        print(f"{judge.unit} {_answer(judge, scores[0, 1])}")
+        answer = f"{judge.unit} {_answer(judge, scores[0, 1])}"
+        draw_two(photos, answer, picture)
+        print(answer)
     else:
         draw_matrix(photos, judge, scores, picture)
         print(_table(photos, judge, scores))

@@ -80,12 +80,16 @@ def draw_matrix(photos: Sequence[Photo], judge: Judge, scores: np.ndarray, path:
     bar = figure.add_axes(((margin + side + 0.15) / width, box[1], 0.15 / width, box[3]))
     bar = figure.colorbar(image, cax=bar, label=judge.unit)
     bar.ax.tick_params(labelsize=8)
-    bar.formatter = lambda score, _: f"{judge.in_unit(score):.2f}"
+    bar.formatter = lambda score, _: f"{judge.in_unit(score):.3f}"
     bar.update_ticks()
+    corner = {"ha": "left", "va": "top", "size": 8, "color": _INK}
+    figure.text(0.1 / width, 1 - 0.1 / height, judge.legend.replace("; ", "\n"), **corner)
     save_figure(figure, path)
 
 
-def draw_matches(rows: Sequence[tuple[Photo, str, Sequence[Match]]], path: Path) -> None:
+def draw_matches(
+    rows: Sequence[tuple[Photo, str, Sequence[Match]]], legend: str, path: Path
+) -> None:
     """Write probes, each with its answer and the most alike photographs of the gallery."""
     from matplotlib.figure import Figure
 
@@ -99,6 +103,7 @@ def draw_matches(rows: Sequence[tuple[Photo, str, Sequence[Match]]], path: Path)
         _draw_crop(line[0], probe, f"{short(probe.name, 20)}\n{answer}")
         for axes, (photo, caption, accepted) in zip(line[1:], matches, strict=False):
             _draw_crop(axes, photo, caption, _SAME if accepted else None)
+    figure.supxlabel(legend, size=8, color=_INK)
     save_figure(figure, path)
 
 

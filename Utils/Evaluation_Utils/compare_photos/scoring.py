@@ -107,6 +107,11 @@ class Judge:
         return _UNITS[self.protocol][0]
 
     @property
+    def legend(self) -> str:
+        """What the numbers and the frames in a picture are."""
+        return f"{self.unit}; framed: the same person" if self.threshold else self.unit
+
+    @property
     def rule(self) -> str:
         """A sentence about the threshold, or about the lack of one."""
         if self.threshold is None:

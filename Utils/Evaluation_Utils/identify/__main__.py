@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from Utils.Datasets_Utils.formats.class_tree import first_folder, people_root
 from Utils.Datasets_Utils.images import without_suffix
 from Utils.Datasets_Utils.text import first_few
 from Utils.errors import DataError, run_script
@@ -59,7 +60,7 @@ def main() -> None:
     gallery = read_photos(gallery, judge.faces, workers, "Reading the gallery")
     probes = read_photos(probes, judge.faces, workers, "Reading the probes")
     print(describe_photos(probes), end="\n\n")
-    unusable = [photo for photo in (*gallery, *probes) if photo.crop is None]
+    unusable = [photo for photo in (*probes, *gallery) if photo.crop is None]
     used, gallery_used = ([p for p in photos if p.crop is not None] for photos in (probes, gallery))
     if not (used and gallery_used):
         raise DataError(
@@ -68,7 +69,8 @@ def main() -> None:
             + first_few([f"{photo.name}: {photo.how}" for photo in unusable])
             + "."
         )
-    people = np.array([person_of(photo.name) for photo in gallery_used])
+    usable = [photo.crop is not None for photo in gallery]
+    people = people_of([photo.name for photo in gallery])[usable]
     found = _search(judge, used, gallery_used, people)
     print(_notes(judge, gallery, gallery_used, people, used), end="")
     print(_table(judge, used, found))
@@ -97,14 +99,23 @@ def main() -> None:
         )
         for probe, matches in zip(used[:_DRAWN], found, strict=False)
     ]
-    draw_matches(drawn, judge.output / "identify.png")
+    draw_matches(drawn, judge.legend, judge.output / "identify.png")
     print(f"\n{judge.rule}\n\nMatches and picture: {judge.output}")
 
 
-def person_of(name: str) -> str:
-    """Who is on a photograph of a gallery: its first folder, or else its own name."""
-    folder, _, rest = name.partition("/")
-    return folder if rest else without_suffix(name)
+def people_of(names: Sequence[str]) -> np.ndarray:
+    """Who is on each photograph of a gallery: its folder directly below the one that holds all, as
+    in a training set; of a photograph in no such folder, its own name."""
+    folders = [name.rpartition("/")[0] for name in names]
+    root = people_root(set(folders)) if all(folders) else ""
+    return np.array(
+        [
+            first_folder(folder, len(root)).removeprefix(root)
+            if len(folder) > len(root)
+            else without_suffix(name.removeprefix(root))
+            for name, folder in zip(names, folders, strict=True)
+        ]
+    )
 
 
 def answer(judge: Judge, matches: Sequence[Match]) -> str | None:
@@ -164,14 +175,16 @@ def _notes(
     warnings = []
     if left_out:
         warnings.append(
-            f"{len(left_out):,} photographs of the gallery can't be used: {first_few(left_out)}"
+            f"{len(left_out):,} of the gallery's {len(gallery):,} photographs can't be used: "
+            f"{first_few(left_out)}"
         )
-    inside = {photo.place for photo in used} & {photo.place for photo in probes}
-    if inside:
+    places = {photo.place for photo in used}
+    if inside := [probe.name for probe in probes if probe.place in places]:
         warnings.append(
-            f"{len(inside):,} probes are in the gallery too; a photograph is not compared with "
-            f"itself"
+            f"not compared with themselves, as they are in the gallery too: {first_few(inside)}"
         )
+    if count == 1 < len(used):
+        warnings.append(f"all photographs of the gallery are taken for those of one, {people[0]}")
     text = f"Gallery: {count:,} people, {len(used):,} photographs\n"
     aligned = sum(bool(photo.detector) for photo in used)
     text += f"  {aligned:,} aligned, {len(used) - aligned:,} taken as they are\n"
@@ -185,6 +198,8 @@ def _table(judge: Judge, probes: Sequence[Photo], found: Sequence[Sequence[Match
     rows = [["probe", "answer", "best matches", judge.unit, "photograph"]]
     for probe, matches in zip(probes, found, strict=True):
         first = [probe.name, answer(judge, matches) or ""]
+        if not matches:  # the gallery has no other photograph
+            rows.append([*first, "-", "-", "-"])
         for match in matches if len(probes) <= _MATCHES else matches[:1]:
             rows.append([*first, match.person, judge.shown(match.score), match.photo.name])
             first = ["", ""]

@@ -211,9 +211,9 @@ def draw_scale(nearest: Nearest, path: Path) -> None:
     same = nearest.scale.same[~np.isnan(nearest.scale.same)]
     scores = np.concatenate((same, nearest.scale.other))
     is_same = np.arange(len(scores)) < len(same)
-    plot_scores(
-        scores, is_same, nearest.scale.threshold, path, "Training images: own, nearest other"
-    )
+    title = "Training images and the centres of identities"
+    kinds = ("nearest other identity", "own identity")
+    plot_scores(scores, is_same, nearest.scale.threshold, path, title, kinds)
 
 
 def _pair(data: TrainingSet, tested: Tested, suspect: Suspect, image: int) -> SheetPair | None:

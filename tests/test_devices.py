@@ -140,9 +140,9 @@ def test_training_computes_as_tf32_says_and_its_tests_exactly(tiny_config, befor
         steps.append(settings())
         return step(batch)
 
-    def tested(backbone, averaged):
+    def tested(backbone, averaged, show):
         hook = backbone.register_forward_hook(lambda *_: tests.append(settings()))
-        assert evaluate(backbone, averaged)  # a copy, with the hook
+        assert evaluate(backbone, averaged, show)  # a copy, with the hook
         hook.remove()
         return {}
 

@@ -160,7 +160,7 @@ def check_same_data(config: Config, results: Path, source: str) -> None:
         return
     values = read_json(results, "results file")
     there = values.get("data") if isinstance(values, dict) else None
-    if not isinstance(there, str) or Path(there).absolute() != Path(source).absolute():
+    if not isinstance(there, str) or Path(there).resolve() != Path(source).resolve():
         raise RunError(
             f"{results} has the results of other data, {there}; for those of {source}, give "
             f"another --output."

@@ -67,7 +67,7 @@ def at_thresholds(kept: KeptScores, thresholds: Thresholds) -> dict[str, Any]:
 
 def warn_of_another_network(thresholds: Thresholds, checkpoint: str) -> list[str]:
     """A warning if the thresholds are not of the checkpoint."""
-    if Path(thresholds.checkpoint).absolute() == Path(checkpoint).absolute():
+    if Path(thresholds.checkpoint).resolve() == Path(checkpoint).resolve():
         return []
     return [
         f"the thresholds of {thresholds.path} were found with the checkpoint "

@@ -229,8 +229,8 @@ def _check_network(path: str, values: dict[str, Any], config: Config, backbone: 
     if "weights" in values:
         same = values["weights"] == weights_digest(backbone)
     else:  # written before the file had them
-        paths = [Path(str(there)).absolute(), Path(here).absolute()]
-        same = paths[0] == paths[1] or paths[0] == find_weights(here).absolute()
+        paths = [Path(str(there)).resolve(), Path(here).resolve()]
+        same = paths[0] == paths[1] or paths[0] == find_weights(here).resolve()
         same = same and values.get("network") == describe(backbone)
     if not same:
         raise DataError(

@@ -70,7 +70,8 @@ def main() -> None:
             + "."
         )
     usable = [photo.crop is not None for photo in gallery]
-    people = people_of([photo.name for photo in gallery])[usable]
+    listed = any(Path(photo.name).is_absolute() for photo in gallery)
+    people = people_of([p.place if listed else p.name for p in gallery])[usable]
     found = _search(judge, used, gallery_used, people)
     print(_notes(judge, gallery, gallery_used, people, used), end="")
     print(_table(judge, used, found))

@@ -261,6 +261,19 @@ def test_damaged_pages_never_end_the_process(source, tmp_path):
     assert all(str(path) in error and len(error) < 700 for error in errors)
 
 
+def test_leaf_pages_that_changed_places_are_noticed(tmp_path):
+    samples = {b"%04d" % i: msgpack.packb([b"\xff\xd8", i]) for i in range(400)}
+    path = write(tmp_path / "x.lmdb", samples, dumps=None)
+    whole = path.read_bytes()
+    leaves = [at for at in range(8192, len(whole), 4096) if whole[at + 10] == 2]
+    content = bytearray(whole)
+    for here, there in ((leaves[0], leaves[1]), (leaves[1], leaves[0])):
+        content[here + 8 : here + 4096] = whole[there + 8 : there + 4096]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="the keys are not in order"):
+        open_training_set(path)
+
+
 def test_other_files_of_that_name_are_named(tmp_path):
     (tmp_path / "x.lmdb").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(DataError, match=r"x\.lmdb is no LMDB database: it is a pointer of Git LFS"):

@@ -98,12 +98,15 @@ def _index(file: MappedFile) -> Arrays:
     """Names, places and labels (-1: none) of the images, and the number that the set states."""
     tree = read_tree(file)
     view, stated, count = memoryview(file.bytes), -1, 0
-    keys, found = [], array("q")
+    keys, found, last = [], array("q"), b""
     with progress_bar(f"Indexing {file.path.name}", tree.entries, "image") as bar:
         for key, offset, size in entries(file, tree, tree.root, tree.depth):
             count += 1
             if count > tree.entries:  # a circle may have no end
                 raise damaged(file, offset, f"there are more than its {tree.entries:,} entries")
+            if key <= last:
+                raise damaged(file, offset, "the keys are not in order")
+            last = key
             bar.update()
             if key == LENGTH:
                 stated = read_number(view[offset : offset + size])

@@ -4,15 +4,16 @@ Each of them fails before the work.
 """
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from Config import Config, ConfigError
+from Config import Config, ConfigError, validate
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.alignment.prepared import align_pairs, alignment_of
 from Utils.Datasets_Utils.demo.rfw import ensure_rfw
@@ -25,6 +26,12 @@ from Utils.files import read_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
 from Utils.Pretrained_Utils.onnx_network import OnnxBackbone
 from Utils.run_folder import COMMON, run_of
+
+# The settings of a command with flags of its own that evaluates a network.
+NETWORK_SETTINGS = (
+    *("checkpoint", "output", "eval_batch_size", "lineage", "weights", "channel_order"),
+    *("input_mean", "input_scale", "device", "num_workers"),
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,15 @@ def _demo_paths(config: Config, benchmark: Benchmark) -> tuple[str, str]:
         return str(ensure_rfw(demo)), ""
     names = (f"{benchmark.prefix}_images", f"{benchmark.prefix}_pairs")
     return tuple(str(getattr(demo, name)) for name in names)
+
+
+def given_config(given: Mapping[str, Any], names: Collection[str]) -> Config:
+    """The settings of these names among a command's flags, checked; the rest are the defaults.
+
+    Raises ConfigError."""
+    config = replace(Config(), **{name: given[name] for name in names if name in given})
+    validate(config, torch.cuda.device_count(), names)
+    return config
 
 
 def load_network(config: Config, device: torch.device) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from Config import Config, ConfigError, validate
+from Config import Config, ConfigError
 from Config.command_line import make_parser
 from Config.config import settings_of
 from Utils.Datasets_Utils.alignment.detectors import DETECTORS
@@ -25,16 +25,13 @@ from Utils.Evaluation_Utils.analysis.thresholds import read_thresholds, show_thr
 from Utils.Evaluation_Utils.compare_photos.photos import Photo
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Evaluation_Utils.features import weights_digest
-from Utils.Evaluation_Utils.inputs import load_network, make_output
+from Utils.Evaluation_Utils.inputs import NETWORK_SETTINGS, given_config, load_network, make_output
 from Utils.Evaluation_Utils.verification import PROTOCOLS, combine_flip, pair_scores
 from Utils.Pretrained_Utils import find_weights
 from Utils.Pretrained_Utils.load import describe
 
 # The settings of Config that the commands take.
-SETTINGS = (
-    *("checkpoint", "output", "eval_batch_size", "lineage", "weights", "channel_order"),
-    *("input_mean", "input_scale", "device", "num_workers", "threshold_from"),
-)
+SETTINGS = (*NETWORK_SETTINGS, "threshold_from")
 FAR = 1e-3  # of the threshold, if none is named
 # What a score is called, and which of two is more alike.
 _UNITS = {"cosine": ("cosine", ">="), "insightface": ("squared distance", "<=")}
@@ -190,8 +187,7 @@ def reading_photos(description: str, name: str, usage: str) -> argparse.Argument
 def open_judge(given: dict[str, Any]) -> Judge:
     """The network and the threshold that flags name. Raises ConfigError, CheckpointError, RunError,
     and DataError for a threshold of another network."""
-    config = replace(Config(), **{name: given[name] for name in SETTINGS if name in given})
-    validate(config, torch.cuda.device_count(), SETTINGS)
+    config = given_config(given, SETTINGS)
     device = find_device(config.device)
     backbone = load_network(config, device)
     faces = Settings(

@@ -17,14 +17,13 @@ The network should be one that was not trained on TRAIN: people whom a network h
 nearer to each other than those whom it has, so more of them than --far are then taken for somebody.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from Config import Config, ConfigError, validate
+from Config import Config, ConfigError
 from Config.command_line import make_parser
 from Config.config import settings_of
 from Utils.Datasets_Utils import open_training_set
@@ -32,7 +31,7 @@ from Utils.Datasets_Utils.photos import labelled_photos
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.devices import find_device
 from Utils.errors import run_script
-from Utils.Evaluation_Utils.inputs import load_network
+from Utils.Evaluation_Utils.inputs import NETWORK_SETTINGS, given_config, load_network
 from Utils.Evaluation_Utils.label_noise import keep_features
 from Utils.Evaluation_Utils.overlap.nearest import (
     class_centres,
@@ -51,11 +50,7 @@ from Utils.Evaluation_Utils.overlap.report import (
 from Utils.files import make_folder
 from Utils.Pretrained_Utils.load import describe
 
-SETTINGS = (
-    *("checkpoint", "output", "eval_batch_size", "lineage", "weights", "channel_order"),
-    *("input_mean", "input_scale", "device", "num_workers", "pairs", "list_encoding"),
-    "identity_folder",
-)
+SETTINGS = (*NETWORK_SETTINGS, "pairs", "list_encoding", "identity_folder")
 CLASSES = 5  # of each test image: a person may be in the training set under several names
 
 
@@ -116,8 +111,7 @@ def main() -> None:
         "--threshold", type=float, default=None, help="a cosine, instead of the one at that share"
     )
     given = vars(parser.parse_args())
-    config = replace(Config(), **{name: given[name] for name in SETTINGS if name in given})
-    validate(config, torch.cuda.device_count(), SETTINGS)
+    config = given_config(given, SETTINGS)
     if not 0 < given["far"] < 1:
         raise ConfigError("far", given["far"], "it must be above 0 and below 1.")
     if given["threshold"] is not None and not -1 <= given["threshold"] <= 1:

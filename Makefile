@@ -3,6 +3,7 @@
 # make test       set up, run the tests
 # make extras     set up, install what is optional: MTCNN's weights, which find faces; timm; and
 #                 TensorBoard (55 MB) and W&B (76 MB), which show a run's curves; lmdb (2 MB)
+# make soak       set up, kill runs, fill disks, damage files for an hour (docs/reliability.md)
 # make lint       check style and formatting
 # make gpu-check  set up, check on a GPU that training and evaluation are right there
 # make clean      remove what these made: .venv, demo faces, caches (not your runs)
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: train test extras lint gpu-check clean
+.PHONY: train test extras soak lint gpu-check clean
 
 train: $(INSTALLED)
 	$(BIN)/python Train.py $(ARGS)
@@ -25,6 +26,11 @@ test: $(INSTALLED)
 extras: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps "facenet-pytorch>=2.6,<3" "timm>=1.0.9,<2"
 	$(BIN)/python -m pip install --quiet "tensorboard>=2.18" "wandb>=0.31" "lmdb>=1.4.1"
+
+# hypothesis draws the damaged files.
+soak: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet "hypothesis>=6.100"
+	$(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

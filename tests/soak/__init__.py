@@ -1,0 +1,10 @@
+"""The fault campaign: runs that are killed, disks that are full, files that are hostile.
+
+    python -m tests.soak [--only NAME ...] [--minutes 60] [--seed 0]
+
+Not part of `make test`: pytest collects no file here. `make soak` runs all of it.
+`docs/reliability.md` has its figures.
+
+    campaign    a row of the table, and what shares the minutes among campaigns
+    __main__    the table of campaigns, the command
+"""

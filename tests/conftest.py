@@ -53,8 +53,12 @@ class TinyFaces:
 
 @pytest.fixture(scope="session")
 def tiny_faces(tmp_path_factory: pytest.TempPathFactory) -> TinyFaces:
+    """They are the same in all tests."""
+    return make_tiny_faces(tmp_path_factory.mktemp("tiny faces"))  # a blank, as users have
+
+
+def make_tiny_faces(root: Path) -> TinyFaces:
     """Blurred noise: a pattern for each person, varied for each photo."""
-    root = tmp_path_factory.mktemp("tiny faces")  # a blank in the path, as users have
     rng = np.random.default_rng(0)
     lines = []
     for person in range(6):

@@ -114,7 +114,7 @@ def test_a_server_started_late_gets_everything_and_the_log_said_how_once(start, 
     said = capsys.readouterr().out
     assert said.count(f"python -m visdom.server -port {port}") == 1
     assert "first start downloads" in said  # which it can't everywhere
-    assert said.count("--use_tensorboard") == 1
+    assert said.count("--use_tensorboard") == said.count("--use_wandb") == 1
 
 
 def test_killing_the_server_in_mid_training_does_not_disturb_the_run(start, tiny_faces, tmp_path):
@@ -145,18 +145,21 @@ def test_a_bug_in_the_figures_is_not_taken_for_a_server_that_is_away():
         curves.update()
 
 
-def test_a_place_that_hangs_does_not_hold_up_the_run():
+def test_a_place_that_hangs_does_not_hold_up_the_run_and_the_end_says_so(capsys):
     class Hanging(VisdomServer):
         seconds = 0.1
 
         def send(self, windows, tests):
             threading.Event().wait()
 
-    place = Hanging("http://localhost", free_port(), "hangs")
+    place = Hanging("http://localhost", 8097, "hangs")
     watcher = Watcher(place, metrics_of_a_run(), open_log(None))
     watcher.update()
     watcher.update()
+    assert not capsys.readouterr().out
     watcher.close()
+    text = "Visdom at http://localhost:8097 did not take the last figures within 0.1 s"
+    assert capsys.readouterr().out.count(text) == 1
 
 
 def test_para_adj_mode_writes_nothing_to_watch_and_says_so(capsys):

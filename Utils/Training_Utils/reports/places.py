@@ -56,10 +56,11 @@ class ShownTest:
 class Place(Protocol):
     """Where figures are shown. It is used by one thread alone, and may fail or hang.
 
-    shows_tests: whether it shows more of a test set than its accuracy. seconds: that the end of a
-    run waits for it at most. advice: for the log, when it can't be used.
+    name: for the log. shows_tests: whether it shows more of a test set than its accuracy. seconds:
+    that the end of a run waits for it at most. advice: for the log, when it can't be used.
     """
 
+    name: str
     shows_tests: bool
     seconds: float
     advice: str
@@ -86,11 +87,12 @@ class VisdomServer:
         # In Visdom an underscore separates the name of an environment from that of its group.
         self._environment = environment.replace("_", "-")
         self._client: Any = None
+        self.name = f"Visdom at {server}:{port}"
         self.advice = (
-            f"Visdom at {server}:{port} can't be reached; training continues without its curves. "
-            f"They appear as soon as it runs: python -m visdom.server -port {port} (its first "
-            f"start downloads its page's scripts). Without internet: --use_tensorboard, or see "
-            f"docs/training.md; --no-use_visdom turns it off."
+            f"{self.name} can't be reached; training continues without its curves. They appear as "
+            f"soon as it runs: python -m visdom.server -port {port} (its first start downloads its "
+            f"page's scripts). Others: --use_tensorboard, which needs no internet, and "
+            f"--use_wandb, see docs/training.md; --no-use_visdom turns Visdom off."
         )
 
     def send(self, windows: Windows, tests: Sequence[ShownTest]) -> None:
@@ -189,6 +191,7 @@ class _Record:
 class EventFiles(_Record):
     """TensorBoard's event files."""
 
+    name = "TensorBoard's event files"
     files = "events.out.tfevents.*"
     advice = (
         "TensorBoard's event files can't be written, train.log says why; training continues "
@@ -220,6 +223,7 @@ class EventFiles(_Record):
 class WandbRun(_Record):
     """A run of W&B of the same name: online, or with WANDB_MODE=offline in the run's folder."""
 
+    name = "W&B"
     files = "wandb"
     advice = (
         "W&B can't be used, train.log says why; training continues without it. Log in (wandb "

@@ -44,10 +44,16 @@ class Watcher:
         self._wake.set()
 
     def close(self) -> None:
-        """Show the last figures; waits only some seconds for a place that does not answer."""
+        """Show the last figures; waits only some seconds for a place that does not answer, and says
+        so in the log."""
         self._closing = True
         self.update()
         self._thread.join(self._place.seconds)
+        if self._thread.is_alive():
+            self._log.info(
+                f"{self._place.name} did not take the last figures within "
+                f"{self._place.seconds:g} s: they may be missing there."
+            )
 
     def _work(self) -> None:
         closing = False

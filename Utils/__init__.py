@@ -15,6 +15,8 @@ matlab_files.py    variables of MATLAB's files, checked
 tables.py          aligns text in columns
 devices.py         device, dtype and precision from the settings; copies that nothing waits for
 cpu.py             memory and threads on the CPU
-processes.py       the processes that torchrun started; loaders whose workers survive SIGTERM
+processes.py       the processes that torchrun started
+heartbeat.py       notices processes that are frozen, or behind a network that is cut
+workers.py         loaders whose workers survive SIGTERM, and whose end is told with its cause
 run_folder.py      a run's folder and the names in it
 """

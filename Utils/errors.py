@@ -54,6 +54,12 @@ def run_script(main: Callable[[], None], keep_memory: bool = True) -> None:
 
 
 def _fail(message: str) -> None:
+    print_error(message)
+    sys.exit(1)
+
+
+def print_error(message: str) -> None:
+    """Print what is said to the user as one paragraph."""
     # Names from a file may contain anything, even a terminal's control codes.
     message = "".join(c for c in message if c.isprintable() or c.isspace())
     # A command, between backquotes, stays in one line, to be copied.
@@ -63,5 +69,4 @@ def _fail(message: str) -> None:
     ).replace("\0", " ")
     # Under torchrun the first process's progress bar may be in this line.
     begin = "\n" if int(os.environ.get("RANK", "0")) > 0 else ""
-    print(f"{begin}{paragraph}", file=sys.stderr)
-    sys.exit(1)
+    print(f"{begin}{paragraph}", file=sys.stderr, flush=True)

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import datetime
-import multiprocessing
 import os
+import queue
 import re
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
 
-from Utils.errors import RunError, UserError
+from Utils.errors import RunError, UserError, print_error
+from Utils.heartbeat import Heartbeat
 
 # For short values, processes wait for the slowest one, which may need hours longer for its share of
-# a million photos. A process that has died is still noticed at once, by its closed connection.
+# a million photos. A process that has died is still noticed at once, by its closed connection, and
+# one that is frozen by its missing heartbeat.
 _PATIENCE = datetime.timedelta(days=7)
 # Gradients are exchanged in every step; a process that is this late has failed.
 _STEP_PATIENCE = datetime.timedelta(minutes=30)
 
 _TIME_TO_PRINT = 2.0  # seconds
 
-_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS, where PyTorch's own handlers stay
+_KEPT = "What is finished is kept; training continues from its last checkpoint with --resume last."
 
 # What gloo's transport and NCCL say of a process that has ended, or is not heard of in time. Their
 # other errors, such as a GPU used twice or a failing kernel, are bugs.
@@ -124,41 +124,6 @@ class Processes:
 ALONE = Processes()
 
 
-class SteadyLoader(DataLoader):
-    """A DataLoader whose workers survive Ctrl-C and SIGTERM that are sent to the process group.
-
-    The run answers them, and still needs its workers to finish the iteration and to save. SIGTERM
-    from the run itself ends a worker: that is how multiprocessing stops what is left at exit.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, worker_init_fn=_leave_signals_to_parent)
-
-    def __iter__(self) -> Iterator[Any]:
-        if not (_CAN_WAIT and self.num_workers):
-            return super().__iter__()
-        resource_tracker.ensure_running()  # its start would unblock both signals
-        # Workers inherit what is blocked, so no signal finds them before they are set up.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-        try:
-            return super().__iter__()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_signals_to_parent(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if _CAN_WAIT:
-        parent = multiprocessing.parent_process().pid
-        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
-
-
-def _exit_with(parent: int) -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-        pass
-    os._exit(0)
-
-
 @contextmanager
 def started_by_torchrun() -> Iterator[Processes]:
     """The processes of a torchrun launch, joined; just this one without it.
@@ -173,13 +138,16 @@ def started_by_torchrun() -> Iterator[Processes]:
         yield Processes()
         return
     store, processes = _join()
+    heartbeat = Heartbeat(partial(_end_alone, store))
     try:
         yield processes
     except KeyboardInterrupt:
+        heartbeat.abandon()
         if not processes.is_main:
             sys.exit(130)
         raise
     except Exception as error:
+        heartbeat.abandon()
         if not _first_to_fail(store):
             # When one process exits, torchrun ends the others: first the error must be printed.
             time.sleep(_TIME_TO_PRINT)
@@ -187,7 +155,25 @@ def started_by_torchrun() -> Iterator[Processes]:
         if is_lost_connection(error):
             raise lost_connection(error) from None
         raise
+    heartbeat.leave()
     dist.destroy_process_group()
+
+
+def _end_alone(store: dist.Store, error: RuntimeError) -> None:
+    """End this process, in any thread, because another one is silent."""
+    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    # The store is in a process, which may be the silent one.
+    ask = threading.Thread(target=lambda: asked.put(_first_to_fail(store)), daemon=True)
+    ask.start()
+    try:
+        first = asked.get(timeout=_TIME_TO_PRINT)
+    except queue.Empty:
+        first = True
+    if first:
+        print_error(str(lost_connection(error)))
+    else:
+        time.sleep(_TIME_TO_PRINT)
+    os._exit(1)
 
 
 def _join() -> tuple[dist.Store, Processes]:
@@ -226,7 +212,7 @@ def is_lost_connection(error: BaseException) -> bool:
     return is_theirs and bool(_LOST.search(str(error)))
 
 
-def lost_connection(error: BaseException, kept: str = "What is finished is kept.") -> RunError:
+def lost_connection(error: BaseException, kept: str = _KEPT) -> RunError:
     """What to tell the user of such an error, which is quoted whole. kept: what is not lost."""
     cause, _, _ = str(error).partition("\nException raised from")  # then PyTorch's own C++ frames
     return RunError(

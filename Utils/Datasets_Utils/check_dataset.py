@@ -41,8 +41,8 @@ from Utils.Datasets_Utils.quality.table import describe, draw_histogram
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
 from Utils.errors import run_script
 from Utils.files import atomic_path, make_folder
-from Utils.processes import SteadyLoader
 from Utils.tables import write_csv
+from Utils.workers import SteadyLoader
 
 UNCLEAN = 2  # exit status
 _BATCH = 64

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from Utils.cpu import lone_threads
 from Utils.Datasets_Utils.images import ImageError, fit_image, noting_flaws
 from Utils.devices import full_precision
-from Utils.processes import ALONE, Processes, SteadyLoader
+from Utils.processes import ALONE, Processes
+from Utils.workers import SteadyLoader, WorkerError, shared
 
 Work = Callable[[torch.Tensor], torch.Tensor]
 
@@ -52,8 +53,8 @@ def embed(
     flaws: takes what is wrong with images that were read all the same.
 
     Returns float32 N×D of the images and N×D of their mirror images, not normalised, in the main
-    process and None in the others. The backbone itself is not changed. Raises ImageError, naming
-    the file, in all processes if an image can't be read.
+    process and None in the others. The backbone itself is not changed. Raises, in all processes,
+    ImageError, naming the file, if an image can't be read; WorkerError if a worker has ended.
     """
     starts = range(0, len(images), batch_size)
     first, last = (
@@ -61,7 +62,8 @@ def embed(
     )
     batches = [range(start, min(start + batch_size, len(images))) for start in starts[first:last]]
     features = np.empty((2, sum(map(len, batches)), backbone.feature_dim), np.float32)
-    done, unreadable = 0, None
+    done = 0
+    failure: ImageError | WorkerError | None = None
     own_flaws: list[str] = []
     with (
         full_precision(),
@@ -75,11 +77,11 @@ def embed(
                 features[:, done : done + both.shape[1]] = both
                 done += both.shape[1]
                 bar.update(both.shape[1])
-        except ImageError as error:
-            unreadable = str(error)
-    found = [text for text in processes.gather(unreadable) if text]
-    if found:
-        raise ImageError(found[0])
+        except (ImageError, WorkerError) as error:
+            failure = error
+    for of_process in processes.gather(failure):
+        if of_process is not None:
+            raise of_process
     if flaws is not None:
         flaws.extend(chain(*processes.gather(own_flaws)))
     collected = processes.collect(features)
@@ -168,7 +170,7 @@ def _stack(
 ) -> tuple[torch.Tensor, list[str], list[str]]:
     """(uint8 N×H×W×3, the errors of the N images, the flaws of some of them)."""
     images, errors, flaws = zip(*batch, strict=True)
-    return torch.from_numpy(np.stack(images)), list(errors), [*chain(*flaws)]
+    return shared(torch.from_numpy(np.stack(images))), list(errors), [*chain(*flaws)]
 
 
 def _in_threads(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

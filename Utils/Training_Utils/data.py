@@ -26,7 +26,8 @@ from Utils.Datasets_Utils.demo.sets import ensure_demo_sets
 from Utils.Datasets_Utils.images import ImageError, fit_image, noting_flaws
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import DataError, RunError
-from Utils.processes import Processes, SteadyLoader
+from Utils.processes import Processes
+from Utils.workers import SteadyLoader, shared
 
 # This many unreadable images in a row are no accident: the disk or the list is wrong.
 TRIES = 100
@@ -244,8 +245,8 @@ def collate(samples: list[Sample]) -> Batch:
     if any(image is None for image in images):
         images, labels = (), ()
     return Batch(
-        images=torch.from_numpy(np.array(images, np.uint8)),
-        labels=torch.tensor(labels, dtype=torch.int64),
+        images=shared(torch.from_numpy(np.array(images, np.uint8))),
+        labels=shared(torch.tensor(labels, dtype=torch.int64)),
         unreadable=[*chain(*unreadable)],
         flawed=[*chain(*flawed)],
     )

@@ -19,6 +19,7 @@ from Utils.Training_Utils.start import begin_run
 from Utils.Training_Utils.state import set_frozen
 from Utils.Training_Utils.step import TrainingStep
 from Utils.Training_Utils.stopping import StopRequest
+from Utils.workers import WorkerError
 
 
 class Trainer:
@@ -78,7 +79,8 @@ class Trainer:
         """Train to the last epoch, or until SIGTERM asks to stop; returns the figures.
 
         Raises RunError for a loss that is not finite, or if another process has ended; the last
-        checkpoint is older and sound.
+        checkpoint is older and sound. Also if a worker of the loader has ended; a single process
+        has saved all its iterations.
         """
         try:
             precision = training_precision(self.config, self.device)
@@ -99,6 +101,13 @@ class Trainer:
         except KeyboardInterrupt:
             self.log.info(f"stopped at iteration {self.state.iteration}. {self._last_saved()}")
             raise
+        except WorkerError as error:  # between two iterations
+            if self.processes.group is None:
+                self._save()
+            raise RunError(
+                f"{error} {self._last_saved()} To continue from it: --resume last, with fewer "
+                f"--num_workers."
+            ) from None
         except RuntimeError as error:
             if self.processes.group is not None and is_lost_connection(error):
                 raise lost_connection(error, self._last_saved()) from None

@@ -1,10 +1,12 @@
-"""The loader's worker processes: which signals they survive, and which ends them."""
+"""The loader's worker processes: which signals they survive, which ends them, and what is said."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,13 @@ import torch
 from torch.utils.data import get_worker_info
 
 from Backbone import build_backbone
+from tests.plain_training import plain_config
+from Utils.errors import RunError
 from Utils.Evaluation_Utils.embedding import embed
-from Utils.processes import SteadyLoader
+from Utils.Training_Utils import data
+from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
+from Utils.Training_Utils.trainer import Trainer
+from Utils.workers import SteadyLoader, WorkerError
 
 
 def children():
@@ -74,3 +81,82 @@ def test_a_test_set_is_embedded_though_its_workers_get_sigterm():
     straight, _ = embed(backbone, Terminated(), torch.device("cpu"), 2, num_workers=2)
     assert straight.shape == (6, 8)
     assert len(np.unique(straight, axis=0)) == 6
+
+
+def killed(number: int = signal.SIGKILL):
+    """A function that ends the worker which calls it, by a signal."""
+
+    def kill(*arguments):
+        assert get_worker_info() is not None
+        os.kill(os.getpid(), number)
+
+    return kill
+
+
+class Deadly(Sequence):
+    def __init__(self, number):
+        self.number = number
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        killed(self.number)()
+
+
+def test_the_end_of_a_worker_is_told_with_its_cause_and_not_in_the_middle_of_a_step():
+    says = {
+        signal.SIGKILL: "SIGKILL. The system does that where memory runs out",
+        signal.SIGBUS: "SIGBUS. /dev/shm, through which workers pass images, is full",
+        signal.SIGSEGV: "SIGSEGV. It crashed, perhaps on a damaged image",
+    }
+    before = signal.getsignal(signal.SIGCHLD)
+    loaders = [iter(SteadyLoader(Deadly(number), num_workers=1)) for number in says]
+    assert signal.getsignal(signal.SIGCHLD) == before
+    with ThreadPoolExecutor() as threads:  # each waits for seconds
+        failures = list(threads.map(failure_of, loaders))
+    for failure, text in zip(failures, says.values(), strict=True):
+        assert text in failure
+
+
+def failure_of(batches):
+    try:
+        next(batches)
+    except WorkerError as error:
+        return str(error)
+
+
+def test_a_bug_in_a_dataset_is_not_taken_for_a_killed_worker():
+    with pytest.raises(TypeError, match="DataLoader worker process 0"):
+        list(SteadyLoader([1, None], num_workers=1, collate_fn=lambda batch: batch[0] + 1))
+
+
+def test_a_full_dev_shm_ends_an_evaluation_that_would_wait_for_ever(monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    images = np.zeros((4, 16, 16, 3), np.uint8)
+    backbone = build_backbone("MobileFaceNet", 8, (16, 16)).eval()
+    with pytest.raises(WorkerError, match=r"/dev/shm.*num_workers .1 now"):
+        embed(backbone, images, torch.device("cpu"), 2, num_workers=1)
+
+
+def test_a_run_whose_worker_is_killed_has_saved_every_iteration(tiny_faces, tmp_path, monkeypatch):
+    fit, calls = data.fit_image, []
+
+    def fit_sixteen(image, size):
+        calls.append(image)
+        if len(calls) > 16:  # two batches
+            killed()()
+        return fit(image, size)
+
+    config = plain_config(tiny_faces.train, tiny_faces.train_list, tmp_path)
+    config = dataclasses.replace(
+        config, backbone="MobileFaceNet", batch_size=8, num_workers=1, total_epoch=3, milestones=()
+    )
+    monkeypatch.setattr(data, "fit_image", fit_sixteen)
+    trainer = Trainer(config)
+    with pytest.raises(RunError, match=r"SIGKILL.*The last checkpoint is .*--resume last"):
+        trainer.run()
+    assert read_run(trainer.run_folder.last)["position"]["iteration"] == trainer.state.iteration > 0

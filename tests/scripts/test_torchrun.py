@@ -191,6 +191,46 @@ def test_an_error_that_speaks_of_a_timeout_keeps_its_traceback(tmp_path):
     assert "another process of this job has ended" not in ended.stderr
 
 
+FROZEN = """
+import datetime, os, signal, subprocess, sys, time
+sys.path.insert(0, {root!r})
+from Utils import heartbeat
+from Utils.errors import run_script
+from Utils.processes import started_by_torchrun
+
+heartbeat.SILENCE, heartbeat.INTERVAL = datetime.timedelta(seconds=3), 0.2
+
+def main():
+    with started_by_torchrun() as processes:
+        if processes.rank == 1:
+            time.sleep(4)  # as long work, which is no silence
+        processes.barrier()
+        print("the long work was waited for", flush=True)
+        if processes.rank == 1:
+            # So that torchrun need not wait long to end it.
+            subprocess.Popen(["sh", "-c", f"sleep 8; kill -CONT {{os.getpid()}}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
+        processes.barrier()
+        print("the frozen process was waited for", flush=True)
+
+run_script(main)
+"""
+
+
+def test_a_frozen_process_ends_the_job_and_one_that_is_long_at_work_does_not(tmp_path):
+    script = tmp_path / "own.py"
+    script.write_text(FROZEN.format(root=str(ROOT)))
+    ended = run_script(*torchrun(2, script))
+    assert ended.returncode != 0
+    assert ended.stdout.count("the long work was waited for") == 2
+    assert "the frozen process" not in ended.stdout
+    said = " ".join(ended.stderr.partition("Traceback")[0].split())  # then torchrun's own
+    assert said.count("Error:") == 1
+    assert "can't be reached any more" in said
+    assert "Timed out waiting 3000ms" in said
+    assert "--resume last" in said
+
+
 def test_restarted_by_torchrun_the_run_goes_on_as_if_nothing_had_been(
     whole_run, tiny_faces, tmp_path
 ):

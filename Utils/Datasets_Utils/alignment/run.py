@@ -49,7 +49,7 @@ from Utils.files import (
     remove_temporaries,
     save_json,
 )
-from Utils.processes import SteadyLoader
+from Utils.workers import SteadyLoader, WorkerError
 
 _FILES = ("detector_file", "landmarks")  # of the settings
 _BATCH = 8  # photographs that a process aligns before it hands over their lines
@@ -252,10 +252,7 @@ def _answers(loader: SteadyLoader) -> Iterator[list[tuple[str, bytes] | str]]:
     """The batches of a loader. Raises RunError if the system has ended one of its processes."""
     try:
         yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
+    except WorkerError as error:
         raise RunError(
-            "a process that aligns was ended from outside, perhaps for lack of memory. Give the "
-            "same command again, with fewer --num_workers; it continues where it stopped."
+            f"{error} Give the same command again; it continues where it stopped."
         ) from None

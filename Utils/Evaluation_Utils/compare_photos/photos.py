@@ -30,8 +30,8 @@ from Utils.Datasets_Utils.images import ImageError, fit_image, is_image_name
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import CheckpointError, DataError
 from Utils.files import reading
-from Utils.processes import SteadyLoader
 from Utils.tables import format_table
+from Utils.workers import SteadyLoader
 
 _FEW = 16  # photographs for which no other process is started, and that are all named
 _SHOWN = 30  # lines about photographs

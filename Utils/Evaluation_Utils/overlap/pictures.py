@@ -11,7 +11,7 @@ from Utils.Datasets_Utils.quality.alike import near_hashes, picture_hash, really
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.Datasets_Utils.verification_set import StoredImages
 from Utils.Evaluation_Utils.overlap.people import Tested
-from Utils.processes import SteadyLoader
+from Utils.workers import SteadyLoader
 
 _BATCH = 64
 

@@ -1,0 +1,140 @@
+"""Loaders whose worker processes survive the signals that are meant for the run, and whose end is
+told to the user with its likely cause."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+from Utils.errors import RunError, UserError
+
+_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS, where PyTorch's own handlers stay
+_TIME_TO_END = 1.0  # seconds, from a worker's last sign until the system says how it ended
+
+_MEMORY = (
+    "The system does that where memory runs out (`dmesg` tells): fewer num_workers ({workers} now) "
+    "and a smaller batch need less."
+)
+_SHARED_MEMORY = (
+    "/dev/shm, through which workers pass images, is full: make it larger (docker run "
+    "--shm-size=8g), or give fewer num_workers ({workers} now); 0 needs none of it."
+)
+_CRASH = (
+    "It crashed, perhaps on a damaged image: `python -m Utils.Datasets_Utils.check_dataset` reads "
+    "every image of a set, and num_workers 0 shows where it happens."
+)
+
+
+class WorkerError(RunError):
+    """A worker process has ended before its work was done, or can't pass its images on."""
+
+
+class _SharedMemoryError(Exception):
+    """In a worker: there is no room for its batch in shared memory."""
+
+
+class SteadyLoader(DataLoader):
+    """A DataLoader whose workers survive Ctrl-C and SIGTERM that are sent to the process group.
+
+    The run answers them, and still needs its workers to finish the iteration and to save. SIGTERM
+    from the run itself ends a worker: that is how multiprocessing stops what is left at exit.
+
+    Iterating raises WorkerError, between two batches, if a worker has crashed or was killed. A
+    `collate_fn` that makes tensors gives them to `shared`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._processes: list[BaseProcess] = []
+        super().__init__(*args, **kwargs, worker_init_fn=_leave_signals_to_parent)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.num_workers:
+            return super().__iter__()
+        others = set(multiprocessing.active_children())
+        batches = self._begin()
+        started = set(multiprocessing.active_children()) - others
+        # A later epoch may go on with the workers of the first.
+        self._processes = [*started] or self._processes
+        return self._watched(batches)
+
+    def _begin(self) -> Iterator[Any]:
+        if not _CAN_WAIT:
+            return super().__iter__()
+        resource_tracker.ensure_running()  # its start would unblock both signals
+        # Workers inherit what is blocked, so no signal finds them before they are set up.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        on_end = signal.getsignal(signal.SIGCHLD)
+        try:
+            return super().__iter__()
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                # PyTorch's own would raise its error wherever this process is at that moment: in
+                # a step, with half of the weights changed.
+                signal.signal(signal.SIGCHLD, on_end)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from batches
+        except UserError:
+            raise
+        except _SharedMemoryError:
+            raise WorkerError(_SHARED_MEMORY.format(workers=self.num_workers)) from None
+        except Exception:  # of many kinds, where the main process was receiving a batch
+            status = self._first_end()
+            if status is None:
+                raise
+            raise WorkerError(self._describe(status)) from None
+
+    def _first_end(self) -> int | None:
+        """The exit status of a worker that did not end by itself; negative: a signal's number."""
+        deadline = time.monotonic() + _TIME_TO_END
+        while time.monotonic() < deadline:
+            for process in self._processes:
+                if process.exitcode:
+                    return process.exitcode
+            time.sleep(0.05)
+        return None
+
+    def _describe(self, status: int) -> str:
+        by = signal.Signals(-status).name if status < 0 else f"with status {status}"
+        causes = {"SIGKILL": _MEMORY, "SIGBUS": _SHARED_MEMORY}
+        cause = causes.get(by, _CRASH).format(workers=self.num_workers)
+        return f"a worker process, which reads images for this one, was ended by {by}. {cause}"
+
+
+def shared(tensor: Tensor) -> Tensor:
+    """The tensor; in a worker, moved to shared memory, where the main process finds it.
+
+    PyTorch does that in a thread of the worker, where an error loses the batch: where /dev/shm is
+    full, the main process would wait for it for ever.
+    """
+    if get_worker_info() is not None:
+        try:
+            tensor.share_memory_()
+        except RuntimeError as error:
+            raise _SharedMemoryError(str(error)) from None
+    return tensor
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if _CAN_WAIT:
+        parent = multiprocessing.parent_process().pid
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
+
+
+def _exit_with(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)

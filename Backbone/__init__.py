@@ -70,10 +70,9 @@ def build_backbone(
     ArchitectureError for an unknown name, or for a size or a variant that the class does not take.
     """
     if name not in BACKBONES and not name.startswith(PREFIX):
-        nearest = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.0)[0]
-        raise ArchitectureError(
-            f"backbone is {name!r}; did you mean {nearest!r}? Known: {', '.join(BACKBONES)}"
-        )
+        near = difflib.get_close_matches(name, BACKBONES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ArchitectureError(f"backbone is {name!r}; {hint}Known: {', '.join(BACKBONES)}")
     if not 1 <= feature_dim <= _LARGEST_DIM:
         why = "it must be at least 1" if feature_dim < 1 else "sizes of that network overflow"
         raise ArchitectureError(f"feature_dim is {feature_dim}; {why}")

@@ -5,6 +5,7 @@ timm is optional; `make extras` installs it. Its own pretrained weights are not 
 
 import difflib
 import importlib.util
+from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,14 @@ def wrong_timm_name(name: str) -> str:
     name = name.removeprefix(PREFIX)
     if timm.is_model(name):
         return ""
-    near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.0)
-    return f"timm has no network of that name; did you mean {PREFIX}{near[0]}?"
+    near = difflib.get_close_matches(name, timm.list_models(), n=1)
+    hint = f"did you mean {PREFIX}{near[0]}?" if near else "timm.list_models() names them."
+    return f"timm has no network of that name; {hint}"
 
 
 class TimmNetwork(nn.Module):
     """A network of timm with fresh weights and, in place of its classifier, a linear layer to the
-    embedding. Raises ArchitectureError for an unknown name.
+    embedding. Raises ArchitectureError for an unknown name, or an input size that it can't take.
 
     `preprocessing` gives pixels in 0..1; `forward` subtracts the mean and divides by the deviation
     of each channel, those of the network's `pretrained_cfg`.
@@ -45,7 +47,22 @@ class TimmNetwork(nn.Module):
         name = name.removeprefix(PREFIX)
         given = timm.get_pretrained_cfg(name)
         size = {"img_size": input_size} if given and given.fixed_input_size else {}
-        self.network = timm.create_model(name, num_classes=feature_dim, **size)
+        try:
+            self.network = timm.create_model(name, num_classes=feature_dim, **size)
+            with torch.no_grad():
+                shape = tuple(self.network.eval()(torch.zeros(1, 3, *input_size)).shape)
+        except Exception as error:  # each network refuses a size in its own way, or fails with it
+            height, width = input_size
+            why = shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 200)
+            raise ArchitectureError(
+                f"{PREFIX}{name} can't take images of {height}×{width} pixels (timm's {why}); use "
+                f"another input_size"
+            ) from None
+        if shape != (1, feature_dim):
+            raise ArchitectureError(
+                f"{PREFIX}{name} makes {shape} of an image, not an embedding of {feature_dim}"
+            )
+        self.network.train()
         self.preprocessing = Preprocessing(mean=0.0, scale=255.0, input_size=input_size)
         self.feature_dim = feature_dim
         about = self.network.pretrained_cfg

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn
@@ -32,6 +33,11 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, settings: dict[str, Setting], **options: Any) -> None:
         super().__init__(**options)
         self._settings = settings
+        self._words: list[str] = []
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        self._words = list(sys.argv[1:] if args is None else args)  # for `error`
+        return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # Raises the error of any other wrong setting; argparse's own has no nearest word.
@@ -45,13 +51,26 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized") and unknown:
             flag = next((word for word in unknown if word.startswith("--")), None)
             near = difflib.get_close_matches(flag or "", self._option_string_actions, n=1)
-            if near:
+            if mended := self._without_blanks(unknown[0]):
+                message += f". Numbers of one setting have no blanks between them: {mended}"
+            elif near:
                 message += f". Did you mean {near[0]}?"
             elif {word.lower() for word in unknown} & {"true", "false"}:
                 message += ". A switch is turned on with --use_amp and off with --no-use_amp."
         if int(os.environ.get("RANK", "0")) > 0:  # torchrun's first process prints the message
             sys.exit(2)
         super().error(message)
+
+    def _without_blanks(self, unknown: str) -> str:
+        """How `--input_size 112 96` should be written, if the unknown word is in such a list."""
+        text = " ".join(self._words)
+        for name, setting in self._settings.items():
+            if isinstance(setting.default, tuple):
+                for found in re.finditer(rf"--{name}[ =]([\d.,e+-]+(?: [\d.,e+-]+)+)(?= |$)", text):
+                    numbers = found[1].replace(",", " ").split()
+                    if unknown.strip(",") in numbers:
+                        return f"--{name} {','.join(numbers)}"
+        return ""
 
 
 def read_config(

@@ -108,8 +108,9 @@ def build_head(
     in less time and memory. Raises ValueError for an unknown name or a value out of range.
     """
     if name not in HEADS:
-        nearest = difflib.get_close_matches(name, HEADS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"head is {name!r}; did you mean {nearest!r}? Known: {', '.join(HEADS)}")
+        near = difflib.get_close_matches(name, HEADS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"head is {name!r}; {hint}Known: {', '.join(HEADS)}")
     if feature_dim < 1 or num_classes < 1:
         raise ValueError(
             f"feature_dim {feature_dim} and num_classes {num_classes} must be at least 1"

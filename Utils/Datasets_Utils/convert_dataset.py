@@ -65,7 +65,6 @@ def convert(
     fit the target's format, and the errors of opening the source.
     """
     source, target = Path(source), Path(target)
-    make_folder(target.parent)
     if target.suffix == ".bin":
         return _convert_to_bin(source, target, file_list, list_encoding)
     pairs = open_verification_set(source, file_list) if is_bin(source) else None
@@ -82,6 +81,7 @@ def convert(
         images = _shuffled(images, shuffle)
     check_target(target, len(images), shard_size)
     marker = target.with_name(f".{target.name.replace('%', '_')}.converting")
+    make_folder(target.parent)  # now, as a source that can't be read leaves nothing behind
     made = [target, *([target.parent / PAIRS_NAME] if pairs else [])]
     if target.suffix == ".rec":
         made += siblings(target)
@@ -120,6 +120,7 @@ def _convert_to_bin(source: Path, target: Path, file_list: str | Path | None, en
     if target.exists():
         raise RunError(f"{target} exists already; remove it, or write elsewhere.")
     data = open_verification_set(source, file_list, list_encoding=encoding)
+    make_folder(target.parent)
     files = [bytes(data.images.encoded(i)) for i in tqdm(range(len(data.images)), unit="image")]
     rows = np.stack((data.left, data.right), 1).ravel()
     write_bin(target, [files[row] for row in rows], data.same)

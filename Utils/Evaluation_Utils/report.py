@@ -92,12 +92,12 @@ def evaluate_set(config: Config) -> Report:
 
 
 def _evaluate(config: Config, benchmark: Benchmark) -> Report:
-    """Read the checkpoint, make the output folder, open the data: each fails before the work."""
+    """Read the checkpoint, open the data, make the output folder: each fails before the work."""
     device = find_device(config.device)
     backbone = load_network(config, device)
-    folder = make_output(config)
     input_size = backbone.preprocessing.input_size
     data, source = open_benchmark(config, benchmark, input_size=input_size)
+    folder = make_output(config)
     results_file = folder / f"{benchmark.file_name}.json"
     if not benchmark.prefix:
         check_same_data(config, results_file, source)

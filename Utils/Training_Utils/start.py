@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from Backbone import build_backbone
-from Config import Config, validate
+from Backbone import ArchitectureError, build_backbone
+from Config import Config, ConfigError, validate
 from Head import build_head
 from Head.classifier import MarginHead
 from Utils.Datasets_Utils.training_set import TrainingSet
@@ -253,7 +253,10 @@ def starting_backbone(
         return build(weights, *given), None, ""
     if not config.pretrained:
         size = config.input_size
-        backbone = build_backbone(config.backbone, config.feature_dim, size, **variant)
+        try:
+            backbone = build_backbone(config.backbone, config.feature_dim, size, **variant)
+        except ArchitectureError as error:
+            raise ConfigError("backbone", config.backbone, f"{error}.") from None
         backbone.preprocessing = override_preprocessing(backbone.preprocessing, *given)
         return backbone, None, ""
     weights = _pretrained(config)

@@ -1,6 +1,7 @@
 """Backbones: shapes, parameter counts of the lineage, forward and backward of each."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ import torch
 from Backbone import BACKBONES, Preprocessing, build_backbone, describe_backbone
 from Backbone.layers import PReLU
 from Backbone.vit import DropPath
+from Config import Config, ConfigError
+from Head import build_head
 from Utils.Pretrained_Utils import load_backbone
+from Utils.Training_Utils.start import starting_backbone
 
 # Counted on the lineage's own networks.
 PARAMETERS = {
@@ -211,3 +215,22 @@ def test_a_network_of_timm_is_a_backbone_with_its_own_input(name, tmp_path):
     read = load_backbone(tmp_path / "net.pt")
     with torch.no_grad():
         assert torch.equal(read(read.preprocessing(images)), found)
+
+
+@pytest.mark.parametrize(
+    "build", [build_backbone, partial(build_head, feature_dim=4, num_classes=2)]
+)
+def test_a_nearest_name_is_suggested_only_where_one_is_near(build):
+    with pytest.raises(ValueError, match=r"did you mean '\w+'\? Known: "):
+        build({build_backbone: "MobilFaceNet"}.get(build, "ArcFase"))
+    with pytest.raises(ValueError, match="is 'qqqq'; Known: "):
+        build("qqqq")
+
+
+def test_a_network_of_timm_that_cannot_take_the_input_size_says_so():
+    pytest.importorskip("timm")
+    config = Config(backbone="timm:crossvit_9_240", input_size=(112, 112))
+    with pytest.raises(
+        ConfigError, match=r"can't take images of 112×112 pixels .*another input_size"
+    ):
+        starting_backbone(config, None)

@@ -116,6 +116,20 @@ def test_a_network_of_timm_is_refused_where_the_package_or_the_name_is_missing(m
     validate(config)
     with pytest.raises(ConfigError, match="did you mean timm:resnet18"):
         validate(read("--backbone", "timm:resnet1800"))
+    with pytest.raises(ConfigError, match=r"no network of that name; timm\.list_models\(\) names"):
+        validate(read("--backbone", "timm:unknown"))
+
+
+TUPLES = [s.name for s in settings_of(Config).values() if isinstance(s.default, tuple)]
+
+
+@pytest.mark.parametrize("name", TUPLES)
+@pytest.mark.parametrize("words", [("", "1", "2"), ("", "1,", "2"), ("=1", "2")])
+def test_numbers_with_blanks_between_them_are_answered_with_the_right_way(name, words, capsys):
+    first, *rest = words
+    with pytest.raises(SystemExit):
+        read("--seed", "2", f"--{name}{first}", *rest)
+    assert f"no blanks between them: --{name} 1,2\n" in capsys.readouterr().err
 
 
 def test_settings_survive_their_trip_through_plain_values():

@@ -21,6 +21,9 @@ def sixty_eight() -> str:
     return " ".join(f"{value:.6f}" for value in points.ravel())
 
 
+ALL_X, ALL_Y = (" ".join(f"{value:g}" for value in axis) for axis in POINTS.T)
+X_68, Y_68 = (" ".join(sixty_eight().split()[axis::2]) for axis in (0, 1))
+
 FORMS = {
     "five": f"a.jpg {FLAT}\nb.jpg {FLAT}\n",
     "tabs and a name with blanks": "\t".join(["a b, c.jpg", *FLAT.split()]) + "\n",
@@ -35,6 +38,9 @@ FORMS = {
     "all x first": "file;x1;x2;x3;x4;x5;y1;y2;y3;y4;y5\na.jpg;"
     + ";".join(f"{value:g}" for value in POINTS.T.ravel())
     + "\n",
+    "all x first, nameless": f"a.jpg {ALL_X} {ALL_Y}\nb.jpg {ALL_X} {ALL_Y}\n",
+    "label, all x first": f"a.jpg 3 {ALL_X} {ALL_Y}\n",
+    "68, all x first": f"a.jpg {X_68} {Y_68}\n",
     "named points and a box": f"file,x1,y1,x2,y2,{HEADER},confidence\n"
     f"a.jpg,1,2,99,98,{COMMAS},0.5\n",
 }

@@ -299,6 +299,17 @@ def test_entries_that_the_tree_lost_are_noticed(tmp_path):
         open_training_set(path)
 
 
+def test_a_meta_page_that_lost_its_tree_is_not_taken_for_an_empty_set(tmp_path):
+    path = write(tmp_path / "x.lmdb", {b"0": msgpack.packb([b"\xff\xd8", 0])})
+    content = bytearray(path.read_bytes())
+    for meta in (0, 4096):  # depth and entries of the main tree, as in a new database
+        struct.pack_into("<H", content, meta + 16 + 24 + 48 + 6, 0)
+        struct.pack_into("<Q", content, meta + 16 + 24 + 48 + 32, 0)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bytes, but no images: .* is damaged, or"):
+        open_training_set(path)
+
+
 def test_a_set_of_another_byte_order_is_refused(source, tmp_path):
     content = bytearray(write(tmp_path / "x.lmdb", pairs(source)).read_bytes())
     content[16:20] = struct.pack(">I", 0xBEEFC0DE)

@@ -6,9 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from Backbone import build_backbone, describe_backbone
+from Config import read_config, settings_for
 from tests.conftest import ROOT, assert_one_paragraph, run_script
 from Utils import errors
+from Utils.Datasets_Utils.convert_dataset import convert
+from Utils.errors import UserError
+from Utils.Evaluation_Utils.ijb.evaluation import evaluate_ijb
+from Utils.Evaluation_Utils.megaface.evaluation import evaluate_megaface
+from Utils.Evaluation_Utils.report import evaluate_checkpoint, evaluate_set
+from Utils.Evaluation_Utils.tinyface.evaluation import evaluate_tinyface
+from Utils.run_folder import FORMAT
 
 # Train.py, with a function of its own in place of one of the repository's.
 SCRIPT = """
@@ -94,6 +104,35 @@ def test_a_missing_file_is_named_in_one_paragraph(tiny_faces, tmp_path, name):
     )
     assert_one_paragraph(run, "not there.txt")
     assert not Path(tmp_path / "runs").exists()
+
+
+EVALUATIONS = {
+    "lfw": ("lfw_dataset_path", lambda config: evaluate_checkpoint(config, "lfw")),
+    "any_set": ("data", evaluate_set),
+    "megaface": ("facescrub_dataset_path", evaluate_megaface),
+    "tinyface": ("tinyface_dataset_path", evaluate_tinyface),
+    "ijb": ("ijb_dataset_path", evaluate_ijb),
+}
+
+
+@pytest.mark.parametrize("script", EVALUATIONS)
+def test_data_that_are_not_there_leave_no_output_folder(script, tmp_path):
+    name, evaluate = EVALUATIONS[script]
+    backbone = build_backbone("MobileFaceNet", 16, (32, 32))
+    state = {"architecture": describe_backbone(backbone), "backbone": backbone.state_dict()}
+    torch.save({"format": FORMAT, **state}, tmp_path / "net.pt")
+    flags = ("--checkpoint", tmp_path / "net.pt", "--output", tmp_path / "out", "--device", "cpu")
+    argv = [*map(str, flags), f"--{name}", str(tmp_path / "nowhere")]
+    with pytest.raises(UserError, match="nowhere"):
+        evaluate(read_config("", settings_for(script), argv))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["%04d.tar", "x.rec", "x.lmdb", "x.bin", "folders"])
+def test_a_conversion_of_nothing_leaves_nothing(target, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        convert(tmp_path / "nowhere", tmp_path / "out" / target)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_name_that_is_not_utf_8_can_be_printed(monkeypatch):

@@ -47,8 +47,8 @@ def evaluate_tinyface(config: Config) -> Report | None:
         validate(config, torch.cuda.device_count(), settings_for("tinyface"))
         device = share_device(config, processes)
         backbone = load_network(config, device)
-        folder = make_output(config)
         data = processes.one_by_one(lambda: open_tinyface(config))
+        folder = make_output(config)
         path = folder / f"{FILE_NAME}.json"
         same = {"benchmark": "TinyFace", "lists": _lists_digest(data)}
         others = open_compared(config.compare, path, same)

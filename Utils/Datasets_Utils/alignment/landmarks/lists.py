@@ -4,11 +4,12 @@
     image x1 y1 ... x5 y5 score                  IJB's *_name_5pts_score.txt
     image label x1 y1 ... x5 y5                  RFW's *_lmk.txt
     image x1 y1 ... x68 y68                      68 points, of which five are made
+    image x1 ... x5 y1 ... y5                    each of these also with all x before all y
     file,left_eye_x,left_eye_y,...               any columns under a header line that names them
 
 Between the fields are blanks, tabs, commas or semicolons. A photograph with several faces has as
 many lines. One form must fit all lines, and nothing is guessed: what could be read in two ways is
-refused.
+refused. Whether all x come first is told by the points, which are a face in one of the two orders.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
+from Utils.Datasets_Utils.alignment import transform
 from Utils.Datasets_Utils.alignment.faces import Faces
 from Utils.Datasets_Utils.alignment.landmarks.columns import Columns, find_columns
 from Utils.Datasets_Utils.names import names_look, shorter, without_folders
@@ -54,18 +56,38 @@ def five_of_68(points: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Form:
-    """How the numbers of a line are read. name: for people. points, score: which of them."""
+    """How a line is read. name: for people. count: of its numbers. points, score: which of them.
+    x_first: whether all x are before all y."""
 
     name: str
+    count: int
     points: slice
     score: int | None = None
+    x_first: bool = False
+
+    def read(self, values: np.ndarray) -> np.ndarray:
+        """The points K×2 of a line's numbers."""
+        found = values[self.points]
+        return found.reshape(2, -1).T if self.x_first else found.reshape(-1, 2)
+
+    def with_x_first(self) -> Form:
+        """The same with all x before all y."""
+        name = re.sub(r"x1 y1 .*y(\d+)", r"x1 ... x\1 y1 ... y\1", self.name)
+        return replace(self, name=name, x_first=True)
 
 
-_FIVE = Form("image x1 y1 ... x5 y5", slice(0, 10))
-_SCORED = Form("image x1 y1 ... x5 y5 score", slice(0, 10), 10)
-_LABELLED = Form("image label x1 y1 ... x5 y5", slice(1, 11))
-_MANY = Form("image x1 y1 ... x68 y68", slice(0, 136))
-_FORMS = {10: (_FIVE,), 11: (_SCORED, _LABELLED), 136: (_MANY,)}  # by the numbers of a line
+_SCORED = Form("image x1 y1 ... x5 y5 score", 11, slice(0, 10), 10)
+_LABELLED = Form("image label x1 y1 ... x5 y5", 11, slice(1, 11))
+_FORMS = (
+    Form("image x1 y1 ... x5 y5", 10, slice(0, 10)),
+    _SCORED,
+    _LABELLED,
+    Form("image x1 y1 ... x68 y68", 136, slice(0, 136)),
+)
+_TOLD = 100  # lines by which the order of x and y is told
+# The misfit of five points, see `transform`: a face turned by up to 75 degrees has less than this,
+# and points whose x and y are mixed up have more.
+_NO_FACE = 12.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,38 +250,51 @@ def _choose(path: Path, sample: list[tuple[int, str]]) -> Form:
     split = [_split(text) for _, text in sample]
     counts = [len(found[1]) for found in split if found]
     usual = max(set(counts), key=counts.count, default=0)
-    forms = _FORMS.get(usual, ())
+    forms = [form for form in _FORMS if form.count == usual]
     if not forms:
         raise DataError(
             f"{path}, line {sample[0][0]}: {sample[0][1][:80]!r} is an image and {usual} numbers; "
-            f"expected one of {', '.join(f'`{f.name}`' for fs in _FORMS.values() for f in fs)}. "
-            f"{_HEADER}."
+            f"expected one of {', '.join(f'`{form.name}`' for form in _FORMS)}. {_HEADER}."
         )
     values = np.array([found[1] for found in split if found and len(found[1]) == usual])
     if len(forms) > 1:
         last, first = values[:, -1], values[:, 0]
         if ((last >= 0) & (last <= 1)).all():
-            forms = (_SCORED,)
+            forms = [_SCORED]
         elif (first == np.round(first)).all():
-            forms = (_LABELLED,)
+            forms = [_LABELLED]
         else:
             raise DataError(
                 f"{path}, line {sample[0][0]}: {sample[0][1][:80]!r} is an image and 11 numbers, "
                 f"of which neither the last is a score from 0 to 1 on every line, nor the first a "
                 f"label. {_HEADER}."
             )
-    return forms[0]
+    return _in_order(forms[0], values[:_TOLD])
+
+
+def _in_order(form: Form, values: np.ndarray) -> Form:
+    """The form; or the same with all x first, if so the points of more lines are faces."""
+    other = form.with_x_first()
+    own, others = (sum(_is_face(each.read(line)) for line in values) for each in (form, other))
+    return other if others > own else form
+
+
+def _is_face(points: np.ndarray) -> bool:
+    five = five_of_68(points[None])[0] if len(points) == 68 else points
+    if transform.problem(five):
+        return False
+    matrix = transform.similarity(five, transform.TEMPLATE)
+    return transform.misfit(five, matrix, transform.TEMPLATE) < _NO_FACE
 
 
 def _by_form(path: Path, lines: Iterable[tuple[int, str]], form: Form) -> Iterator[Face]:
-    count = next(count for count, forms in _FORMS.items() if form in forms)
     for number, text in lines:
         found = _split(text)
-        if found is None or len(found[1]) != count:
+        if found is None or len(found[1]) != form.count:
             raise DataError(
                 f"{path}, line {number}: {text[:80]!r} is not `{form.name}`, as the lines before "
                 f"it are. Correct it, or take it off the list."
             )
         name, values = found
         score = np.nan if form.score is None else values[form.score]
-        yield name, np.array(values[form.points]), score, _NO_BOX
+        yield name, form.read(np.array(values)).ravel(), score, _NO_BOX

@@ -97,6 +97,12 @@ def open_lmdb(path: Path) -> Labelled:
 def _index(file: MappedFile) -> Arrays:
     """Names, places and labels (-1: none) of the images, and the number that the set states."""
     tree = read_tree(file)
+    if tree.depth == 0 and file.size > 2 * tree.page_size:  # a new one has two pages
+        raise DataError(
+            f"{file.path} has {file.size:,} bytes, but no images: one of its first two pages, "
+            f"which say where everything is, is damaged, or its conversion was interrupted. Fetch "
+            f"or convert it again."
+        )
     view, stated, count = memoryview(file.bytes), -1, 0
     keys, found, last = [], array("q"), b""
     with progress_bar(f"Indexing {file.path.name}", tree.entries, "image") as bar:

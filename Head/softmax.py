@@ -12,9 +12,9 @@ With plain tensor operations the cosines, the logits, their softmax and the grad
 a matrix of N images times C classes, and reading and writing them would take longer than the
 arithmetic. Here only the cosines are such a matrix, because the backward pass needs them; all else
 is computed for a block of classes at a time, in one buffer. On a CPU a block fits into the
-processor's cache, and is finished while it is there; on a GPU, where each operation must be
-launched, blocks are as large as memory allows. Products with W are divided by the norms of its
-rows, so no normalised copy of W is needed. On a GPU they are computed in TF32 where PyTorch's
+processor's cache, and is finished while it is there, by one thread; on a GPU, where each operation
+must be launched, blocks are as large as memory allows. Products with W are divided by the norms of
+its rows, so no normalised copy of W is needed. On a GPU they are computed in TF32 where PyTorch's
 `torch.backends.cuda.matmul` allows it; everything else is float32.
 
 Matrices have the classes first, C×N, so that a block of classes is contiguous. Letters of the
@@ -25,9 +25,10 @@ embeddings and labels; only maxima, sums and target cosines are exchanged, N val
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -40,6 +41,10 @@ from Head.methods import Method
 # are needed.
 BLOCK_ON_CPU = 2**18
 BLOCK_ON_GPU = 2**25
+
+# On a CPU, threads compute spans of classes: at least so many, so that a thread whose core is busy
+# otherwise can compute fewer of them, but none with fewer values than this.
+SPANS, LEAST_IN_A_SPAN = 16, 2**16
 
 _EPSILON = 1e-12  # smallest norm to divide by, as in F.normalize
 
@@ -190,15 +195,26 @@ class _Negatives:
     method: Method
     classes: Classes
 
-    def blocks(self, weight: Tensor) -> Iterator[tuple[slice, _Block]]:
-        """A number of classes at a time: their rows of W, (B·K), and the block for their logits."""
+    def spans(self, weight: Tensor) -> list[range]:
+        """The classes, as the ranges that `_in_threads` computes; at least one, perhaps empty."""
+        classes = len(weight) // self.classes.sub_centers
+        count = len(weight) * len(self.labels) // LEAST_IN_A_SPAN
+        threads = torch.get_num_threads() if weight.device.type == "cpu" else 1
+        count = min(count, max(SPANS, threads))
+        if threads == 1 or count < 2:
+            return [range(classes)]
+        each = -(-classes // count)
+        return [range(classes)[i : i + each] for i in range(0, classes, each)]
+
+    def blocks(self, span: range, weight: Tensor) -> Iterator[tuple[slice, _Block]]:
+        """A number of the span's classes at a time: their rows of W, (B·K), and the block for
+        their logits."""
         K, images = self.classes.sub_centers, len(self.labels)
-        classes = len(weight) // K
         values = BLOCK_ON_CPU if weight.device.type == "cpu" else BLOCK_ON_GPU
-        step = max(1, min(values // (images * K), classes))
+        step = max(1, min(values // (images * K), len(span)))
         buffer = weight.new_empty(step + 2, images)
-        for first in range(0, classes, step):
-            B = min(step, classes - first)
+        for first in span[::step]:
+            B = min(step, span.stop - first)
             index = (self.labels + (1 - first)).clamp_(0, B + 1)[None]
             yield slice(first * K, (first + B) * K), _Block(buffer[: B + 2], index)
 
@@ -249,26 +265,36 @@ class _MarginSoftmax(torch.autograd.Function):
         method, group = negatives.method, negatives.classes.group
         target = targets.logit.detach()
         cosines = directions.new_empty(len(weight), len(directions))  # (C·K)×N
-        log_sum = torch.where(targets.is_local, target, -torch.inf)  # N, as are the next three
-        total = torch.zeros_like(log_sum)  # Σ_j≠y logit_j
-        top = torch.full_like(log_sum, -torch.inf)  # max_j≠y logit_j
-        plain_top = top.clone() if method.changes_negatives else top  # max_j≠y s·cos θ_j
-        for rows, block in negatives.blocks(weight):
-            torch.mm(weight[rows], directions.T, out=cosines[rows])
-            cosines[rows] *= inverse[rows, None]
-            nearest = negatives.nearest(cosines[rows])  # B×N
-            logits = block.scaled(negatives.changed(nearest), scales)
-            if with_mean:
-                block.fill_targets(0.0)
-                total += logits.sum(0)
-            block.fill_targets(-torch.inf)
-            highest = logits.amax(0)  # N
-            torch.maximum(top, highest, out=top)
-            log_sum = torch.logaddexp(log_sum, _log_sum_exp(logits, highest))
-            if method.changes_negatives:
-                plain = block.scaled(nearest, scales)
+
+        def sums(span: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            log_sum = torch.full_like(target, -torch.inf)  # N, as are the next three
+            total = torch.zeros_like(target)  # Σ_j≠y logit_j
+            top = log_sum.clone()  # max_j≠y logit_j
+            plain_top = top.clone() if method.changes_negatives else top  # max_j≠y s·cos θ_j
+            for rows, block in negatives.blocks(span, weight):
+                torch.mm(weight[rows], directions.T, out=cosines[rows])
+                cosines[rows] *= inverse[rows, None]
+                nearest = negatives.nearest(cosines[rows])  # B×N
+                logits = block.scaled(negatives.changed(nearest), scales)
+                if with_mean:
+                    block.fill_targets(0.0)
+                    total += logits.sum(0)
                 block.fill_targets(-torch.inf)
-                torch.maximum(plain_top, plain.amax(0), out=plain_top)
+                highest = logits.amax(0)  # N
+                torch.maximum(top, highest, out=top)
+                log_sum = torch.logaddexp(log_sum, _log_sum_exp(logits, highest))
+                if method.changes_negatives:
+                    plain = block.scaled(nearest, scales)
+                    block.fill_targets(-torch.inf)
+                    torch.maximum(plain_top, plain.amax(0), out=plain_top)
+            return log_sum, total, top, plain_top
+
+        by_span = zip(*_in_threads(sums, negatives.spans(weight)), strict=True)
+        log_sums, totals, tops, plain_tops = map(torch.stack, by_span)  # spans×N
+        own = torch.where(targets.is_local, target, -torch.inf)[None]
+        log_sum, total = torch.cat((own, log_sums)).logsumexp(0), totals.sum(0)  # N, N
+        top = tops.amax(0)  # N
+        plain_top = plain_tops.amax(0) if method.changes_negatives else top  # N
         if group is not None:
             log_sum = _over_processes(log_sum, total, group)
             for highest in (top, plain_top) if method.changes_negatives else (top,):
@@ -295,26 +321,36 @@ class _MarginSoftmax(torch.autograd.Function):
             cosine_grad, norms_grad, scales_grad = targets.gradients(
                 target_grad + each + log_sum_grad * p
             )
-            directions_grad = torch.zeros_like(directions)  # N×D
             weight_grad = torch.empty_like(weight)  # (C·K)×D
-            for rows, block in negatives.blocks(weight):
-                changed = negatives.changed(negatives.nearest(cosines[rows]))  # B×N
-                gradient = block.scaled(changed, scales).sub_(log_sum).exp_()  # p_j
-                # Of N(cos θ_j): the logits' gradient times s.
-                gradient *= log_sum_grad * scales
-                if ctx.with_mean:
-                    gradient += each * scales
-                block.fill_targets(0.0)
-                if ctx.needs_input_grad[1]:
-                    scales_grad += (gradient * changed).sum(0) / scales
-                gradient = negatives.gradient(cosines[rows], gradient)  # (B·K)×N
-                along = (gradient * cosines[rows]).sum(1)  # B·K
-                gradient *= inverse[rows, None]
-                directions_grad.addmm_(gradient.T, weight[rows])
-                torch.mm(gradient, directions, out=weight_grad[rows])
-                if normalised:  # a change along a weight does not change its cosine
-                    along *= inverse[rows] ** 2
-                    weight_grad[rows].addcmul_(along[:, None], weight[rows], value=-1)
+
+            def sums(span: range) -> tuple[Tensor, Tensor]:
+                directions_grad = torch.zeros_like(directions)  # N×D
+                scales_grad = torch.zeros_like(scales)  # N
+                for rows, block in negatives.blocks(span, weight):
+                    changed = negatives.changed(negatives.nearest(cosines[rows]))  # B×N
+                    gradient = block.scaled(changed, scales).sub_(log_sum).exp_()  # p_j
+                    # Of N(cos θ_j): the logits' gradient times s.
+                    gradient *= log_sum_grad * scales
+                    if ctx.with_mean:
+                        gradient += each * scales
+                    block.fill_targets(0.0)
+                    if ctx.needs_input_grad[1]:
+                        scales_grad += (gradient * changed).sum(0) / scales
+                    gradient = negatives.gradient(cosines[rows], gradient)  # (B·K)×N
+                    along = (gradient * cosines[rows]).sum(1)  # B·K
+                    gradient *= inverse[rows, None]
+                    directions_grad.addmm_(gradient.T, weight[rows])
+                    torch.mm(gradient, directions, out=weight_grad[rows])
+                    if normalised:  # a change along a weight does not change its cosine
+                        along *= inverse[rows] ** 2
+                        weight_grad[rows].addcmul_(along[:, None], weight[rows], value=-1)
+                return directions_grad, scales_grad
+
+            (directions_grad, others), *rest = _in_threads(sums, negatives.spans(weight))
+            for directions_part, scales_part in rest:
+                directions_grad += directions_part
+                others += scales_part
+            scales_grad = scales_grad + others
             if len(weight):  # the same for the targets, each with one row of W
                 own, own_inverse = weight[targets.rows], inverse[targets.rows]  # N×D, N
                 by_row = (cosine_grad * own_inverse)[:, None]  # N×1
@@ -323,6 +359,25 @@ class _MarginSoftmax(torch.autograd.Function):
                 towards = by_row * (directions - along[:, None] * own)  # N×D
                 weight_grad.index_add_(0, targets.rows, towards)
         return directions_grad, scales_grad, norms_grad, weight_grad, None, None, None, None
+
+
+_Sums = TypeVar("_Sums")
+
+
+def _in_threads(sums: Callable[[range], _Sums], spans: list[range]) -> list[_Sums]:
+    """What `sums` returns for each span, in order.
+
+    PyTorch's threads share the spans. If they shared each operation instead, all of them would wait
+    for the slowest after each: a hundred times a step for a thread whose core is busy otherwise.
+    """
+    if len(spans) == 1:
+        return [sums(spans[0])]
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, "head", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(torch.no_grad()(sums), spans))
+    finally:
+        torch.set_num_threads(threads)  # threads started later inherit the last setting
 
 
 def _log_sum_exp(logits: Tensor, highest: Tensor) -> Tensor:

@@ -227,11 +227,26 @@ def heads():
             yield MarginHead(D, C, Everything(), settings)
 
 
-@pytest.mark.parametrize("block", [None, 2 * N, 12 * N])
+@pytest.fixture
+def three_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3  # the head has left the setting as it was
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("block", "span"), [(None, None), (2 * N, None), (2 * N, 5 * N), (12 * N, N)]
+)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_loss_in_blocks_is_the_cross_entropy_of_the_logits(monkeypatch, block, label_smoothing):
+def test_loss_in_blocks_is_the_cross_entropy_of_the_logits(
+    monkeypatch, three_threads, block, span, label_smoothing
+):
     if block:
         monkeypatch.setattr(softmax, "BLOCK_ON_CPU", block)
+    if span:  # computed by three threads
+        monkeypatch.setattr(softmax, "LEAST_IN_A_SPAN", span)
     torch.manual_seed(5)
     for head in heads():
         head = head.double()

@@ -7,6 +7,8 @@
     torchrun --nproc_per_node G Train.py ...            on G GPUs; without GPUs, in G processes
     python Train.py --sweep "margin=ArcFace,CosFace" --sweep "seed=1,2,3"
                                                         one run each, a table and a picture of all
+    python Train.py --list heads                        what there is: backbones, heads, recipes,
+                                                        formats, lineages
 
 Settings are in Config/config.py; every one of them is also a flag.
 """
@@ -16,6 +18,7 @@ from functools import partial
 from Config import Sweep, read_training
 from Utils.errors import run_script
 from Utils.processes import started_by_torchrun
+from Utils.Training_Utils.discovery import TABLES
 from Utils.Training_Utils.reports.figures import training_table
 from Utils.Training_Utils.start import pretrained_settings, saved_settings
 from Utils.Training_Utils.sweep import run_sweep
@@ -29,6 +32,7 @@ def main() -> None:
             __doc__,
             saved_settings=partial(saved_settings, processes=processes),
             pretrained_settings=pretrained_settings,
+            tables=TABLES,
         )
         if isinstance(config, Sweep):
             run_sweep(config, processes)

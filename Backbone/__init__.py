@@ -10,7 +10,9 @@ vit.py            ViT, the vision transformers of insightface and CVLface
 timm_network.py   any network of the package timm
 layers.py         attention gates, PReLU with a fast gradient on CPUs, the error for settings
 
-A new backbone is a module with `preprocessing` and `feature_dim`, and a row in `BACKBONES`.
+A new backbone is a module with `preprocessing` and `feature_dim`, and a row in `BACKBONES`. Its
+docstring's first sentence describes it; a link there, or else the first one of its file, is its
+source.
 """
 
 import difflib

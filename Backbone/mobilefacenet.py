@@ -71,7 +71,9 @@ class Bottleneck(nn.Module):
 
 
 class MobileFaceNet(nn.Module):
-    """MobileFaceNet for any input size divisible by 16.
+    """Small and fast, for mobile devices.
+
+    For any input size divisible by 16.
 
     feature_dim: size D of the embedding; the paper's is 128.
     input_size: (height, width) in pixels.

@@ -43,8 +43,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet of a depth in `UNITS`.
+    """The residual network with bottleneck units.
 
+    depth: one of `UNITS`.
     feature_dim: size D of the embedding.
     input_size: (height, width) in pixels, each divisible by 16.
 

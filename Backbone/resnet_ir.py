@@ -108,8 +108,9 @@ class IRBottleneck(nn.Module):
 
 
 class ResNetIR(nn.Module):
-    """ResNet-IR of a depth in `UNITS`, or with bottleneck units in `BOTTLENECK_UNITS`.
+    """ArcFace's residual network.
 
+    depth: one of `UNITS`, or with bottleneck units of `BOTTLENECK_UNITS`.
     attention: one of `Backbone.layers.ATTENTIONS`; "se" makes it SE-ResNet-IR.
     feature_dim: size D of the embedding.
     input_size: (height, width) in pixels, each divisible by 16.

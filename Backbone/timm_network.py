@@ -31,8 +31,10 @@ def wrong_timm_name(name: str) -> str:
 
 
 class TimmNetwork(nn.Module):
-    """A network of timm with fresh weights and, in place of its classifier, a linear layer to the
-    embedding. Raises ArchitectureError for an unknown name, or an input size that it can't take.
+    """Any network of timm, with fresh weights.
+
+    In place of its classifier it has a linear layer to the embedding. Raises ArchitectureError for
+    an unknown name, or an input size that it can't take.
 
     `preprocessing` gives pixels in 0..1; `forward` subtracts the mean and divides by the deviation
     of each channel, those of the network's `pretrained_cfg`.

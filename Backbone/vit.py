@@ -90,8 +90,9 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """The vision transformer of a size in `SIZES`.
+    """insightface's vision transformer.
 
+    size: one of `SIZES`.
     feature_dim: size of the embedding.
     input_size: (height, width) in pixels; what is beyond the last whole patch is not seen.
     patch_size: side of a patch in pixels: insightface 9, CVLface 8.

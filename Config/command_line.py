@@ -7,9 +7,10 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from Config.completion import PrintCompletion
 from Config.config import Config, settings_for
 from Config.errors import ConfigError
 from Config.fields import SWITCHES, Setting, settings_of, written
@@ -18,6 +19,7 @@ from Config.sweep import Sweep, combinations, parse_axes
 
 SavedSettings = Callable[[str, str], dict[str, Any]]
 PretrainedSettings = Callable[[Config], dict[str, Any]]
+Tables = Mapping[str, Callable[[], str]]
 
 _SWEEP = (
     "train a run with each of these values of a setting, as in margin=ArcFace,CosFace; given again "
@@ -25,6 +27,18 @@ _SWEEP = (
     "between them, milestones=2,3;3; a switch has the values on and off, use_amp=on,off. Several "
     "seeds give mean ± std in the table. A run that is finished already is not trained again"
 )
+
+
+class _PrintTable(argparse.Action):
+    """Prints a table by its name, and ends the process. tables: the functions that make them."""
+
+    def __init__(self, tables: Tables, **options: Any) -> None:
+        super().__init__(choices=list(tables), **options)
+        self._tables = tables
+
+    def __call__(self, parser: argparse.ArgumentParser, _: Any, table: str, *__: Any) -> None:
+        print(self._tables[table]())
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,8 +121,11 @@ def read_training(
     argv: Sequence[str] | None = None,
     saved_settings: SavedSettings | None = None,
     pretrained_settings: PretrainedSettings | None = None,
+    tables: Tables | None = None,
 ) -> Config | Sweep:
     """As `read_config`, for the script that trains: with `--sweep`, the settings of all its runs.
+
+    tables: what `--list NAME` prints, by name.
 
     Also raises ConfigError for a sweep that can't be read (see `parse_axes`), for one together
     with `resume`, and for a setting that is both swept and given as a flag.
@@ -117,6 +134,9 @@ def read_training(
     settings = {name: s for name, s in settings_of(Config).items() if name in names}
     parser = make_parser(description, settings.values())
     parser.add_argument("--sweep", action="append", metavar="NAME=A,B", help=_SWEEP)
+    if tables:
+        text = f"print what there is, with its source, and end: {', '.join(tables)}"
+        parser.add_argument("--list", action=_PrintTable, tables=tables, metavar="TABLE", help=text)
     given = vars(parser.parse_args(argv))
     axes = parse_axes(given.pop("sweep", ()), settings)
     if not axes:
@@ -151,6 +171,12 @@ def make_parser(description: str, settings: Iterable[Setting]) -> argparse.Argum
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--print_completion",
+        action=PrintCompletion,
+        nargs=0,
+        help="print what completes these flags in bash and zsh (source it), and end",
     )
     if recipe:
         text = f"start from these settings (Config/recipes.py): {', '.join(RECIPES)}"
@@ -200,7 +226,7 @@ def _build(
     """The settings of flags, by name, over the defaults, a recipe, a run's or the weights' own."""
     given = dict(given)
     recipe = given.pop("recipe", None)
-    base = dataclasses.replace(Config(), **RECIPES[recipe]) if recipe else Config()
+    base = dataclasses.replace(Config(), **RECIPES[recipe].settings) if recipe else Config()
     config = dataclasses.replace(base, **given)
     if not (config.resume and saved_settings):
         if not (config.pretrained and pretrained_settings):

@@ -9,7 +9,8 @@ softmax.py     the loss's softmax in blocks of classes, with its backward pass
 sampling.py    a random share of the classes for each step (Partial FC)
 sharded.py     a head whose classes are split over processes
 
-A new head is a subclass of `Method` and a row in `HEADS`.
+A new head is a subclass of `Method` and a row in `HEADS`; its docstring's first paragraph describes
+it and names its paper.
 """
 
 import difflib
@@ -33,7 +34,9 @@ from Head.methods import (
     HeadSettings,
     MagFace,
     Method,
+    Softmax,
     SphereFace,
+    SubCenterArcFace,
 )
 from Head.sharded import ShardedHead
 
@@ -70,15 +73,13 @@ class HeadKind:
 HEADS: dict[str, HeadKind] = {
     "ArcFace": HeadKind(ArcFace, 0.5, below=math.pi),
     "CosFace": HeadKind(CosFace, 0.35),
-    "Softmax": HeadKind(Method, scale=1.0, scalable=False, normalised=False),
+    "Softmax": HeadKind(Softmax, scale=1.0, scalable=False, normalised=False),
     "SphereFace": HeadKind(SphereFace, 4.0, lowest=1.0, scale=None, scalable=False),
     "Combined": HeadKind(Combined),
     "CurricularFace": HeadKind(CurricularFace, 0.5, below=math.pi),
     "AdaFace": HeadKind(AdaFace, 0.4, below=math.pi),
     "MagFace": HeadKind(MagFace, 0.45, below=math.pi / MagFace.GROWTH),
-    # ArcFace with K weights a class, so that mislabelled images gather at another one than the
-    # rest: Sub-center ArcFace, ECCV 2020 (https://doi.org/10.1007/978-3-030-58621-8_43).
-    "SubCenterArcFace": HeadKind(ArcFace, 0.5, below=math.pi, sub_centers=True),
+    "SubCenterArcFace": HeadKind(SubCenterArcFace, 0.5, below=math.pi, sub_centers=True),
     "ElasticArcFace": HeadKind(ElasticArcFace, 0.5, below=math.pi),
     "ElasticCosFace": HeadKind(ElasticCosFace, 0.35),
     "ElasticArcFacePlus": HeadKind(ElasticArcFacePlus, 0.5, below=math.pi),

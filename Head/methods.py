@@ -8,7 +8,8 @@ method with only a margin overrides `target` alone:
         def target(self, cosine, norm):
             return cosface(cosine, self.m)
 
-and has one row in the table `Head.HEADS`. Each class cites its paper.
+and has one row in the table `Head.HEADS`. In the first paragraph of its docstring, the first
+sentence says what it does, and a link leads to its paper: `Train.py --list heads` prints both.
 """
 
 import math
@@ -110,11 +111,22 @@ class Method(nn.Module):
         """
 
 
+class Softmax(Method):
+    """w·x with nothing normalised and no margin. Goodfellow, Bengio, Courville: "Deep Learning",
+    section 6.2.2.3, https://www.deeplearningbook.org."""
+
+
 class ArcFace(Method):
     """cos(θ + m). ArcFace, https://arxiv.org/abs/1801.07698."""
 
     def target(self, cosine: Tensor, norm: Tensor) -> Tensor:
         return arcface(cosine, self.m, self.easy_margin)
+
+
+class SubCenterArcFace(ArcFace):
+    """ArcFace with K weights a class, of which the nearest counts. So mislabelled images gather at
+    another weight than the rest. Sub-center ArcFace, ECCV 2020,
+    https://doi.org/10.1007/978-3-030-58621-8_43."""
 
 
 class CosFace(Method):
@@ -138,8 +150,9 @@ class Combined(Method):
 
 class SphereFace(Method):
     """Multiplicative angular margin, with an annealing that begins with almost no margin.
+    SphereFace, https://arxiv.org/abs/1704.08063, eq. 7.
 
-    SphereFace, https://arxiv.org/abs/1704.08063, eq. 7; λ = max(5, 1000 / (1 + 0.12·iteration)) as
+    λ = max(5, 1000 / (1 + 0.12·iteration)) as
     in the authors' training script. The scale is the embedding's own norm.
 
     m: see `margin.sphereface`. iteration: number of batches trained on, a buffer.
@@ -163,8 +176,8 @@ class SphereFace(Method):
 
 
 class CurricularFace(ArcFace):
-    """ArcFace that gives hard negatives more weight as training proceeds: cos θ_j·(t + cos θ_j)
-    where cos θ_j > cos(θ_y + m). CurricularFace, https://arxiv.org/abs/2004.00288, section 3.
+    """ArcFace that gives hard negatives more weight as training proceeds. CurricularFace,
+    https://arxiv.org/abs/2004.00288, section 3: cos θ_j·(t + cos θ_j) where cos θ_j > cos(θ_y + m).
 
     t: running mean of the target cosines, a buffer: t = 0.01·mean + 0.99·t, eq. 9.
     """
@@ -187,8 +200,9 @@ class CurricularFace(ArcFace):
 
 class AdaFace(Method):
     """A margin that depends on the image's quality, which is estimated by the embedding's norm.
+    AdaFace, https://arxiv.org/abs/2204.00964, section 3.
 
-    AdaFace, https://arxiv.org/abs/2204.00964, section 3: q = (norm - mean) / (deviation / h),
+    q = (norm - mean) / (deviation / h),
     clamped to -1..1, without gradient. As in the authors' code, norms are first clamped to
     0.001..100; mean and deviation start at 20 and 100, and are running means of the batches' values
     with momentum 0.01.
@@ -221,8 +235,9 @@ class AdaFace(Method):
 
 class MagFace(Method):
     """ArcFace whose margin grows with the embedding's norm a, and a regulariser that rewards norm.
+    MagFace, https://arxiv.org/abs/2103.06627, section 3.
 
-    MagFace, https://arxiv.org/abs/2103.06627, section 3: m(a) is linear from l_m = 0.45 at
+    m(a) is linear from l_m = 0.45 at
     l_a = 10 to u_m = 0.8 at u_a = 110; λ_g·g(a) = 35·(a / u_a² + 1 / a) is added to the loss; a is
     clamped to l_a..u_a in both. Margins and regulariser have gradients in a.
 
@@ -293,20 +308,30 @@ class ElasticFace(Method):
 
 
 class ElasticArcFace(ElasticFace):
+    """ArcFace with a margin drawn for each image. ElasticFace, https://arxiv.org/abs/2109.09416."""
+
     def target(self, cosine: Tensor, norm: Tensor) -> Tensor:
         return arcface(cosine, self.margins, self.easy_margin)
 
 
 class ElasticCosFace(ElasticFace):
+    """CosFace with a margin drawn for each image. ElasticFace, https://arxiv.org/abs/2109.09416."""
+
     def target(self, cosine: Tensor, norm: Tensor) -> Tensor:
         return cosface(cosine, self.margins)
 
 
 class ElasticArcFacePlus(ElasticArcFace):
+    """ElasticArcFace with the largest margin of a batch for its hardest image. ElasticFace+,
+    https://arxiv.org/abs/2109.09416."""
+
     DEVIATION, PLUS = 0.0175, True
 
 
 class ElasticCosFacePlus(ElasticCosFace):
+    """ElasticCosFace with the largest margin of a batch for its hardest image. ElasticFace+,
+    https://arxiv.org/abs/2109.09416."""
+
     DEVIATION, PLUS = 0.02, True
 
 

@@ -14,5 +14,6 @@ profiling.py         where the time of a few steps goes
 checkpoints/         writing and reading a run's checkpoints
 merge_checkpoint.py  the command that makes one file of a sharded checkpoint
 reports/             log, figures, curves and results of a run
+discovery.py         the tables that --list prints
 sweep.py             many runs, one for each combination of settings, and their table
 """

@@ -29,26 +29,26 @@ def read(*argv, **kwargs):
 
 
 def test_defaults_are_the_demo():
-    assert Config() == dataclasses.replace(Config(), **RECIPES["demo"])
+    assert Config() == dataclasses.replace(Config(), **RECIPES["demo"].settings)
     validate(Config())
 
 
 def test_published_recipes_hold_the_published_settings():
-    casia = dataclasses.replace(Config(), **RECIPES["casia_webface"])
+    casia = dataclasses.replace(Config(), **RECIPES["casia_webface"].settings)
     assert (casia.batch_size, casia.initial_lr, casia.total_epoch) == (256, 0.05, 36)
     assert (casia.milestones, casia.scale_size, casia.margin_size) == ((22, 31), 32.0, 0.5)
-    ms1m = dataclasses.replace(Config(), **RECIPES["ms_celeb_1m"])
+    ms1m = dataclasses.replace(Config(), **RECIPES["ms_celeb_1m"].settings)
     assert (ms1m.batch_size, ms1m.initial_lr, ms1m.total_epoch) == (256, 0.05, 25)
     assert (ms1m.milestones, ms1m.scale_size) == ((13, 21), 32.0)
-    insightface = dataclasses.replace(Config(), **RECIPES["insightface_ms1mv3"])
+    insightface = dataclasses.replace(Config(), **RECIPES["insightface_ms1mv3"].settings)
     assert scaled_rate(insightface.initial_lr, insightface) == 0.1 * insightface.batch_size / 512
     assert (insightface.schedule, insightface.total_epoch) == ("polynomial", 20)
     assert insightface.clip_norm == 5
-    adaface = dataclasses.replace(Config(), **RECIPES["adaface_ms1mv2"])
+    adaface = dataclasses.replace(Config(), **RECIPES["adaface_ms1mv2"].settings)
     assert (adaface.batch_size, adaface.initial_lr, adaface.total_epoch) == (512, 0.1, 26)
     assert (adaface.margin, adaface.milestones) == ("AdaFace", (12, 20, 24))
     assert (adaface.crop_prob, adaface.low_res_prob, adaface.jitter_prob) == (0.2, 0.2, 0.2)
-    vit = dataclasses.replace(Config(), **RECIPES["insightface_wf42m_vit"])
+    vit = dataclasses.replace(Config(), **RECIPES["insightface_wf42m_vit"].settings)
     assert (vit.optimizer, vit.initial_lr, vit.weight_decay) == ("adamw", 0.001, 0.1)
     assert vit.batch_size / 8 / vit.accumulate_steps == 256
     assert (vit.margin, vit.margin_size, vit.sample_rate) == ("CosFace", 0.4, 0.3)
@@ -62,12 +62,12 @@ def test_published_recipes_hold_the_published_settings():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_need_nothing_but_paths(recipe):
     paths = {"webface_dataset_path": "somewhere", "ms1m_dataset_path": "somewhere"}
-    if RECIPES[recipe]["train_dataset"] in ("Own", "WebFace42M"):
+    if RECIPES[recipe].settings["train_dataset"] in ("Own", "WebFace42M"):
         paths = {"train_dataset_path": "somewhere"}
     if recipe == "fine_tuning":
         paths["pretrained"] = "weights"
-    validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths))
-    validate(dataclasses.replace(Config(), **RECIPES[recipe], **paths), cuda_devices=2)
+    validate(dataclasses.replace(Config(), **RECIPES[recipe].settings, **paths))
+    validate(dataclasses.replace(Config(), **RECIPES[recipe].settings, **paths), cuda_devices=2)
 
 
 def test_every_setting_is_a_flag_of_its_own_name():
@@ -87,7 +87,7 @@ def test_every_setting_is_a_flag_of_its_own_name():
 
 def test_explicit_flags_win_over_the_recipe_even_at_default_values():
     default = Config().batch_size
-    assert RECIPES["casia_webface"]["batch_size"] != default
+    assert RECIPES["casia_webface"].settings["batch_size"] != default
     config = read("--recipe", "casia_webface", "--batch_size", str(default))
     assert config.batch_size == default
     assert config.total_epoch == 36
@@ -271,7 +271,7 @@ def test_each_allowed_word_is_a_flag_and_valid(name, word):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_settings_survive_their_trip_through_flags(recipe):
-    config = dataclasses.replace(Config(), **RECIPES[recipe])
+    config = dataclasses.replace(Config(), **RECIPES[recipe].settings)
     odd = {"save_dir": "-a b", "head_lr": 1 / 3, "fprs": (1e-7, 0.1), "seed": 2**63 - 1}
     config = dataclasses.replace(config, **odd, gpus=(1, 0))
     assert read(*flags_of(config)) == config

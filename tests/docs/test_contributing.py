@@ -146,5 +146,6 @@ torch.testing.assert_close(head.loss(x, labels).loss, loss)
 
 
 def test_the_examples_keep_to_the_layout(copy):
-    done = run(copy, "-m", "pytest", "-q", "tests/test_house.py")
+    files = ("tests/test_house.py", "tests/Training_Utils/test_discovery.py")
+    done = run(copy, "-m", "pytest", "-q", *files, "-k", "not complete and not offered")
     assert done.returncode == 0, done.stdout

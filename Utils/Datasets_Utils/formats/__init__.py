@@ -16,7 +16,7 @@ blp_set.py      verification sets in a bcolz array, as face.evoLVe distributes t
 rfw.py          RFW's four races in one set
 writers.py      writing a record file, tar shards, an LMDB database or a folder tree
 
-A new format is a file here and a row in FORMATS.
+A new format is a file here and a row in FORMATS, with the project that writes it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Format:
     path with their labels; None: the format has verification sets only. verification: opens a
     verification set that holds its pairs. is_tree: whether folders are the labels; `training` then
     takes identity_folder too. with_pairs: opens a verification set whose pairs are in a pairs file;
-    None: its names are those of the images of `training`.
+    None: its names are those of the images of `training`. source: who defines or distributes it.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Format:
     verification: OpenPairs | None = None
     is_tree: bool = False
     with_pairs: OpenPairs | None = None
+    source: str = ""
 
 
 def open_training_set(
@@ -278,23 +279,53 @@ FOLDER = Format(
     read_class_folders,
     is_tree=True,
     with_pairs=_open_folder_pairs,
+    source="https://vis-www.cs.umass.edu/lfw",
 )
 
 # The first row that recognises a path opens it, so formats that are recognised by the contents of a
 # folder come before the folder of images.
+_INSIGHTFACE = "https://github.com/deepinsight/insightface"
 FORMATS = (
-    Format("a .bin file", is_bin, None, open_bin),
-    Format("a folder of .blp chunks", is_blp, None, open_blp),
-    Format("RFW's folder, or its four .bin files", is_rfw, None, open_rfw),
-    Format("a record file (train.rec, or the folder with it)", is_records, open_records),
-    Format("tar shards (a folder of .tar files with .jpg and .cls)", is_shards, open_shards),
-    Format("an LMDB database (x.lmdb, or a folder with data.mdb)", is_lmdb, open_lmdb),
+    Format("a .bin file", is_bin, None, open_bin, source=_INSIGHTFACE),
+    Format(
+        "a folder of .blp chunks",
+        is_blp,
+        None,
+        open_blp,
+        source="https://github.com/ZhaoJ9014/face.evoLVe",
+    ),
+    Format(
+        "RFW's folder, or its four .bin files",
+        is_rfw,
+        None,
+        open_rfw,
+        source="https://arxiv.org/abs/1812.00194",
+    ),
+    Format(
+        "a record file (train.rec, or the folder with it)",
+        is_records,
+        open_records,
+        source=_INSIGHTFACE,
+    ),
+    Format(
+        "tar shards (a folder of .tar files with .jpg and .cls)",
+        is_shards,
+        open_shards,
+        source="https://github.com/webdataset/webdataset",
+    ),
+    Format(
+        "an LMDB database (x.lmdb, or a folder with data.mdb)",
+        is_lmdb,
+        open_lmdb,
+        source="https://github.com/LMDB/lmdb",
+    ),
     Format(
         "a .zip, .tar, .tgz, .tar.gz or .tar.xz of a folder tree",
         is_archive,
         open_archive_tree,
         is_tree=True,
         with_pairs=_open_archive_pairs,
+        source="POSIX ustar and pax; PKWARE's APPNOTE",
     ),
     FOLDER,
 )

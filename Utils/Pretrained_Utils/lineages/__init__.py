@@ -29,7 +29,8 @@ OWN = "this project"
 class Lineage:
     """A repository.
 
-    key: short name, for `--lineage` and `--to`. title: as messages show it.
+    key: short name, for `--lineage` and `--to`. title: as messages show it, owner and repository on
+    GitHub first.
 
     layouts: of its networks. channel_order, mean, scale: see `Backbone.Preprocessing`.
     places: of the network's tensors in its files: the key above them, "" for the top of the file,
@@ -58,6 +59,18 @@ class Lineage:
     def preprocessing(self) -> dict[str, Any]:
         """As `Backbone.describe_backbone` has it."""
         return {"channel_order": self.channel_order, "mean": self.mean, "scale": self.scale}
+
+    @property
+    def source(self) -> str:
+        """The repository's address; "" for this one's own."""
+        owner_and_name = "/".join(self.title.split()[:2])
+        return "" if self.title == OWN else f"https://github.com/{owner_and_name}"
+
+    @property
+    def about(self) -> str:
+        """In one line: its networks and their input."""
+        families = ", ".join(dict.fromkeys(layout.family for layout in self.layouts))
+        return f"{families}; {self.input() if self.source else 'input as trained'}"
 
     def input(self) -> str:
         """In one line: what its code feeds, and whether the output is normalised."""

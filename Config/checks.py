@@ -65,6 +65,7 @@ def validate(
     if only is None:
         _check_network(config)
         _check_epochs(config)
+        _check_teacher(config)
         _check_data(config)
         _check_packages(config)
         _check_devices_of_training(config, on_cpu)
@@ -123,6 +124,16 @@ def _check_epochs(config: Config) -> None:
         raise _wrong(config, "freeze_backbone_epochs", why)
     if epochs > config.total_epoch:
         why = f"total_epoch is only {config.total_epoch}."
+        raise _wrong(config, "freeze_backbone_epochs", why)
+
+
+def _check_teacher(config: Config) -> None:
+    if not config.teacher or config.margin_weight:
+        return
+    if not config.teacher_weight:
+        raise _wrong(config, "margin_weight", "teacher_weight is 0 too, so nothing is trained.")
+    if config.freeze_backbone_epochs:
+        why = "with margin_weight 0 the head learns nothing in these epochs; leave it out."
         raise _wrong(config, "freeze_backbone_epochs", why)
 
 

@@ -203,6 +203,26 @@ class Config:
         0, "epochs at the start in which only the head is trained; needs pretrained", at_least=0
     )
 
+    setting = group("Teacher")
+    teacher: str = setting(
+        "",
+        "trained network whose embeddings are learnt too, of any known lineage, or in ONNX: a "
+        "file, or a name in Pretrained",
+    )
+    teacher_loss: Literal["cosine", "l2"] = setting(
+        "cosine",
+        "with a teacher: cosine (the directions of the embeddings are learnt) or l2 (the "
+        "embeddings as they are, with their norms)",
+    )
+    teacher_weight: float = setting(
+        10.0, "with a teacher: factor of its loss, added to the margin loss", at_least=0
+    )
+    margin_weight: float = setting(
+        1.0,
+        "with a teacher: factor of the margin loss; 0: the network learns from the teacher alone",
+        at_least=0,
+    )
+
     setting = group("Evaluation", EVALUATION)
     checkpoint: str = setting(
         "",

@@ -183,7 +183,21 @@ def packed_features(
     progress: str | None = None,
     flaws: list[str] | None = None,
 ) -> Features:
-    """The features of the photos in the folder; those that are missing are made.
+    """The features of the photos in the folder, as `pack_features` makes them."""
+    return pack_features(folder, photos, about, produce, processes, say, progress, flaws).open()
+
+
+def pack_features(
+    folder: Path,
+    photos: PhotoList,
+    about: dict[str, Any],
+    produce: Producer,
+    processes: Processes = ALONE,
+    say: Callable[[str], None] = print,
+    progress: str | None = None,
+    flaws: list[str] | None = None,
+) -> FeatureFolder:
+    """Complete a folder of features: those that are missing are made.
 
     about: what they are made with: checkpoint, dimension `dim`, `dtype`, ...; plain values.
     produce: makes the features of the given lots of rows. say: is told how many are missing.
@@ -211,7 +225,7 @@ def packed_features(
     processes.barrier()
     if flaws is not None:
         flaws[before:] = files.read_flaws() if processes.is_main else []
-    return files.open()
+    return files
 
 
 def _prepare(

@@ -66,7 +66,7 @@ def open_training_data(config: Config) -> TrainingSet:
             f"batch_size is {config.batch_size}, but the training set has only {len(data)} images; "
             f"set a batch_size of at most that."
         )
-    sizes, colours = look(_ImagesOnly(data), config.input_size)
+    sizes, colours = look(ImagesOnly(data), config.input_size)
     if colours:
         other = "BGR" if config.train_channel_order == "RGB" else "RGB"
         colours += f"; if they are, train with --train_channel_order {other}"
@@ -74,7 +74,7 @@ def open_training_data(config: Config) -> TrainingSet:
     return data
 
 
-class _ImagesOnly(Sequence[np.ndarray]):
+class ImagesOnly(Sequence[np.ndarray]):
     """A training set's images."""
 
     def __init__(self, data: TrainingSet) -> None:
@@ -112,7 +112,8 @@ def describe_training_data(config: Config, data: TrainingSet) -> list[str]:
 @dataclass
 class Batch:
     """images: uint8 N×H×W×3 RGB; labels: int64 N; unreadable: why images were left out; flawed:
-    what is wrong with images that were read all the same.
+    what is wrong with images that were read all the same. known: float16 N×2×T, a teacher's
+    embeddings of the images and of their mirror images; N×2×0 without a table of these.
 
     An image that cannot be read is replaced by the next one of the training set, so that all
     batches, and each process's share of them, have the same size. N is 0 where `TRIES` images in
@@ -123,11 +124,16 @@ class Batch:
     labels: Tensor
     unreadable: list[str]
     flawed: list[str] = field(default_factory=list)
+    known: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.known is None:
+            self.known = torch.empty(len(self.labels), 2, 0, dtype=torch.float16)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; the DataLoader calls this."""
         pinned = self.images.pin_memory(), self.labels.pin_memory()
-        return Batch(*pinned, self.unreadable, self.flawed)
+        return Batch(*pinned, self.unreadable, self.flawed, self.known.pin_memory())
 
 
 class EpochSampler(Sampler[list[int]]):
@@ -211,8 +217,11 @@ def _random_images(
     return by_identity[position < wanted[labels[by_identity]]]
 
 
-# A resized image, None if none could be read; its label; why others could not be read; its flaws.
-Sample = tuple[np.ndarray | None, int, list[str], list[str]]
+# A resized image, None if none could be read; its label; why others could not be read; its flaws;
+# a teacher's embeddings of it.
+Sample = tuple[np.ndarray | None, int, list[str], list[str], np.ndarray]
+
+_NOT_KNOWN = np.empty((2, 0), np.float16)
 
 
 class FittedImages(Dataset):
@@ -220,35 +229,45 @@ class FittedImages(Dataset):
     replaced by the next one that can.
 
     dataset: gives (uint8 H×W×3 RGB, label) for an index. input_size: (height, width).
+    known: gives float16 2×T for an index, a teacher's embeddings.
     """
 
-    def __init__(self, dataset: Dataset, input_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        input_size: tuple[int, int],
+        known: Sequence[np.ndarray] | None = None,
+    ) -> None:
         self.dataset = dataset
         self.input_size = input_size
+        self.known = known
 
     def __getitem__(self, index: int) -> Sample:
         unreadable = []
         for step in range(min(TRIES, len(self.dataset))):
+            row = (index + step) % len(self.dataset)
             try:
                 with noting_flaws() as flaws:
-                    image, label = self.dataset[(index + step) % len(self.dataset)]
+                    image, label = self.dataset[row]
             except ImageError as error:
                 unreadable.append(str(error))
                 continue
-            return fit_image(image, self.input_size), label, unreadable, flaws
-        return None, 0, unreadable, []
+            known = _NOT_KNOWN if self.known is None else self.known[row]
+            return fit_image(image, self.input_size), label, unreadable, flaws, known
+        return None, 0, unreadable, [], _NOT_KNOWN
 
 
 def collate(samples: list[Sample]) -> Batch:
     """Stack the images of a batch; an empty batch if one of them is missing."""
-    images, labels, unreadable, flawed = zip(*samples, strict=True)
+    images, labels, unreadable, flawed, known = zip(*samples, strict=True)
     if any(image is None for image in images):
-        images, labels = (), ()
+        images, labels, known = (), (), ()
     return Batch(
         images=shared(torch.from_numpy(np.array(images, np.uint8))),
         labels=shared(torch.tensor(labels, dtype=torch.int64)),
         unreadable=[*chain(*unreadable)],
         flawed=[*chain(*flawed)],
+        known=torch.from_numpy(np.array(known, np.float16)),
     )
 
 
@@ -257,7 +276,8 @@ class TrainingLoader:
 
     dataset: gives (uint8 H×W×3 RGB, label) for an index. sampler: the indices of each batch.
     input_size: (height, width) of the images in a batch. num_workers: worker processes; 0 loads
-    in this one. pin_memory: page-locked batches, which are copied to a GPU without waiting.
+    in this one. pin_memory: page-locked batches, which are copied to a GPU without waiting. known:
+    see `FittedImages`.
     """
 
     def __init__(
@@ -267,11 +287,12 @@ class TrainingLoader:
         input_size: tuple[int, int],
         num_workers: int = 0,
         pin_memory: bool = False,
+        known: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.batches_per_epoch = sampler.batches_per_epoch
         self._sampler = sampler
         self._loader = SteadyLoader(
-            FittedImages(dataset, input_size),
+            FittedImages(dataset, input_size, known),
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=collate,
@@ -299,9 +320,16 @@ class TrainingLoader:
 
 
 def build_loader(
-    config: Config, dataset: Dataset, device: torch.device, processes: Processes
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    processes: Processes,
+    known: Sequence[np.ndarray] | None = None,
 ) -> TrainingLoader:
-    """The loader of a run: this process's share of each batch of `config.batch_size`."""
+    """The loader of a run: this process's share of each batch of `config.batch_size`.
+
+    known: see `FittedImages`.
+    """
     sampler = EpochSampler(
         dataset=dataset,
         batch_size=config.batch_size,
@@ -311,4 +339,5 @@ def build_loader(
         world_size=processes.world_size,
     )
     pin_memory = device.type == "cuda"
-    return TrainingLoader(dataset, sampler, config.input_size, config.num_workers, pin_memory)
+    workers = config.num_workers
+    return TrainingLoader(dataset, sampler, config.input_size, workers, pin_memory, known)

@@ -32,6 +32,7 @@ from Head.classifier import HeadLoss, MarginHead
 from Utils.devices import spread_over_gpus
 from Utils.errors import RunError, first_line
 from Utils.processes import Processes
+from Utils.Training_Utils.distillation import Distillation
 
 # With this many classes the class weights are ten times a MobileFaceNet and half a ResNet50:
 # averaging their gradient costs more than everything else that a step sends, while a head with
@@ -65,6 +66,7 @@ class Networks:
     processes.
 
     loss: `head.loss`, of embeddings N×D with labels N; in DDP where the head is replicated.
+    distillation: the loss of embeddings against a teacher's, N×T; in DDP where it has weights.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Networks:
         processes: Processes,
         amp_dtype: torch.dtype | None = None,
         iterations: int = 0,
+        distillation: Distillation | None = None,
     ) -> None:
         head.method.micro_batches = config.accumulate_steps
         if config.activation_checkpointing:
@@ -88,10 +91,13 @@ class Networks:
         self._replicated: list[DistributedDataParallel] = []
         self._backbone: nn.Module = self._plain
         self.loss: Callable[[Tensor, Tensor], HeadLoss] = head.loss
+        self.distillation: Callable[[Tensor, Tensor], Tensor] | None = distillation
         if processes.world_size == 1:
             self._backbone, self.where = spread_over_gpus(self._plain, config, device)
         else:
             self._distribute(head, config, device, processes)
+            if distillation and distillation.projection is not None:
+                self.distillation = self._replicate(distillation, config, device)
         self._eager = self._backbone
         self._may_fail = False  # without ending the run
         if compiles(config, device, processes, iterations):

@@ -116,16 +116,22 @@ def describe_rates(config: Config) -> str:
 
 
 def build_optimizer(
-    backbone: nn.Module, head: nn.Module, config: Config, device: torch.device
+    backbone: nn.Module,
+    head: nn.Module,
+    config: Config,
+    device: torch.device,
+    others: nn.Module | None = None,
 ) -> Optimizer:
     """SGD with Nesterov momentum, as the lineage trains, or AdamW.
 
     With any of the settings `head_optimizer`, `head_lr`, `head_weight_decay`, the head has its own.
-    device: on CUDA the optimiser is fused.
+    device: on CUDA the optimiser is fused. others: has weights that are trained as the head's are.
     """
     rate, decay = config.initial_lr, config.weight_decay
+    # The others are the last: a checkpoint without them keeps the indices of its states.
+    of_head = [*head.parameters(), *(others.parameters() if others else ())]
     if not config.head_optimizer and (config.head_lr, config.head_weight_decay) == (None, None):
-        parameters = [*backbone.parameters(), *head.parameters()]
+        parameters = [*backbone.parameters(), *of_head]
         optimizer = _optimizer(config.optimizer, parameters, rate, decay, config, device)
         _begin_momenta(optimizer)
         return optimizer
@@ -134,7 +140,7 @@ def build_optimizer(
     head_kind = config.head_optimizer or config.optimizer
     optimizer = PairedOptimizer(
         _optimizer(config.optimizer, backbone.parameters(), rate, decay, config, device),
-        _optimizer(head_kind, head.parameters(), head_rate, head_decay, config, device),
+        _optimizer(head_kind, of_head, head_rate, head_decay, config, device),
     )
     _begin_momenta(optimizer)
     return optimizer

@@ -47,6 +47,12 @@ from Utils.run_folder import (
 from Utils.Training_Utils.checkpoints.checks import check_tensors
 from Utils.Training_Utils.checkpoints.run_checkpoints import check_fits, read_run, remove_unfinished
 from Utils.Training_Utils.data import describe_training_data, open_training_data
+from Utils.Training_Utils.distillation import (
+    Distillation,
+    Teacher,
+    check_teacher,
+    load_teacher,
+)
 from Utils.Training_Utils.evaluation import TestSets
 from Utils.Training_Utils.networks import splits_classes
 from Utils.Training_Utils.optimization import (
@@ -63,8 +69,8 @@ from Utils.Training_Utils.state import TrainingState, WeightAverage, seed_proces
 class RunStart:
     """What a run begins with.
 
-    amp_dtype: of the backbone under autocast; None is float32. folder: None in para_adj_mode.
-    resumed: the checkpoint that the state was restored from.
+    amp_dtype: of the backbone under autocast; None is float32. teacher: None without one.
+    folder: None in para_adj_mode. resumed: the checkpoint that the state was restored from.
     """
 
     config: Config
@@ -74,6 +80,7 @@ class RunStart:
     data: TrainingSet
     test_sets: TestSets
     state: TrainingState
+    teacher: Teacher | None
     folder: RunFolder | None
     resumed: Path | None
 
@@ -85,6 +92,7 @@ class RunStart:
             *describe_training_data(config, self.data),
             *self.test_sets.descriptions,
             *self.state.start,
+            *(self.teacher.lines if self.teacher else ()),
             f"{config.backbone} with {config.margin}, {where}, {precision}",
             describe_rates(config),
             f"saving to {self.folder.path if self.folder else 'nowhere: para_adj_mode is on'}",
@@ -141,17 +149,21 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
         check_writable(config.save_dir)
     data = processes.one_by_one(lambda: open_training_data(config))
     test_sets = processes.one_by_one(lambda: TestSets(config, device, processes))
+    teacher = load_teacher(config, amp_dtype) if config.teacher else None
     saved = read_run(resumed, lazily=processes.world_size > 1) if resumed else None
     if saved:
         check_fits(saved, resumed, config, data.num_classes, len(data))
+        check_teacher(saved, resumed, config, teacher)
         _check_not_over(saved["position"]["epoch"], resumed, config)
     batches_per_epoch = len(data) // config.batch_size
     state = build_state(
-        config, data.num_classes, batches_per_epoch, device, amp_dtype, saved, processes
+        config, data.num_classes, batches_per_epoch, device, amp_dtype, saved, processes, teacher
     )
     if saved:
         check_tensors(saved, resumed, state.head, state.optimizer)
         state.restore(saved, config, processes)
+    if teacher:
+        teacher.prepare(config, data, device, processes)
     folder = None
     if not config.para_adj_mode:
         folder = processes.from_main(lambda: _make_folder(config, resumed, data.classes))
@@ -163,6 +175,7 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
         data=data,
         test_sets=test_sets,
         state=state,
+        teacher=teacher,
         folder=folder,
         resumed=resumed,
     )
@@ -193,11 +206,12 @@ def build_state(
     amp_dtype: torch.dtype | None,
     saved: dict[str, Any] | None = None,
     processes: Processes = ALONE,
+    teacher: Teacher | None = None,
 ) -> TrainingState:
     """The networks that a run begins with, on the device, with their optimiser.
 
     saved: the checkpoint to restore, which describes its backbone. The weights are the same in all
-    processes, and for any number of processes.
+    processes, and for any number of processes; those of backbone and head, with any teacher.
     """
     torch.manual_seed(config.seed)
     backbone, class_weights, note = starting_backbone(config, saved)
@@ -219,15 +233,21 @@ def build_state(
     start = [note, take_class_weights(head, class_weights)] if class_weights else []
     backbone = backbone.to(device, memory_format=torch.channels_last)
     head = head.to(device)
+    distillation = None
+    if teacher:
+        distillation = Distillation(
+            config.teacher_loss, config.feature_dim, teacher.feature_dim, teacher.digest
+        ).to(device)
     seed_process(processes, config.seed)
     return TrainingState(
         backbone=backbone,
         head=head,
-        optimizer=build_optimizer(backbone, head, config, device),
+        optimizer=build_optimizer(backbone, head, config, device, distillation),
         schedule=Schedule.from_config(config, batches_per_epoch),
         scaler=build_scaler(device, amp_dtype, head.group),
         flip_generator=torch.Generator(device).manual_seed(config.seed),
         average=WeightAverage(backbone, config.ema_decay) if config.ema_decay else None,
+        distillation=distillation,
         start=start,
     )
 

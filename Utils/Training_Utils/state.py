@@ -31,6 +31,7 @@ from Utils.Training_Utils.checkpoints.sharded import (
     put_tables,
     whole_table,
 )
+from Utils.Training_Utils.distillation import Distillation
 from Utils.Training_Utils.optimization import Schedule, restore_optimizer
 
 
@@ -49,7 +50,8 @@ class TrainingState:
     epoch: finished epochs. batch: finished batches of the current epoch. iteration: finished
     iterations of the whole run. best: by test set, and "mean" over the sets.
     flip_generator: on the device; decides which images are mirrored. average: of the backbone's
-    weights, where `ema_decay` asks for it. start: lines for the log about the weights that the run
+    weights, where `ema_decay` asks for it. distillation: the loss against a teacher, where there is
+    one. start: lines for the log about the weights that the run
     began with.
     """
 
@@ -60,6 +62,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     flip_generator: torch.Generator
     average: WeightAverage | None = None
+    distillation: Distillation | None = None
     epoch: int = 0
     batch: int = 0
     iteration: int = 0
@@ -100,7 +103,7 @@ class TrainingState:
 
     def is_finite(self) -> bool:
         """Whether every weight and statistic is finite; waits for the device, once."""
-        networks = (self.backbone, self.head)
+        networks = (self.backbone, self.head, *([self.distillation] if self.distillation else []))
         tensors = (t for n in networks for t in (*n.parameters(), *n.buffers()))
         tensors = (t.detach() for t in tensors if t.is_floating_point() and t.numel())
         # NaN becomes both extremes. A table of bools, one a weight, may not fit beside the weights.
@@ -115,7 +118,9 @@ class TrainingState:
         with_tables: whether to include the class tables, as in a file; in a folder they have their
         own files.
         """
-        averaged = {"averaged": self.average.state_dict()} if self.average else {}
+        extra = {"averaged": self.average.state_dict()} if self.average else {}
+        if self.distillation:
+            extra["distillation"] = self.distillation.saved()
         state = {
             "format": FORMAT,
             "settings": config.to_dict(),
@@ -123,7 +128,7 @@ class TrainingState:
             "num_images": num_images,
             "architecture": describe_backbone(self.backbone),
             "backbone": self.backbone.state_dict(),
-            **averaged,
+            **extra,
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.schedule.state_dict(),
@@ -161,6 +166,8 @@ class TrainingState:
             self.average.load_state_dict(saved["averaged"])
         elif self.average:
             self.average.start_from(self.backbone)
+        if self.distillation and "distillation" in saved:
+            self.distillation.restore(saved["distillation"])
         self.head.load_state_dict(saved["head"])
         restore_optimizer(self.optimizer, saved["optimizer"])
         if self.scaler.is_enabled() and saved["scaler"]:

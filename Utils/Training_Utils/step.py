@@ -1,27 +1,41 @@
 """One training iteration: from a batch of images to changed weights."""
 
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from Config import Config
-from Head.classifier import HeadLoss
 from Utils.devices import CopyStream
 from Utils.processes import ALONE, Processes
 from Utils.Training_Utils.augmentation import build_augmentation, generator_of
 from Utils.Training_Utils.data import Batch
+from Utils.Training_Utils.distillation import Teacher
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.optimization import clip_gradients
 from Utils.Training_Utils.state import TrainingState
+
+
+class StepResult(NamedTuple):
+    """What a step says of its N images, without gradient.
+
+    loss: mean margin loss. correct, nearest: bool N, see `HeadLoss`. distillation: mean distance to
+    the teacher's embeddings, see `distillation_loss`; None without a teacher.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    nearest: Tensor
+    distillation: Tensor | None = None
 
 
 class TrainingStep:
     """Called with a batch, changes the weights of a run. Nothing in it waits for the device.
 
     networks: calls the state's backbone and head. config: the step uses the settings of
-    augmentation, `seed`, `clip_norm`, and `accumulate_steps`, the number of micro-batches whose
-    gradients are summed.
+    augmentation, `seed`, `clip_norm`, the weights of the losses, and `accumulate_steps`, the number
+    of micro-batches whose gradients are summed. teacher: whose embeddings are learnt, too.
     """
 
     def __init__(
@@ -30,43 +44,55 @@ class TrainingStep:
         state: TrainingState,
         networks: Networks,
         processes: Processes = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
         self._config = config
         self._state = state
         self._networks = networks
         self._processes = processes
+        self._teacher = teacher
         self._augmentation = build_augmentation(config)
         self._copies = CopyStream(state.device)
 
-    def __call__(self, batch: Batch) -> HeadLoss:
+    def __call__(self, batch: Batch) -> StepResult:
         """Train on N images, this process's share of a batch.
 
-        Returns their mean loss, without gradient; if the classes are split over processes, the
-        mean over the images of all processes.
+        Returns their mean loss; if the classes are split over processes, the mean over the images
+        of all processes.
         """
         state, networks = self._state, self._networks
-        images, labels = self._copies.to_device(batch.images, batch.labels)  # uint8 N×H×W×3, N
+        images, labels, known = self._copies.to_device(  # uint8 N×H×W×3, N, N×2×T
+            batch.images, batch.labels, batch.known
+        )
         state.head.sample(labels, state.iteration)
         images, flips = self._augment(images)
 
         state.optimizer.zero_grad(set_to_none=True)
-        chunks = (tensor.chunk(self._config.accumulate_steps) for tensor in (images, labels, flips))
+        tensors = (images, labels, flips, known)
+        chunks = (tensor.chunk(self._config.accumulate_steps) for tensor in tensors)
         micro_batches = list(zip(*chunks, strict=True))
         results = []
-        for number, (images, labels, flips) in enumerate(micro_batches, 1):
+        for number, (images, labels, flips, known) in enumerate(micro_batches, 1):
             # DDP averages gradients over the processes in the last backward pass only.
             with nullcontext() if number == len(micro_batches) else networks.no_sync():
+                targets = self._teacher(images, flips, known) if self._teacher else None  # N×T
                 pixels = state.backbone.preprocessing(images, flips)  # float N×3×H×W
                 embeddings = networks.embed(pixels)  # N×D
-                result = networks.loss(embeddings, labels)
-                state.scaler.scale(result.loss / len(micro_batches)).backward()
+                result = StepResult(*networks.loss(embeddings, labels))
+                if targets is not None:
+                    distillation = networks.distillation(embeddings, targets)
+                    result = result._replace(distillation=distillation)
+                state.scaler.scale(self._total(result) / len(micro_batches)).backward()
             results.append(result)
         self._update()
-        return HeadLoss(
-            loss=torch.stack([result.loss.detach() for result in results]).mean(),
-            correct=torch.cat([result.correct for result in results]),
-            nearest=torch.cat([result.nearest for result in results]),
-        )
+        return _joined(results)
+
+    def _total(self, result: StepResult) -> Tensor:
+        """The loss that is trained: with a teacher, the weighted sum of both."""
+        if result.distillation is None:
+            return result.loss
+        margin, teacher = self._config.margin_weight, self._config.teacher_weight
+        return margin * result.loss + teacher * result.distillation
 
     def _augment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """N augmented images, and bool N: which of them to mirror.
@@ -93,3 +119,18 @@ class TrainingStep:
         state.scaler.update()
         if state.average:
             state.average.update(state.backbone)
+
+
+def _joined(results: list[StepResult]) -> StepResult:
+    """The result of a step, from those of its micro-batches."""
+
+    def mean(losses: list[Tensor]) -> Tensor:
+        return torch.stack([loss.detach() for loss in losses]).mean()
+
+    has_teacher = results[0].distillation is not None
+    return StepResult(
+        loss=mean([result.loss for result in results]),
+        correct=torch.cat([result.correct for result in results]),
+        nearest=torch.cat([result.nearest for result in results]),
+        distillation=mean([result.distillation for result in results]) if has_teacher else None,
+    )

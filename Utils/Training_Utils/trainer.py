@@ -44,7 +44,8 @@ class Trainer:
         self.state = state
         self.run_folder = run
 
-        self.loader = build_loader(config, self.data, device, processes)
+        known = start.teacher.table if start.teacher else None
+        self.loader = build_loader(config, self.data, device, processes, known)
         self.networks = Networks(
             backbone=state.backbone,
             head=state.head,
@@ -53,8 +54,9 @@ class Trainer:
             processes=processes,
             amp_dtype=self.amp_dtype,
             iterations=config.total_epoch * self.loader.batches_per_epoch,
+            distillation=state.distillation,
         )
-        self.step = TrainingStep(config, state, self.networks, processes)
+        self.step = TrainingStep(config, state, self.networks, processes, start.teacher)
 
         self.writer = None
         if run:
@@ -176,7 +178,7 @@ class Trainer:
             run=run.path if run else None,
             iterations=self.state.iteration,
             elapsed=self.progress.elapsed(),
-            loss=self.progress.mean_loss(),
+            loss=self.progress.means().loss,
             last=last or {},
             best=self.state.best,
             stopped=last is None,
@@ -189,10 +191,11 @@ class Trainer:
         return result
 
     def _check_loss(self) -> None:
-        """Raise RunError if the mean loss since the last report is not finite."""
-        loss = self.progress.mean_loss()
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {loss}")
+        """Raise RunError if a mean loss since the last report is not finite."""
+        means = self.progress.means()
+        for name, loss in (("loss", means.loss), ("distillation loss", means.distillation)):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the {name} is {loss}")
 
     def _check_sound(self) -> None:
         """Raise RunError before weights that are not finite are evaluated or saved.

@@ -64,6 +64,11 @@ class Augmentation:
     jpeg: float = 0.0
     erasing: float = 0.0
 
+    @property
+    def only_flips(self) -> bool:
+        """Whether an image is changed in no other way than by mirroring."""
+        return not any((self.crop, self.low_res, self.jitter, self.jpeg, self.erasing))
+
     def flips(self, count: int, generator: torch.Generator) -> Tensor:
         """bool N on the generator's device: which images `Preprocessing` is to mirror."""
         draws = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float32)
@@ -78,6 +83,8 @@ class Augmentation:
         on of a batch of `total`. An image's draws depend only on the generator and on its index
         in the whole batch: not on how many processes share the batch, nor on which changes are on.
         """
+        if self.only_flips:
+            return images
         steps = (
             (self.crop, self._crop),
             (self.low_res, _low_resolution),
@@ -85,8 +92,6 @@ class Augmentation:
             (self.jpeg, _jpeg),
             (self.erasing, _erase),
         )
-        if not any(probability for probability, _ in steps):
-            return images
         total = len(images) if total is None else total
         draws = torch.rand(total, _STEPS, 1 + _DRAWS, generator=generator, dtype=torch.float32)
         draws = draws[first : first + len(images)].numpy().astype(np.float64)

@@ -26,6 +26,7 @@ _ENTRIES = {
     "best": "a dictionary",
     "position": {"epoch": _COUNT, "batch": _COUNT, "iteration": _COUNT},
     "random": "a dictionary",
+    "distillation?": {"teacher": "text", "weights": "a dictionary of tensors"},
 }
 
 

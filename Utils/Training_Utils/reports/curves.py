@@ -11,7 +11,7 @@ Curves = dict[str, tuple[list[float], list[float]]]  # by name: iterations, valu
 def curves_of(metrics: Metrics) -> dict[str, Curves]:
     """The curves of each panel of the picture, or window of a watcher, by its name."""
     columns = {
-        "loss": ["loss"],
+        "loss": metrics.losses,
         "test_accuracy": metrics.test_names,
         "accuracy": ["accuracy"],
         "learning_rate": ["learning_rate"],
@@ -36,6 +36,8 @@ def draw_curves(metrics: Metrics, path: Path, title: str) -> None:
             marker = "o" if panel is tests else None
             panel.plot(iterations, values, label=name, marker=marker, markersize=4)
     loss.set_title("training loss", fontsize=10)
+    if len(metrics.losses) > 1:
+        loss.legend(fontsize=8)
     tests.set_title("test accuracy", fontsize=10)
     if metrics.test_names:
         tests.legend(loc="lower right", fontsize=8)

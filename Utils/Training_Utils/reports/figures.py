@@ -17,6 +17,7 @@ _AVERAGED = " averaged"
 
 # A row has either the training figures or, in the columns after them, those of the test sets.
 TRAINING_COLUMNS = ("iteration", "epoch", "loss", "accuracy", "learning_rate", "images_per_second")
+DISTILLATION = "distillation_loss"  # the next column, of a run with a teacher
 
 Row = dict[str, float]
 
@@ -25,12 +26,14 @@ class Metrics:
     """Rows of figures, each written to the file at once.
 
     path: the CSV file; None keeps the rows in memory only. test_names: the test sets' columns.
+    has_teacher: whether there is a column of the distillation loss.
     """
 
-    def __init__(self, path: Path | None, test_names: list[str]) -> None:
+    def __init__(self, path: Path | None, test_names: list[str], has_teacher: bool = False) -> None:
         self.path = path
         self.test_names = test_names
-        self.columns = [*TRAINING_COLUMNS, *test_names]
+        self.losses = ["loss", *([DISTILLATION] if has_teacher else [])]
+        self.columns = [*TRAINING_COLUMNS, *self.losses[1:], *test_names]
         self.rows: list[Row] = []
 
     def start(self, iteration: int = 0) -> None:
@@ -84,7 +87,8 @@ def read_test_names(path: Path) -> list[str]:
     """The test sets that a metrics.csv has columns for; none if there is no such file."""
     if not path.exists():
         return []
-    return next(csv.reader(io.StringIO(_read(path), newline="")), [])[len(TRAINING_COLUMNS) :]
+    columns = next(csv.reader(io.StringIO(_read(path), newline="")), [])
+    return [name for name in columns if name not in (*TRAINING_COLUMNS, DISTILLATION)]
 
 
 def _read(path: Path) -> str:

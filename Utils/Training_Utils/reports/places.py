@@ -106,7 +106,7 @@ class VisdomServer:
                 "layoutopts": {"plotly": {"title": below_buttons}},
                 "xlabel": "iteration",
                 "legend": list(curves),
-                "showlegend": window == "test_accuracy",
+                "showlegend": window == "test_accuracy" or len(curves) > 1,
                 "markers": window == "test_accuracy",  # a line of one point is not visible
                 "markersize": 6,
             }

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from Config import Config
-from Head.classifier import HeadLoss
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.Evaluation_Utils.verification import VerificationResult
 from Utils.processes import Processes
@@ -26,9 +26,10 @@ from Utils.run_folder import RunFolder
 from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.reports.curves import draw_curves
-from Utils.Training_Utils.reports.figures import Metrics
+from Utils.Training_Utils.reports.figures import DISTILLATION, Metrics
 from Utils.Training_Utils.reports.watchers import Watchers
 from Utils.Training_Utils.state import TrainingState
+from Utils.Training_Utils.step import StepResult
 
 _FLAWS_SHOWN = 5  # the others are in the log's file
 
@@ -55,7 +56,8 @@ class Progress:
         self._log = log
         self._processes = processes
         main_run = run if processes.is_main else None
-        self.metrics = Metrics(main_run.metrics if main_run else None, test_names)
+        path = main_run.metrics if main_run else None
+        self.metrics = Metrics(path, test_names, has_teacher=state.distillation is not None)
         self.metrics.start(state.iteration)
         _, losses = self.metrics.series("loss")  # of earlier work on the run
         self._means = Means(processes, losses[-1] if losses else 0.0)
@@ -85,7 +87,7 @@ class Progress:
         """The same batches; the first steps are profiled where `--profile` asks for it."""
         return self._profile.watch(batches)
 
-    def add(self, batch: Batch, result: HeadLoss) -> None:
+    def add(self, batch: Batch, result: StepResult) -> None:
         """Count one iteration; does not wait for the device."""
         self._unreadable += batch.unreadable
         self._flawed += batch.flawed
@@ -93,23 +95,27 @@ class Progress:
         self._images += len(batch.labels) * self._processes.world_size
         self._bar.update()
 
-    def mean_loss(self) -> float:
-        """The mean loss since the last report; waits for the device."""
-        return self._means.read()[0]
+    def means(self) -> MeanFigures:
+        """The means since the last report; waits for the device."""
+        return self._means.read()
 
     def report(self) -> None:
         """Report the training figures since the last report; waits for the device."""
         self._report_images()
-        loss, accuracy = self._means.read()
+        means = self._means.read()
+        loss, accuracy = means.loss, means.accuracy
         self._means.restart()
         rate = self._state.optimizer.param_groups[0]["lr"]
         now = time.perf_counter()
         speed = self._images / max(now - self._since, 1e-9)
         self._images, self._since = 0, now
+        has_teacher = self._state.distillation is not None
+        distilled = f"distillation {means.distillation:.4f}  " if has_teacher else ""
         self.metrics.add(
             {
                 **self._position(),
                 "loss": round(loss, 6),
+                **({DISTILLATION: round(means.distillation, 6)} if has_teacher else {}),
                 "accuracy": round(accuracy, 6),
                 "learning_rate": rate,
                 "images_per_second": round(speed, 1),
@@ -121,7 +127,7 @@ class Progress:
         position = self._position()
         line = (
             f"epoch {position['epoch']}  iteration {position['iteration']}/{self._total}  "
-            f"loss {loss:.4f}  accuracy without margin {accuracy:.4f}  lr {rate:.4g}  "
+            f"loss {loss:.4f}  {distilled}accuracy without margin {accuracy:.4f}  lr {rate:.4g}  "
             f"{speed:.0f} images/s  left {_duration(self._time_left(now))}"
         )
         (self._log.debug if self._on_terminal else self._log.info)(line)
@@ -198,8 +204,16 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+class MeanFigures(NamedTuple):
+    """Means over images: margin loss, training accuracy, and distillation loss (0 without it)."""
+
+    loss: float
+    accuracy: float
+    distillation: float = 0.0
+
+
 class Means:
-    """The mean loss and training accuracy since `restart`, summed on the device.
+    """The mean losses and training accuracy since `restart`, summed on the device.
 
     To read a figure in each iteration would wait for the device. A loss that is not finite stays in
     the sum, so it can't go unnoticed between two reports.
@@ -212,34 +226,38 @@ class Means:
 
     def __init__(self, processes: Processes, loss: float = 0.0) -> None:
         self._processes = processes
-        self._last = loss, 0.0
+        self._last = MeanFigures(loss, 0.0)
         self._is_read = True
-        self._loss_sum = self._nearest = torch.zeros(())
+        self._loss_sum = self._nearest = self._distilled = torch.zeros(())
         self._images = self._iterations = 0
 
     def restart(self) -> None:
         """Begin new means."""
-        self._loss_sum = self._nearest = torch.zeros(())
+        self._loss_sum = self._nearest = self._distilled = torch.zeros(())
         self._images = self._iterations = 0
 
-    def add(self, result: HeadLoss) -> None:
-        """Add the loss of one iteration, a scalar, and the outcomes of its N images."""
+    def add(self, result: StepResult) -> None:
+        """Add the losses of one iteration, scalars, and the outcomes of its N images."""
         self._loss_sum = self._loss_sum + result.loss.detach()
+        if result.distillation is not None:
+            self._distilled = self._distilled + result.distillation
         self._nearest = self._nearest + result.nearest.sum()  # whole numbers
         self._images += len(result.nearest)
         self._iterations += 1
         self._is_read = False
 
-    def read(self) -> tuple[float, float]:
-        """(loss, accuracy) over all processes, which must all call this; waits for the device.
+    def read(self) -> MeanFigures:
+        """The means over all processes, which must all call this; waits for the device.
 
         If nothing was added since `restart`, what they were before.
         """
         if not self._is_read:
-            own = self._loss_sum.item() / self._iterations, self._nearest.item() / self._images
-            losses, accuracies = zip(*self._processes.gather(own), strict=True)
+            losses = (self._loss_sum, self._distilled)
+            loss, distilled = (total.item() / self._iterations for total in losses)
+            own = (loss, self._nearest.item() / self._images, distilled)
+            columns = zip(*self._processes.gather(own), strict=True)
             # Each process has as many images as the others.
-            self._last = sum(losses) / len(losses), sum(accuracies) / len(accuracies)
+            self._last = MeanFigures(*(sum(column) / len(column) for column in columns))
             self._is_read = True
         return self._last
 

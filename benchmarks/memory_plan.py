@@ -1,6 +1,7 @@
 """The memory that a training step needs on each GPU, and the bytes that the GPU sends.
 
     python -m benchmarks.memory_plan [--backbones ...] [--classes ...] [--world ...] [--batch ...]
+    python -m benchmarks.memory_plan --teacher ResNet100_IR ...
     python -m benchmarks.memory_plan --check
 
 The plan is computed and not measured; no GPU has run it. Each row is one combination of the given
@@ -13,6 +14,9 @@ The columns, all in bytes for each GPU:
     classes       class weights and their optimiser state: C·K·D values, divided by W if sharded
     trained rows  their gradient; with sampling, of the sampled rows only, and a copy of these
     logits        an N×k matrix and some blocks; N is the whole batch if the head is sharded
+    teacher       weights of a teacher, float32, and what it needs to embed a micro-batch, see
+                  `Teacher`; nothing where its embeddings are kept in a table, as they are where
+                  augmentation only mirrors the images
     peak          the largest sum, in the head's backward pass or in the optimiser's step
 
 The workspaces of libraries, the CUDA context (about 0.5 GB) and fragmentation need more memory.
@@ -55,6 +59,7 @@ class Setup:
     optimizer: str = "sgd"
     parallel: str = "sharded"
     recompute: bool = False
+    teacher: str = ""
 
     @property
     def classes_here(self) -> int:
@@ -123,6 +128,34 @@ def _kept(backbone: torch.nn.Module, images: int, amp: torch.dtype | None) -> in
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """Bytes of a teacher that embeds the images of each step: its `weights`, and for `each` image
+    of a micro-batch the most that one of its layers reads and writes. The network's own
+    activations do not exist at that time."""
+
+    weights: int
+    each: int
+
+    @classmethod
+    def measure(cls, setup: Setup) -> Teacher:
+        """Measure by running it on one image, on the CPU."""
+        network = build_backbone(setup.teacher, 512, setup.input_size).eval()
+        largest = [0]
+
+        def note(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
+            largest[0] = max(largest[0], output.nbytes + sum(value.nbytes for value in inputs))
+
+        for module in network.modules():
+            if not any(module.children()):
+                module.register_forward_hook(note)
+        amp = AMP[setup.dtype]
+        with torch.no_grad(), torch.autocast("cpu", amp, enabled=amp is not None):
+            network(torch.zeros(1, 3, *setup.input_size))
+        tensors = (*network.parameters(), *network.buffers())
+        return cls(sum(tensor.nbytes for tensor in tensors), largest[0])
+
+
+@dataclass(frozen=True)
 class Plan:
     """Bytes; see the top of the file."""
 
@@ -131,11 +164,14 @@ class Plan:
     classes: int
     trained_rows: int
     logits: int
+    teacher: int
     peak: int
     sent: int
 
 
-def plan(setup: Setup, activations: Activations, on_gpu: bool = True) -> Plan:
+def plan(
+    setup: Setup, activations: Activations, on_gpu: bool = True, teacher: Teacher | None = None
+) -> Plan:
     states, n, d = STATES[setup.optimizer], setup.images_in_head, setup.feature_dim
     gradients = activations.parameters * FLOAT
     backbone = gradients * (2 + states)
@@ -148,13 +184,23 @@ def plan(setup: Setup, activations: Activations, on_gpu: bool = True) -> Plan:
     blocks = 2 * min(block, n * setup.rows_trained)  # logits or their gradient, a product
     embeddings = 5 * n * d  # gathered, directions, what comes back for each, to be scattered
     logits = (n * setup.rows_trained + blocks + embeddings) * FLOAT
-    fixed = backbone + classes + trained + copies
+    taught = teacher.weights if teacher else 0
+    embedding = teacher.each * setup.images_here if teacher else 0
+    fixed = backbone + classes + trained + copies + taught
     in_step = copies * states  # the drawn rows of the optimiser's state
     if not on_gpu:  # there the optimiser is fused; else it has two more of a weight's size
         in_step += 2 * trained
-    peak = fixed + max(of_images + logits, in_step)
+    # The teacher embeds a micro-batch before the network that is trained does.
+    peak = fixed + max(of_images + logits, in_step, embedding)
     return Plan(
-        backbone, of_images, classes, trained + copies, logits, peak, sent(setup, gradients)
+        backbone=backbone,
+        activations=of_images,
+        classes=classes,
+        trained_rows=trained + copies,
+        logits=logits,
+        teacher=taught + embedding,
+        peak=peak,
+        sent=sent(setup, gradients),
     )
 
 
@@ -174,11 +220,25 @@ def sent(setup: Setup, gradients: int) -> int:
     return round(others * (2 * all_reduced + gathered))
 
 
-COLUMNS = ("backbone", "activations", "classes", "trained_rows", "logits", "peak", "sent")
+COLUMNS = {
+    "backbone": "backbone",
+    "activations": "activ.",
+    "classes": "classes",
+    "trained_rows": "trained",
+    "logits": "logits",
+    "teacher": "teacher",
+    "peak": "PEAK",
+    "sent": "sent",
+}
 
 
-def header() -> str:
-    names = ("backbone", "activ.", "classes", "trained", "logits", "PEAK", "sent")
+def columns(setup: Setup) -> dict[str, str]:
+    """The headings of the columns by name; that of a teacher where there is one."""
+    return {k: v for k, v in COLUMNS.items() if setup.teacher or k != "teacher"}
+
+
+def header(setup: Setup) -> str:
+    names = columns(setup).values()
     return (
         f"{'network':<16}{'classes':>12} {'W':>4} {'batch':>6} {'rate':>5} {'type':>5}"
         + "".join(f"{name:>10}" for name in names)
@@ -186,7 +246,7 @@ def header() -> str:
 
 
 def line(setup: Setup, found: Plan) -> str:
-    figures = "".join(f"{getattr(found, name) / 1e9:>10.2f}" for name in COLUMNS)
+    figures = "".join(f"{getattr(found, name) / 1e9:>10.2f}" for name in columns(setup))
     return (
         f"{setup.backbone:<16}{setup.classes:>12,} {setup.world:>4} {setup.batch:>6}"
         f" {setup.sample_rate:>5g} {setup.dtype:>5}{figures}"
@@ -208,6 +268,7 @@ def setups(arguments: argparse.Namespace) -> list[Setup]:
             optimizer=arguments.optimizer,
             parallel=arguments.parallel,
             recompute=arguments.activation_checkpointing,
+            teacher=arguments.teacher,
         )
         for backbone, classes, world, rate, dtype in combinations
     ]
@@ -228,6 +289,7 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=STATES, default="sgd")
     parser.add_argument("--parallel", choices=("sharded", "replicated"), default="sharded")
     parser.add_argument("--activation_checkpointing", action="store_true")
+    parser.add_argument("--teacher", default="", help="a backbone, of 512 values")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if arguments.check:
@@ -238,13 +300,15 @@ def main() -> None:
     print(
         f"GB (10^9) a GPU; {arguments.optimizer}, D {arguments.feature_dim}, {arguments.parallel}"
     )
-    print(header())
+    planned = setups(arguments)
+    print(header(planned[0]))
     measured: dict[tuple[str, str], Activations] = {}
-    for setup in setups(arguments):
+    teacher = Teacher.measure(planned[0]) if arguments.teacher else None
+    for setup in planned:
         network = setup.backbone, setup.dtype
         if network not in measured:
             measured[network] = Activations.measure(setup)
-        print(line(setup, plan(setup, measured[network])))
+        print(line(setup, plan(setup, measured[network], teacher=teacher)))
 
 
 if __name__ == "__main__":

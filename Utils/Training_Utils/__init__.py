@@ -5,7 +5,7 @@ start.py             how a run begins or resumes
 step.py              one iteration: images in, changed weights out
 data.py              the training set and its batches
 augmentation/        random changes of the images
-distillation.py      a trained network as the teacher of the one that is trained
+distillation/        a trained network as the teacher of the one that is trained
 networks.py          how a step calls backbone and head: alone, over GPUs, with DDP, compiled
 optimization.py      learning rate, optimiser, loss scaling, clipping
 state.py             everything that changes while a run trains, and is saved

@@ -32,7 +32,7 @@ from Head.classifier import HeadLoss, MarginHead
 from Utils.devices import spread_over_gpus
 from Utils.errors import RunError, first_line
 from Utils.processes import Processes
-from Utils.Training_Utils.distillation import Distillation
+from Utils.Training_Utils.distillation.loss import Distillation
 
 # With this many classes the class weights are ten times a MobileFaceNet and half a ResNet50:
 # averaging their gradient costs more than everything else that a step sends, while a head with

@@ -47,12 +47,8 @@ from Utils.run_folder import (
 from Utils.Training_Utils.checkpoints.checks import check_tensors
 from Utils.Training_Utils.checkpoints.run_checkpoints import check_fits, read_run, remove_unfinished
 from Utils.Training_Utils.data import describe_training_data, open_training_data
-from Utils.Training_Utils.distillation import (
-    Distillation,
-    Teacher,
-    check_teacher,
-    load_teacher,
-)
+from Utils.Training_Utils.distillation.loss import Distillation
+from Utils.Training_Utils.distillation.teacher import Teacher, check_teacher, load_teacher
 from Utils.Training_Utils.evaluation import TestSets
 from Utils.Training_Utils.networks import splits_classes
 from Utils.Training_Utils.optimization import (

@@ -31,7 +31,7 @@ from Utils.Training_Utils.checkpoints.sharded import (
     put_tables,
     whole_table,
 )
-from Utils.Training_Utils.distillation import Distillation
+from Utils.Training_Utils.distillation.loss import Distillation
 from Utils.Training_Utils.optimization import Schedule, restore_optimizer
 
 

@@ -11,7 +11,7 @@ from Utils.devices import CopyStream
 from Utils.processes import ALONE, Processes
 from Utils.Training_Utils.augmentation import build_augmentation, generator_of
 from Utils.Training_Utils.data import Batch
-from Utils.Training_Utils.distillation import Teacher
+from Utils.Training_Utils.distillation.teacher import Teacher
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.optimization import clip_gradients
 from Utils.Training_Utils.state import TrainingState

@@ -2,8 +2,9 @@
 
 import pytest
 
+from Backbone import build_backbone
 from benchmarks.memory_check import measure
-from benchmarks.memory_plan import Activations, Setup, plan
+from benchmarks.memory_plan import Activations, Setup, Teacher, header, line, plan
 
 NONE = Activations(each=0, once=0, parameters=0)
 
@@ -28,6 +29,27 @@ def test_a_head_on_every_process_and_the_backbone():
     assert found.classes == 3 * 1000 * 512 * 4
     assert found.trained_rows == 1000 * 512 * 4
     assert found.sent == 2 * 3 / 4 * (100 + 1000 * 512) * 4
+
+
+def test_a_teacher_has_weights_and_embeds_before_the_network():
+    backbone = Activations(each=1000, once=50, parameters=100)
+    setup = Setup(classes=10, world=4, batch=64, teacher="MobileFaceNet", input_size=(32, 32))
+    alone = plan(setup, backbone)
+    assert alone.teacher == 0
+    small = plan(setup, backbone, teacher=Teacher(weights=7000, each=1))
+    assert (small.teacher, small.peak) == (7000 + 16, alone.peak + 7000)
+    large = plan(setup, backbone, teacher=Teacher(weights=7000, each=10**9))
+    fixed = alone.backbone + alone.classes + alone.trained_rows
+    assert large.peak == fixed + 7000 + 16 * 10**9
+    assert " teacher " in header(setup)
+    assert len(header(setup)) == len(line(setup, small))
+
+    measured = Teacher.measure(setup)
+    network = build_backbone("MobileFaceNet", 512, (32, 32))
+    weights = [*network.parameters(), *network.buffers()]
+    assert measured.weights == sum(w.numel() * w.element_size() for w in weights)
+    # In bf16: the first convolution makes 64 maps of 16×16, which the next layer reads and writes.
+    assert 2 * 64 * 16 * 16 * 2 <= measured.each <= 4 * 128 * 16 * 16 * 2
 
 
 def test_with_activation_checkpointing_an_image_keeps_the_inputs_of_the_blocks():

@@ -267,7 +267,7 @@ def collate(samples: list[Sample]) -> Batch:
         labels=shared(torch.tensor(labels, dtype=torch.int64)),
         unreadable=[*chain(*unreadable)],
         flawed=[*chain(*flawed)],
-        known=torch.from_numpy(np.array(known, np.float16)),
+        known=shared(torch.from_numpy(np.array(known, np.float16))),
     )
 
 

@@ -51,8 +51,7 @@ class TrainingState:
     iterations of the whole run. best: by test set, and "mean" over the sets.
     flip_generator: on the device; decides which images are mirrored. average: of the backbone's
     weights, where `ema_decay` asks for it. distillation: the loss against a teacher, where there is
-    one. start: lines for the log about the weights that the run
-    began with.
+    one. start: lines for the log about the weights that the run began with.
     """
 
     backbone: nn.Module

@@ -10,6 +10,7 @@ archive.py      a .zip or .tar of a folder tree
 compressed.py   .tgz, .tar.gz, .tar.xz: the tar in it, unpacked once
 shards.py       tar shards, as webdataset writes them
 lmdb_set/       training sets in an LMDB database, as HSFace circulates
+arrow_set/      sets of Hugging Face's `datasets`: arrow files of save_to_disk, parquet
 record_set.py   training sets in a record file of MXNet, as insightface distributes them
 bin_set.py      verification sets in a .bin file, as insightface distributes them
 blp_set.py      verification sets in a bcolz array, as face.evoLVe distributes them
@@ -33,6 +34,12 @@ from Utils.Datasets_Utils.formats.archive import (
     is_archive,
     open_archive,
     open_archive_tree,
+)
+from Utils.Datasets_Utils.formats.arrow_set import (
+    is_arrow,
+    is_arrow_pairs,
+    open_arrow,
+    open_arrow_pairs,
 )
 from Utils.Datasets_Utils.formats.bin_set import is_bin, open_bin
 from Utils.Datasets_Utils.formats.blp_set import is_blp, open_blp
@@ -93,7 +100,7 @@ def open_training_set(
     """Open training images with labels 0..C-1.
 
     path: a folder of images; a record file or its folder; a folder of tar shards; an LMDB database
-    or its folder; a .zip or .tar.
+    or its folder; a folder of Hugging Face's datasets; a .zip or .tar.
     file_list: an image list, lines `name  label`, to use those images with those labels. A name is
     a path in the folder or archive, a record's or database's key, or `<shard>/<member>`.
     identity_folder: which folder of a tree is the person, "top" or "deepest", see `class_tree`.
@@ -153,10 +160,11 @@ def open_verification_set(
 ) -> VerificationSet:
     """Open the unique images and the pairs of a verification benchmark.
 
-    path: a .bin file; a folder of .blp chunks; RFW's folder; a folder of images, an archive of one,
-    a record file or shards, each with a pairs file. file_list: the pairs file, in any form that
-    `pairs` knows (default: pairs.txt in the folder or archive), or the issame list of a .blp set
-    (default: `<path>_list.npy`). blp_channel_order: of the values in a .blp set, BGR or RGB.
+    path: a .bin file; a folder of .blp chunks; RFW's folder; a set of Hugging Face's datasets; a
+    folder of images, an archive of one, a record file or shards, each with a pairs file.
+    file_list: the pairs file, in any form that `pairs` knows (default: pairs.txt in the folder or
+    archive), or the issame list of a .blp set (default: `<path>_list.npy`). blp_channel_order: of
+    the values in a .blp set, BGR or RGB.
     list_encoding: of the pairs file; "" finds it out.
 
     The set has `images`, `left`, `right` (indices into images), `same` and `folds`, which hold
@@ -319,6 +327,10 @@ FORMATS = (
         open_lmdb,
         source="https://github.com/LMDB/lmdb",
     ),
+    Format(
+        "a folder of Hugging Face's datasets with pairs", is_arrow_pairs, None, open_arrow_pairs
+    ),
+    Format("a folder of Hugging Face's datasets (arrow or parquet)", is_arrow, open_arrow),
     Format(
         "a .zip, .tar, .tgz, .tar.gz or .tar.xz of a folder tree",
         is_archive,

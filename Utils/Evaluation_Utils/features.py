@@ -30,6 +30,7 @@ from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils.embedding import embed_batches
 from Utils.Evaluation_Utils.identification.exact_scores import unit_rows
 from Utils.files import make_folder, not_written, read_json, reading, save_json
+from Utils.Pretrained_Utils.load import weights_digest
 from Utils.processes import ALONE, Processes
 
 FEATURE_DTYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
@@ -397,14 +398,6 @@ def photos_digest(paths: Iterable[str | Path]) -> str:
             found.update(b"missing\n")
         else:
             found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-    return found.hexdigest()
-
-
-def weights_digest(backbone: nn.Module) -> str:
-    """SHA-256 of a network's weights and of its preprocessing, as 64 hexadecimal digits."""
-    found = hashlib.sha256(repr(backbone.preprocessing).encode())
-    for name, value in backbone.state_dict().items():
-        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 

@@ -24,8 +24,8 @@ from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.one_kind import has_both_kinds, usable_pairs
 from Utils.files import read_json
 from Utils.Pretrained_Utils import find_weights, load_backbone
+from Utils.Pretrained_Utils.files import default_output
 from Utils.Pretrained_Utils.onnx_network import OnnxBackbone
-from Utils.run_folder import COMMON, run_of
 
 # The settings of a command with flags of its own that evaluates a network.
 NETWORK_SETTINGS = (
@@ -181,11 +181,3 @@ def check_same_data(config: Config, results: Path, source: str) -> None:
             f"{results} has the results of other data, {there}; for those of {source}, give "
             f"another --output."
         )
-
-
-def default_output(checkpoint: Path) -> Path:
-    """Results/<run>_<checkpoint>; the checkpoint's own folder may be read-only."""
-    if checkpoint.name == COMMON:
-        checkpoint = checkpoint.parent
-    run = run_of(checkpoint)
-    return Path("Results") / (f"{run.name}_{checkpoint.stem}" if run else checkpoint.stem)

@@ -10,6 +10,7 @@ contents.py   where in a file the network is
 lineages/     the known code bases, and how a network of theirs is recognised
 onnx_files.py, onnx_network.py
               networks in ONNX files: what a graph says of its input; a module that computes it
+hub/          folders of the Hugging Face hub, read and written; `hf:USER/NAME`
 heads.py      class weights that come with a network
 convert.py    the command that writes weights for another program
 export.py     the command that writes a network as ONNX or as PyTorch's exported program

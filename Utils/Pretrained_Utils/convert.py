@@ -3,9 +3,11 @@
     python -m Utils.Pretrained_Utils.convert SOURCE network.pt
     python -m Utils.Pretrained_Utils.convert SOURCE network.safetensors
     python -m Utils.Pretrained_Utils.convert SOURCE theirs.pth --to insightface
+    python -m Utils.Pretrained_Utils.convert SOURCE FOLDER --to hub
 
 Without --to the target describes its own network, and loads anywhere in this project. Values and
-dtypes are kept bit for bit; only names change.
+dtypes are kept bit for bit; only names change. `--to hub` makes a folder for the Hugging Face hub,
+with a model card of the figures that evaluation scripts wrote.
 """
 
 import re
@@ -25,6 +27,8 @@ from Utils.Pretrained_Utils.files import (
     writable_target,
     write_backbone,
 )
+from Utils.Pretrained_Utils.hub.card import UNKNOWN_LICENSE
+from Utils.Pretrained_Utils.hub.write import hub_target, write_hub_folder
 from Utils.Pretrained_Utils.lineages import (
     LINEAGES,
     Lineage,
@@ -35,6 +39,7 @@ from Utils.Pretrained_Utils.lineages.layouts import Counts, Layout
 from Utils.Pretrained_Utils.lineages.recognise import examine, matches, most_likely, to_theirs
 from Utils.Pretrained_Utils.load import build, describe, read_weights
 
+HUB = "hub"
 TARGETS = ("quasarlight", "insightface", "face_evolve")
 SUFFIXES = (".pt", ".pth", ".ckpt", SAFETENSORS)
 
@@ -42,18 +47,39 @@ SUFFIXES = (".pt", ".pth", ".ckpt", SAFETENSORS)
 def main() -> None:
     """Read the flags, convert, and print what was made."""
     parser = reading_flags(__doc__)
-    parser.add_argument("target", type=Path, help=f"ends in {', '.join(SUFFIXES)}")
-    parser.add_argument("--to", choices=TARGETS, help="with the tensor names of that lineage")
+    parser.add_argument(
+        "target", type=Path, help=f"ends in {', '.join(SUFFIXES)}; of hub: a new folder"
+    )
+    parser.add_argument(
+        "--to",
+        choices=(*TARGETS, HUB),
+        help="with the tensor names of that lineage; hub: a folder for the Hugging Face hub",
+    )
     parser.add_argument(
         "--part", default="", help="keys and prefix of the network, in a file with several"
     )
+    parser.add_argument(
+        "--results",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="of hub: evaluations' JSON files, or folders of them, for the model card; without it, "
+        "those in the folder of its evaluations in Results",
+    )
+    parser.add_argument(
+        "--license", default=UNKNOWN_LICENSE, help="of hub: the licence's short name at the hub"
+    )
     flags = parser.parse_args()
-    target = writable_target(flags.target, SUFFIXES)
+    hub = flags.to == HUB
+    target = hub_target(flags.target) if hub else writable_target(flags.target, SUFFIXES)
     weights = read_weights(
         flags.source, flags.lineage, flags.weights, flags.channel_order, flags.part
     )
     backbone = build(weights, flags.channel_order, flags.input_mean, flags.input_scale)
     print(f"read     {weights.path}: {describe(backbone)}")
+    if hub:
+        print(*write_hub_folder(target, weights, backbone, flags.results, flags.license), sep="\n")
+        return
     architecture = describe_backbone(backbone)
     if not flags.to:
         write_backbone(

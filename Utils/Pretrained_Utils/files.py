@@ -18,15 +18,19 @@ from torch import Tensor
 
 from Utils.errors import CheckpointError, RunError
 from Utils.files import atomic_path, read_tensors, reading, refusing_code, writing
+from Utils.Pretrained_Utils.hub.download import PREFIX as HUB
+from Utils.Pretrained_Utils.hub.download import WEIGHTS as HUB_WEIGHTS
+from Utils.Pretrained_Utils.hub.download import cached_name, fetch
 from Utils.Pretrained_Utils.stand_ins import is_torchscript, read_torchscript, stand_ins
-from Utils.run_folder import COMMON
+from Utils.run_folder import COMMON, SUFFIX, run_of
 
 BACKBONE_FORMAT = "face-backbone-1"
 SAFETENSORS = ".safetensors"
 FOLDER = "Pretrained"
 SUFFIXES = ("", ".pt", ".pth", ".ckpt", SAFETENSORS, ".onnx")
-# The file with the network inside a folder: CVLface's, and that of a run's checkpoint folders.
-FOLDER_FILES = ("model.pt", COMMON)
+# The file with the network inside a folder: one of the hub, CVLface's, its own at the hub, and that
+# of a run's checkpoint folders.
+FOLDER_FILES = (HUB_WEIGHTS, "model.pt", "pretrained_model/model.pt", COMMON)
 METADATA = "face_backbone"  # entry of a safetensors file's metadata with the description
 
 
@@ -58,10 +62,13 @@ class Weights:
 
 def find_weights(name: str | Path) -> Path:
     """The weights file of a path, or of a bare name in the folder Pretrained, with its suffix or
-    without. Of a folder it is the file in it that has the network.
+    without. Of a folder it is the file in it that has the network. `hf:USER/NAME` is fetched from
+    the Hugging Face hub, see `hub.download`.
 
     Raises CheckpointError if there is none.
     """
+    if str(name).startswith(HUB):
+        return fetch(str(name))
     path = Path(name)
     candidates = [path]
     if path.parent == Path():  # a bare name
@@ -73,6 +80,17 @@ def find_weights(name: str | Path) -> Path:
                     return file
     looked = f", and {FOLDER} has none of that name" if path.parent == Path() else ""
     raise CheckpointError(f"checkpoint {path} is not a file{looked}.{_files_like(path)}")
+
+
+def default_output(checkpoint: Path) -> Path:
+    """Results/<run>_<checkpoint>, where evaluations of a weights file are written: its own folder
+    may be read-only."""
+    name = cached_name(checkpoint)
+    if checkpoint.name in (HUB_WEIGHTS, COMMON):  # one name for all; that of the folder tells more
+        checkpoint = checkpoint.absolute().parent
+    run = run_of(checkpoint)
+    stem = checkpoint.stem if checkpoint.suffix in (*SUFFIXES, SUFFIX) else checkpoint.name
+    return Path("Results") / (name or (f"{run.name}_{stem}" if run else stem))
 
 
 def _files_like(path: Path) -> str:

@@ -11,7 +11,7 @@ from Utils.Pretrained_Utils.contents import Contents, open_contents
 from Utils.Pretrained_Utils.files import Description, Weights
 from Utils.Pretrained_Utils.heads import class_weights, is_head_of
 from Utils.Pretrained_Utils.lineages import LINEAGES, Lineage
-from Utils.Pretrained_Utils.lineages.descriptions import color_space
+from Utils.Pretrained_Utils.lineages.descriptions import color_space_of
 from Utils.Pretrained_Utils.lineages.recognise import Match, matches, most_likely, nearest
 
 SHOWN_KEYS = 5
@@ -31,7 +31,7 @@ def foreign_weights(
     if lineage.normalise:
         architecture["variant"]["normalise"] = True
     if lineage.key == "cvlface" and not channel_order:
-        order = color_space(path.with_suffix(".yaml")) or lineage.channel_order
+        order = color_space_of(path) or lineage.channel_order
         architecture["preprocessing"]["channel_order"] = order
     if lineage.key == "facex_zoo" and architecture["input_size"] == HALF_FACE:
         raise CheckpointError(
@@ -72,7 +72,7 @@ def _choose(
     """The lineage, of several with the same tensors; where their inputs differ, the one with that
     channel order, or with the one that settings beside the file name."""
     if len({lineage.input() for lineage, _ in likely}) > 1:
-        order = channel_order or color_space(path.with_suffix(".yaml"))
+        order = channel_order or color_space_of(path)
         likely = [row for row in likely if row[0].channel_order == order] or likely
     inputs = {lineage.input(): lineage for lineage, _ in likely}
     if len(inputs) == 1:

@@ -6,6 +6,7 @@ executed.
 """
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from Utils.Pretrained_Utils.files import (
 )
 from Utils.Pretrained_Utils.foreign import foreign_weights
 from Utils.Pretrained_Utils.heads import class_weights
+from Utils.Pretrained_Utils.hub.config import with_config
 from Utils.Pretrained_Utils.lineages import LINEAGES, OWN, Lineage, find_lineage
 from Utils.Pretrained_Utils.lineages.descriptions import check_own
 from Utils.Pretrained_Utils.lineages.recognise import (
@@ -47,7 +49,7 @@ def load_backbone(
 ) -> nn.Module:
     """Read the backbone of a file, whoever wrote it; recognised by its tensors' names and shapes.
 
-    path: the file, or the name of one in the folder Pretrained.
+    path: the file, or the name of one in the folder Pretrained, or hf:USER/NAME at the hub.
     name: the backbone that it must be, or the key of the lineage that it is from
         (`lineages.LINEAGES`), which decides where two of them look alike; None takes what it is.
     channel_order, input_mean, input_scale: instead of what the lineage trained with; mean and scale
@@ -85,7 +87,7 @@ def read_weights(
     """
     lineage = _wanted(name)
     path = find_weights(path)
-    contents = read_file(path)
+    contents = with_config(path, read_file(path))
     if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
         weights = own_weights(path, contents, lineage, which)
     elif str(contents.get("format")).startswith(FORMATS):
@@ -109,18 +111,19 @@ def build(
 
     Raises CheckpointError if the weights do not fit the architecture that the file describes.
     """
-    # Fresh weights would take longer than reading these. But timm's networks compute buffers that
-    # their state dicts do not have.
-    device = "cpu" if weights.description.architecture["name"].startswith(PREFIX) else "meta"
+    description = weights.description.architecture
     try:
-        with torch.device(device):
-            backbone = rebuild_backbone(weights.description.architecture)
+        with torch.device("meta"):  # fresh weights would take longer than reading these
+            backbone = rebuild_backbone(description)
+        if differences := compare(weights.state, shapes_of(backbone)):
+            raise _misfit(weights.path, "; ".join(differences))
+        if description["name"].startswith(PREFIX):
+            # timm's networks compute buffers that their state dicts do not have.
+            backbone = rebuild_backbone(description)
+        else:
+            backbone.to_empty(device="cpu")
     except ArchitectureError as error:
         raise _misfit(weights.path, str(error)) from None
-    if differences := compare(weights.state, shapes_of(backbone)):
-        raise _misfit(weights.path, "; ".join(differences))
-    if device == "meta":
-        backbone.to_empty(device="cpu")
     for name, tensor in backbone.state_dict().items():
         if name not in weights.state:
             tensor.zero_()
@@ -158,6 +161,14 @@ def describe(backbone: nn.Module) -> str:
         f"{size[0]}×{size[1]} {given.channel_order}, (pixel - {given.mean:g}) / {given.scale:g}"
         + (f" ({note})" if note else "")
     )
+
+
+def weights_digest(backbone: nn.Module) -> str:
+    """SHA-256 of a network's weights and of its preprocessing, as 64 hexadecimal digits."""
+    found = hashlib.sha256(repr(backbone.preprocessing).encode())
+    for name, value in backbone.state_dict().items():
+        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def own_weights(

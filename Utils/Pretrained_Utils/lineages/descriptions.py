@@ -23,6 +23,12 @@ def _are_integers(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(map(_is_integer, value))
 
 
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        _is_integer(entry) or isinstance(entry, float) for entry in value
+    )
+
+
 def _are_tensors(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(key, str) and is_plain(tensor) for key, tensor in value.items()
@@ -36,6 +42,8 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "a whole number": _is_integer,
     "whole numbers": _are_integers,
     "two whole numbers": lambda value: _are_integers(value) and len(value) == 2,
+    "three whole numbers": lambda value: _are_integers(value) and len(value) == 3,
+    "three numbers": lambda value: _are_numbers(value) and len(value) == 3,
     "true or false": lambda value: isinstance(value, bool),
     "a dictionary": lambda value: isinstance(value, dict),
     "a dictionary of tensors": _are_tensors,
@@ -62,6 +70,7 @@ ENTRIES = {
             "mlp_ratio?": "a whole number",
             "drop_path?": "a number",
             "mask_ratio?": "a number",
+            "settings?": "a dictionary",
         },
     },
     "backbone": "a dictionary of tensors",
@@ -119,6 +128,18 @@ def check_kinds(path: Path, where: str, values: dict[str, Any], entries: dict[st
 def _shown(value: Any) -> str:
     text = repr(value) if isinstance(value, str | int | float | list | tuple) else ""
     return text if 0 < len(text) < 60 else f"a {type(value).__name__}"
+
+
+def color_space_of(path: Path) -> str:
+    """The channel order that a file beside a network names, "RGB" or "BGR"; "" where none does.
+
+    These are `<name>.yaml`, and for CVLface's folders at the hub config.json, and the settings of
+    the folder pretrained_model. Raises CheckpointError as `color_space` does.
+    """
+    places = [path.with_suffix(".yaml")]
+    if path.suffix == ".safetensors":
+        places += [path.with_name("pretrained_model") / "model.yaml", path.with_name("config.json")]
+    return next((order for place in places if (order := color_space(place))), "")
 
 
 KEY = "color_space"

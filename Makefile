@@ -3,7 +3,7 @@
 # make test       set up, run the tests
 # make extras     set up, install what is optional: MTCNN's weights, which find faces; timm; and
 #                 TensorBoard (55 MB) and W&B (76 MB), which show a run's curves; lmdb (2 MB);
-#                 huggingface_hub (24 MB), for weights of the hub; pyarrow (170 MB), which reads
+#                 huggingface_hub (22 MB), for weights of the hub; pyarrow (170 MB), which reads
 #                 sets of Hugging Face's datasets
 # make soak       set up, kill runs, fill disks, damage files for an hour (docs/reliability.md)
 # make lint       check style and formatting
@@ -28,7 +28,7 @@ test: $(INSTALLED)
 extras: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps "facenet-pytorch>=2.6,<3" "timm>=1.0.9,<2"
 	$(BIN)/python -m pip install --quiet "tensorboard>=2.18" "wandb>=0.31" "lmdb>=1.4.1" \
-		"huggingface_hub>=0.34" "pyarrow>=18"
+		"huggingface_hub>=1.0" "pyarrow>=18"
 
 # hypothesis draws the damaged files.
 soak: $(INSTALLED)

@@ -37,7 +37,6 @@ class Hub(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
-    protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
         pass
@@ -91,8 +90,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content[: len(content) - self.server.cut])
-            if self.server.cut:
-                self.close_connection = True
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Folders of the Hugging Face hub: written, read from the disk, and fetched from a small hub."""
 
 import json
+import shutil
 import struct
 import sys
 
@@ -16,6 +17,8 @@ from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.features import weights_digest
 from Utils.Pretrained_Utils import convert, find_weights, load_backbone
 from Utils.Pretrained_Utils.files import Description, default_output, write_backbone
+from Utils.Pretrained_Utils.hub.write import write_hub_folder
+from Utils.Pretrained_Utils.load import build, read_weights
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +146,17 @@ def test_the_forms_of_all_benchmarks_get_rows():
     ]
 
 
+@pytest.fixture(scope="module")
+def written(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / "net"
+    weights = read_weights(network)
+    write_hub_folder(folder, weights, build(weights))
+    return folder
+
+
 @pytest.fixture
-def folder(network, command, tmp_path):
-    command(network, tmp_path / "net", "--to", "hub")
-    return tmp_path / "net"
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "net")
 
 
 def without_metadata(folder):
@@ -339,7 +349,7 @@ def test_what_is_not_there_or_can_not_be_had_is_said_in_words(hub, folder):
     assert not any(request.endswith((".pt", ".onnx")) for request in hub.asked)
 
 
-def test_a_hub_that_fails_is_named(hub, folder, tmp_path):
+def test_a_hub_that_fails_is_named(hub, folder, tmp_path, monkeypatch):
     hub.publish("me/net", folder)
     hub.cut = 1000
     with pytest.raises(CheckpointError, match=r"model.safetensors could not be had from http"):
@@ -352,8 +362,9 @@ def test_a_hub_that_fails_is_named(hub, folder, tmp_path):
     with pytest.raises(CheckpointError, match="could not be had"):
         load_backbone("hf:me/net")
     assert not list(tmp_path.rglob("evil*"))
-    hub.extra = {}
-    hub.server_close()
+    nobody = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    package = sys.modules["huggingface_hub.constants"]
+    monkeypatch.setattr(package, "HUGGINGFACE_CO_URL_TEMPLATE", nobody)
     with pytest.raises(CheckpointError, match="can't be reached"):
         load_backbone("hf:me/net")
 

@@ -94,7 +94,7 @@ def _package(place: _Place) -> ModuleType:
         raise CheckpointError(
             f"checkpoint {place.text}: the hub is read with the package huggingface_hub, which is "
             f"not installed; `make extras` installs it, or `python -m pip install "
-            f"huggingface_hub` (24 MB)."
+            f"huggingface_hub` (22 MB)."
         ) from None
     return huggingface_hub
 

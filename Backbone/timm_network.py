@@ -96,8 +96,8 @@ class TimmNetwork(nn.Module):
             why = shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 200)
             given = f" with {settings}" if settings else ""
             raise ArchitectureError(
-                f"{PREFIX}{name}{given} can't take images of {height}×{width} pixels (timm's {why}); "
-                f"use another input_size"
+                f"{PREFIX}{name}{given} can't take images of {height}×{width} pixels (timm's "
+                f"{why}); use another input_size"
             ) from None
         if shape != (1, feature_dim):
             raise ArchitectureError(

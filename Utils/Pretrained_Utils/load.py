@@ -7,6 +7,7 @@ executed.
 
 import dataclasses
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,15 @@ def build(
     """
     description = weights.description.architecture
     try:
-        with torch.device("meta"):  # fresh weights would take longer than reading these
-            backbone = rebuild_backbone(description)
-        if differences := compare(weights.state, shapes_of(backbone)):
-            raise _misfit(weights.path, "; ".join(differences))
         if description["name"].startswith(PREFIX):
-            # timm's networks compute buffers that their state dicts do not have.
+            # They compute buffers that their state dicts do not have, so they are built with
+            # memory; but not more of it than the file has, where that can be told before.
+            with suppress(ArchitectureError):
+                _build_without_memory(weights)
             backbone = rebuild_backbone(description)
+            _check_fit(weights, backbone)
         else:
-            backbone.to_empty(device="cpu")
+            backbone = _build_without_memory(weights).to_empty(device="cpu")
     except ArchitectureError as error:
         raise _misfit(weights.path, str(error)) from None
     for name, tensor in backbone.state_dict().items():
@@ -211,6 +212,18 @@ def _wanted(name: str | None) -> Lineage | None:
 def _check_name(path: Path, name: str | None, found: str) -> None:
     if name in BACKBONES and name != found:
         raise CheckpointError(f"checkpoint {path} holds a {found}, not a {name}.")
+
+
+def _build_without_memory(weights: Weights) -> nn.Module:
+    with torch.device("meta"):
+        backbone = rebuild_backbone(weights.description.architecture)
+    _check_fit(weights, backbone)
+    return backbone
+
+
+def _check_fit(weights: Weights, backbone: nn.Module) -> None:
+    if differences := compare(weights.state, shapes_of(backbone)):
+        raise _misfit(weights.path, "; ".join(differences))
 
 
 def _misfit(path: Path, why: str) -> CheckpointError:

@@ -266,7 +266,7 @@ def test_damaged_bytes_never_end_the_process(tmp_path, writer):
     (path,) = [p for p in folder.rglob("*") if p.suffix in (".arrow", ".parquet")]
     whole = path.read_bytes()
     rng, errors = np.random.default_rng(0), []
-    for _ in range(100):
+    for _ in range(50):
         content = bytearray(whole)
         at = int(rng.integers(len(whole)))
         content[at : at + 4] = rng.bytes(4)
@@ -277,7 +277,7 @@ def test_damaged_bytes_never_end_the_process(tmp_path, writer):
                 found.images.encoded(row)
         except DataError as error:
             errors.append(str(error))
-    assert len(errors) > 20
+    assert len(errors) > 10
     assert all(str(folder) in error and len(error) < 700 for error in errors)
 
 

@@ -245,11 +245,10 @@ def test_cvlfaces_folder_is_read_and_its_code_is_not(tmp_path):
     save_file({f"model.net.{k}": v for k, v in net.state.items()}, tmp_path / "model.safetensors")
     (tmp_path / "wrapper.py").write_text("raise SystemExit")
     auto = {"AutoModel": "wrapper.CVLFaceRecognitionModel"}
-    for order in ("RGB", "BGR"):
-        config = {"auto_map": auto, "conf": {"color_space": order, "input_size": [3, 112, 112]}}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        found = load_backbone(tmp_path)
-        assert (found.lineage, found.preprocessing.channel_order) == ("mk-minchul CVLface", order)
+    config = {"auto_map": auto, "conf": {"color_space": "BGR", "input_size": [3, 112, 112]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = load_backbone(tmp_path)
+    assert (found.lineage, found.preprocessing.channel_order) == ("mk-minchul CVLface", "BGR")
 
 
 def test_a_folder_of_timm_is_the_network_that_timm_saved(tmp_path):
@@ -272,7 +271,7 @@ def test_a_folder_of_timm_is_the_network_that_timm_saved(tmp_path):
         ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "checkpoint_path is none of"),
         ({"model_args": {**settings, "embed_dim": 10**9}}, "embed_dim is 1000000000"),
         ({"model_args": {**settings, "embed_dim": 4032}}, "does not fit the network"),
-        ({"model_args": {**settings, "num_heads": 7}}, "can't be built with"),
+        ({"model_args": {**settings, "num_heads": 7}}, "can't take images of 32×32 pixels"),
         ({"architecture": "hf_hub:evil/net"}, "timm has no network of that name"),
         ({"num_classes": 0}, "num_classes 0"),
     ):

@@ -31,7 +31,7 @@ def test_a_rehearsal_of_some_checks_finds_nothing_wrong(tmp_path):
 
 def test_no_optional_package_is_imported():
     optional = "yaml visdom blosc2 torchvision onnx onnxscript onnxruntime sklearn pytest".split()
-    optional += ["timm", "tensorboard", "wandb"]
+    optional += "timm tensorboard wandb lmdb huggingface_hub pyarrow".split()
     program = f"""
 import sys
 sys.modules.update(dict.fromkeys({optional}))  # their import raises ImportError

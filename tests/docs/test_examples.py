@@ -22,7 +22,7 @@ OURS = (*CODE, "tests", "docs", "Pretrained")
 # Flags in the text that belong to other programs.
 FOREIGN_FLAGS = {
     *("--max_restarts", "--nproc_per_node", "--rdzv_id", "--rdzv_backend", "--help"),
-    "--build-constraint",
+    *("--build-constraint", "--local-dir", "--repo-type"),
 }
 SHORT_README = 200  # lines
 

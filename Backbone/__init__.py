@@ -7,6 +7,7 @@ mobilefacenet.py  MobileFaceNet, small and fast
 resnet_ir.py      ResNet-IR and SE-ResNet-IR, the networks of ArcFace
 resnet.py         ResNet with bottleneck units, as face.evoLVe has it
 vit.py            ViT, the vision transformers of insightface and CVLface
+kprpe.py          KP-RPE: position encoding relative to the face's five points, for ViT
 timm_network.py   any network of the package timm
 layers.py         attention gates, PReLU with a fast gradient on CPUs, the error for settings
 
@@ -30,7 +31,7 @@ from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet import ResNet
 from Backbone.resnet_ir import UNITS, ResNetIR
 from Backbone.timm_network import PREFIX, TimmNetwork, wrong_timm_name
-from Backbone.vit import SIZES, ViT
+from Backbone.vit import KPRPE_SIZES, SIZES, ViT
 
 __all__ = [
     "BACKBONES",
@@ -49,6 +50,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"SEResNet{depth}_IR": partial(ResNetIR, depth, attention="se") for depth in UNITS},
     **{f"ResNet{depth}": partial(ResNet, depth) for depth in RESNET_UNITS},
     **{f"ViT_{size}": partial(ViT, size) for size in SIZES},
+    **{f"ViT_{size}_KPRPE": partial(ViT, size, **given) for size, given in KPRPE_SIZES.items()},
 }
 
 _LARGEST_DIM, _LARGEST_SIDE = 2**24, 2**14  # beyond them a tensor's size could overflow

@@ -9,7 +9,7 @@ and 8 (PReLU), here with a gradient that is faster on CPUs. Chen, Xu, Zhang, Gue
 Deep Nets with Sublinear Memory Cost", https://arxiv.org/abs/1604.06174 (activation checkpointing).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+Bias = Callable[[], Tensor]
 ATTENTIONS = ("none", "se", "cam", "sam", "cbam")
 REDUCTION = 16
 
@@ -29,18 +30,22 @@ class ArchitectureError(ValueError):
     """A network can't be built with these settings; the text names the setting and its value."""
 
 
-def run_units(units: Iterable[nn.Module], x: Tensor, recompute: bool) -> Tensor:
+def run_units(
+    units: Iterable[nn.Module], x: Tensor, recompute: bool, biases: Sequence[Bias] | None = None
+) -> Tensor:
     """The output of units, each called with the output of the one before.
 
+    biases: a second argument for each unit; None: they have none.
     recompute: keep only the units' inputs, and compute what is in a unit again in the backward
     pass, with the same random numbers: the same gradients in more time and less memory.
     """
-    for unit in units:
+    for number, unit in enumerate(units):
+        inputs = (x,) if biases is None else (x, biases[number])
         if recompute:
             contexts = partial(_contexts, unit)
-            x = checkpoint(unit, x, use_reentrant=False, context_fn=contexts)
+            x = checkpoint(unit, *inputs, use_reentrant=False, context_fn=contexts)
         else:
-            x = unit(x)
+            x = unit(*inputs)
     return x
 
 

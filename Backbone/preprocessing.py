@@ -14,6 +14,17 @@ from Backbone.layers import ArchitectureError
 CHANNEL_ORDERS = ("RGB", "BGR")
 _LARGEST = 2.0**63
 
+# insightface's template ("ArcFace"): where an aligned face of 112×112 pixels has the left eye, the
+# right eye, the tip of the nose, and the left and right corner of the mouth, as x and y in pixels.
+TEMPLATE_SIDE = 112
+TEMPLATE = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+
 
 @dataclass(frozen=True)
 class Preprocessing:

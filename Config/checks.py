@@ -92,6 +92,9 @@ def _check_network(config: Config) -> None:
     timm = config.backbone.startswith(PREFIX)
     if timm and (wrong := wrong_timm_name(config.backbone)):
         raise _wrong(config, "backbone", wrong)
+    if config.mask_ratio and config.backbone.endswith("_KPRPE"):
+        why = "a network with KP-RPE sees all patches; leave it out."
+        raise _wrong(config, "mask_ratio", why)
     for name in ("drop_path", "mask_ratio"):
         if getattr(config, name) is not None and not config.backbone.startswith("ViT_"):
             why = f"only the ViT networks have it, and backbone is {config.backbone}; leave it out."

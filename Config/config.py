@@ -93,7 +93,7 @@ class Config:
     mask_ratio: float | None = setting(
         None,
         "share of an image's patches that a ViT does not see in training; none: the network's "
-        "own, 0.1 (ViT_H: 0)",
+        "own, 0.1 (ViT_H and those with KP-RPE: 0)",
         at_least=0,
         below=1,
     )

@@ -169,6 +169,29 @@ RECIPES: dict[str, Recipe] = {
             "jitter_prob": 0.2,
         },
     ),
+    # CVLface, scripts/examples/run_vit_kprpe_webface4m.sh: 4,235,242 images of 205,990 people, 256
+    # on each of 7 GPUs. (In it biases and normalisation have no weight decay, and a tenth of the
+    # images is turned, scaled and shifted, with the points.)
+    "cvlface_wf4m_vit_kprpe": Recipe(
+        "ViT_B_KPRPE and AdaFace on WebFace4M, 26 epochs",
+        "https://github.com/mk-minchul/CVLface",
+        {
+            **LONG_RUN,
+            "use_amp": False,
+            "train_dataset": "WebFace4M",
+            "backbone": "ViT_B_KPRPE",
+            "feature_dim": 512,
+            "margin": "AdaFace",
+            "margin_size": None,
+            "scale_size": None,
+            "batch_size": 1792,
+            "initial_lr": 0.1,
+            "clip_norm": 5.0,
+            "warmup_epochs": 1.0,
+            "milestones": (12, 20, 24),
+            "total_epoch": 26,
+        },
+    ),
     # From `--pretrained WEIGHTS` to people of your own: `--train_dataset_path` and, if there is
     # no folder for each person, `--train_file_list`. The head is new, and is trained alone first.
     "fine_tuning": Recipe(

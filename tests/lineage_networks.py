@@ -267,8 +267,49 @@ def evolve_resnet(net: Recorder, x: Tensor, depth: int) -> Tensor:
 # --- insightface's and CVLface's ViT -------------------------------------------------------------
 
 
-def vit(net: Recorder, x: Tensor, width, depth, patch=9, heads=8, ratio=4, masks=True) -> Tensor:
-    """In evaluation; masks: whether its file has the vector for masked patches."""
+# CVLface's KP-RPE: the bucket of each distance in patches, below 4; from there on it is 3. And the
+# five points of an aligned face of 112 pixels.
+NEAR = (0, 1, 2, 2)
+POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655),
+          (70.7299, 92.2041))  # fmt: skip
+
+
+def keypoint_biases(net: Recorder, side: int, points: Tensor, heads: int, depth: int) -> Tensor:
+    """depth×N×heads×P×P for side×side patches; points: N×5×2, 0..1."""
+    count = depth * heads * 49
+    weight = net.uniform("keypoint_linear.weight", (count, 10), -3, 3)
+    bias = net.uniform("keypoint_linear.bias", (count,), -1, 1)
+    if points.is_meta:
+        return torch.zeros(depth, 1, heads, side**2, side**2, device="meta", dtype=torch.float64)
+    patches = [(row, column) for row in range(side) for column in range(side)]
+    found = torch.empty(len(patches), len(patches), len(points), depth, heads).double()
+    for i, (row, column) in enumerate(patches):
+        centre = torch.tensor([column + 0.5, row + 0.5]).double() / side
+        tables = (centre - points).flatten(1) @ weight.T + bias
+        tables = tables.view(len(points), depth, heads, 7, 7)
+        for j, (other_row, other_column) in enumerate(patches):
+            signed = []
+            for offset in (row - other_row, column - other_column):
+                size = NEAR[abs(offset)] if abs(offset) < 4 else 3
+                signed.append(3 + size if offset > 0 else 3 - size)
+            found[i, j] = tables[:, :, :, signed[0], signed[1]]
+    return found.permute(3, 2, 4, 0, 1)
+
+
+def vit(
+    net: Recorder,
+    x: Tensor,
+    width,
+    depth,
+    patch=9,
+    heads=8,
+    ratio=4,
+    masks=True,
+    points=None,
+    feature_dim=512,
+) -> Tensor:
+    """In evaluation; masks: whether its file has the vector for masked patches; points: N×5×2 for
+    KP-RPE."""
     if masks:
         net.uniform("mask_token", (1, 1, width), -0.2, 0.2)
     cut = x.unfold(2, patch, patch).unfold(3, patch, patch)  # N×3×rows×columns×patch×patch
@@ -277,16 +318,20 @@ def vit(net: Recorder, x: Tensor, width, depth, patch=9, heads=8, ratio=4, masks
     weight = net.uniform("patch_embed.proj.weight", (width, 3, patch, patch), -bound, bound)
     x = cut @ weight.flatten(1).T + net.uniform("patch_embed.proj.bias", (width,), -0.2, 0.2)
     x = x + net.uniform("pos_embed", (1, *x.shape[1:]), -0.5, 0.5)
+    biases = [0.0] * depth
+    if points is not None:
+        biases = keypoint_biases(net, math.isqrt(x.shape[1]), points, heads, depth)
     for i in range(depth):
         y = net.linear(
             f"blocks.{i}.attn.qkv", net.layer_norm(f"blocks.{i}.norm1", x), 3 * width, bias=False
         )
         q, k, v = (part.unflatten(2, (heads, -1)) for part in y.chunk(3, 2))
         scores = torch.einsum("nphd,nqhd->nhpq", q, k) / math.sqrt(width // heads)
+        scores = scores + biases[i]
         y = torch.einsum("nhpq,nqhd->nphd", scores.softmax(3), v).flatten(2)
         x = x + net.linear(f"blocks.{i}.attn.proj", y, width)
         y = net.linear(f"blocks.{i}.mlp.fc1", net.layer_norm(f"blocks.{i}.norm2", x), ratio * width)
         x = x + net.linear(f"blocks.{i}.mlp.fc2", y.clamp(0, 6), width)
     x = net.linear("feature.0", net.layer_norm("norm", x).flatten(1), width, bias=False)
-    x = net.linear("feature.2", net.bn("feature.1", x, eps=2e-5), 512, bias=False)
+    x = net.linear("feature.2", net.bn("feature.1", x, eps=2e-5), feature_dim, bias=False)
     return net.bn("feature.3", x, eps=2e-5)

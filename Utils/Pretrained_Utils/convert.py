@@ -145,7 +145,8 @@ def layout_counts(layout: Layout, architecture: dict[str, Any]) -> Counts | None
     elif resnet:
         family, counts = "ResNet", RESNET_UNITS[int(resnet[1])]
     elif name.startswith("ViT_"):
-        family, counts = "ViT", (VIT_SIZES[name.removeprefix("ViT_")][1],)
+        size, _, encoding = name.removeprefix("ViT_").partition("_")
+        family, counts = encoding or "ViT", (VIT_SIZES[size][1],)
     else:  # a family of which no lineage has weights
         return None
     return counts if family == layout.family and counts in layout.counts else None

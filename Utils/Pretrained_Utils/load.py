@@ -122,7 +122,12 @@ def build(
             backbone = rebuild_backbone(description)
             _check_fit(weights, backbone)
         else:
-            backbone = _build_without_memory(weights).to_empty(device="cpu")
+            backbone = _build_without_memory(weights)
+            kept = backbone.state_dict().keys()
+            if all(name in kept for name, _ in backbone.named_buffers()):
+                backbone.to_empty(device="cpu")
+            else:  # KP-RPE computes the others
+                backbone = rebuild_backbone(description)
     except ArchitectureError as error:
         raise _misfit(weights.path, str(error)) from None
     for name, tensor in backbone.state_dict().items():

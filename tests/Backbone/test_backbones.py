@@ -11,6 +11,7 @@ from Backbone.layers import PReLU
 from Backbone.vit import DropPath
 from Config import Config, ConfigError
 from Head import build_head
+from Utils.Datasets_Utils.alignment.transform import template
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Training_Utils.start import starting_backbone
 
@@ -26,6 +27,8 @@ PARAMETERS = {
     ("ViT_B", 512): 113_833_472,
     ("ViT_L", 512): 255_684_352,
     ("ViT_H", 512): 756_393_984,
+    ("ViT_S_KPRPE", 512): 96_004_128 + 512,  # and the vector for masked patches
+    ("ViT_B_KPRPE", 512): 115_076_736 + 512,
 }
 
 
@@ -49,7 +52,7 @@ def test_every_backbone_maps_images_to_embeddings_at_any_size(name):
 @pytest.mark.parametrize(
     ("name", "variant"),
     [
-        *((name, {}) for name in ("MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ViT_T")),
+        *((name, {}) for name in ("MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ViT_T_KPRPE")),
         ("ViT_T", {"mask_ratio": 0.0}),
     ],
 )
@@ -64,7 +67,7 @@ def test_forward_and_backward_reach_every_parameter(name, variant):
         assert parameter.grad.isfinite().all(), parameter_name
 
 
-@pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR", "ResNet50", "ViT_T"])
+@pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR", "ResNet50", "ViT_T_KPRPE"])
 def test_computed_again_in_the_backward_pass_all_is_equal_and_less_is_kept(name):
     torch.manual_seed(0)
     backbone = build_backbone(name, 16, (32, 32))
@@ -135,6 +138,62 @@ def test_a_vit_sees_no_masked_patch_in_training_and_puts_one_vector_in_its_place
     assert torch.equal(vit(pixels), vit(pixels))
 
 
+def filled(state):
+    """Weights that any program can make, for the names and shapes of a network."""
+    for number, (name, tensor) in enumerate(sorted(state.items())):
+        wave = torch.arange(tensor.numel(), dtype=torch.float64).mul(0.7 + 0.01 * number).sin()
+        wave = wave.view(tensor.shape)
+        if "running_var" in name or ("norm" in name and name.endswith("weight")):
+            wave = 1 + wave / 2
+        elif "keypoint" in name:
+            wave = 3 * wave
+        elif tensor.ndim > 1 and name != "pos_embed":
+            wave = wave * (6 / tensor[0].numel()) ** 0.5
+        if tensor.is_floating_point():
+            tensor.copy_(wave)
+    return state
+
+
+def test_kp_rpe_gives_the_figures_of_its_authors_class():
+    """Their VisionTransformerWithKPRPE, of CVLface, gave these with the same weights and input."""
+    vit = build_backbone("ViT_T_KPRPE", 16, (64, 64)).eval()
+    renamed = {k.replace("keypoint_encoding.linear", "keypoint_linear"): k
+               for k in vit.state_dict() if k != "mask_token"}  # fmt: skip
+    with torch.no_grad():
+        filled({theirs: vit.state_dict()[ours] for theirs, ours in renamed.items()})
+        pixels = torch.arange(2 * 3 * 64 * 64, dtype=torch.float64).mul(0.37).sin()
+        points = torch.tensor([[[.3, .4], [.7, .45], [.5, .6], [.35, .8], [.65, .85]],
+                               [[.6, .2], [.8, .5], [.55, .45], [.3, .4], [.45, .65]]])  # fmt: skip
+        found = vit(pixels.view(2, 3, 64, 64).float(), points)
+    expected = torch.tensor(
+        [[0.64186, -1.54143, -0.07316, 0.54706], [0.61782, -1.55880, -0.06968, 0.53664]]
+    )
+    torch.testing.assert_close(found[:, 1:5], expected, atol=2e-5, rtol=0)
+
+
+def test_kp_rpe_moves_with_the_points_and_without_them_takes_the_templates():
+    torch.manual_seed(0)
+    vit = build_backbone("ViT_T_KPRPE", 16, (48, 64)).eval()
+    assert not any(p.any() for p in vit.keypoint_encoding.parameters())  # as a ViT at the start
+    torch.nn.init.normal_(vit.keypoint_encoding.linear.weight)
+    pixels, points = torch.randn(2, 3, 48, 64), torch.rand(2, 5, 2)
+
+    def bias(points):  # of 6×8 patches, in the third block
+        encoding = vit.keypoint_encoding
+        return encoding.bias(encoding(points), 2).unflatten(3, (6, 8)).unflatten(2, (6, 8))
+
+    # The points, and both patches, one patch further to the right.
+    moved = bias(points + torch.tensor([8 / 64, 0.0]))[:, :, :, 1:, :, 1:]
+    torch.testing.assert_close(moved, bias(points)[:, :, :, :-1, :, :-1])
+    size = torch.tensor([64.0, 48.0])
+    usual = torch.from_numpy(template((48, 64))).float() / size
+    with torch.no_grad():
+        torch.testing.assert_close(vit(pixels), vit(pixels, usual.expand(2, 5, 2)))
+        assert not torch.allclose(vit(pixels), vit(pixels, points))
+        with pytest.raises(ValueError, match="has no KP-RPE"):
+            build_backbone("ViT_T", 16, (48, 64))(pixels, points)
+
+
 def test_drop_path_leaves_out_whole_branches_of_images_and_keeps_the_mean():
     rates = [
         block.drop_path.probability for block in build_backbone("ViT_T", drop_path=0.22).blocks
@@ -153,6 +212,7 @@ def test_drop_path_leaves_out_whole_branches_of_images_and_keeps_the_mean():
     [
         ({"name": "ViT_T", "heads": 7}, "heads is 7; it must divide the width, 256"),
         ({"name": "ViT_T", "mask_ratio": 1.0}, "mask_ratio is 1.0"),
+        ({"name": "ViT_S_KPRPE", "mask_ratio": 0.1}, "mask_ratio is 0.1; with KP-RPE"),
         ({"name": "ViT_T", "input_size": (16, 16), "patch_size": 17}, "patch_size is 17"),
         ({"name": "resnet50_ir"}, "ResNet50_IR"),
         ({"name": "MobileFaceNet", "feature_dim": 0}, "feature_dim is 0"),

@@ -53,7 +53,10 @@ def test_published_recipes_hold_the_published_settings():
     assert vit.batch_size / 8 / vit.accumulate_steps == 256
     assert (vit.margin, vit.margin_size, vit.sample_rate) == ("CosFace", 0.4, 0.3)
     assert (vit.total_epoch, vit.warmup_epochs) == (40, 40 // 10)
-    for recipe in (insightface, adaface):
+    kprpe = dataclasses.replace(Config(), **RECIPES["cvlface_wf4m_vit_kprpe"].settings)
+    assert (kprpe.batch_size / 7, kprpe.optimizer, kprpe.initial_lr) == (256, "sgd", 0.1)
+    assert (kprpe.milestones, kprpe.total_epoch, kprpe.warmup_epochs) == ((12, 20, 24), 26, 1)
+    for recipe in (insightface, adaface, kprpe):
         assert (recipe.weight_decay, recipe.feature_dim) == (5e-4, 512)
         head = build_head(recipe.margin, 2, 2, recipe.scale_size, recipe.margin_size)
         assert head.scale == 64
@@ -62,7 +65,7 @@ def test_published_recipes_hold_the_published_settings():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_need_nothing_but_paths(recipe):
     paths = {"webface_dataset_path": "somewhere", "ms1m_dataset_path": "somewhere"}
-    if RECIPES[recipe].settings["train_dataset"] in ("Own", "WebFace42M"):
+    if RECIPES[recipe].settings["train_dataset"] in ("Own", "WebFace42M", "WebFace4M"):
         paths = {"train_dataset_path": "somewhere"}
     if recipe == "fine_tuning":
         paths["pretrained"] = "weights"
@@ -148,6 +151,7 @@ def test_settings_survive_their_trip_through_plain_values():
         ({"initial_lr": 0.0}, "above 0"),
         ({"initial_lr": float("nan")}, "finite"),
         ({"input_size": (112, 100)}, "multiple of 16"),
+        ({"backbone": "ViT_T_KPRPE", "mask_ratio": 0.1}, "with KP-RPE sees all patches"),
         ({"mask_ratio": 0.1}, "only the ViT networks have it, and backbone is MobileFaceNet"),
         ({"use_amp": True, "amp_dtype": "fp16"}, "bf16 or auto"),
         ({"device": "cuda:1"}, "0 CUDA devices"),

@@ -21,7 +21,7 @@ from Utils.Evaluation_Utils.embedding import embed, fold
 from Utils.Evaluation_Utils.report import evaluate_pairs, sample_pairs
 
 CPU = torch.device("cpu")
-FAMILIES = ("MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ResNet50", "ViT_T")
+FAMILIES = ("MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ResNet50", "ViT_T", "ViT_T_KPRPE")
 
 
 def trained(name: str, size: int = 32, **variant: object) -> nn.Module:

@@ -143,7 +143,7 @@ def randomised(name: str, size: tuple[int, int] = (32, 32)) -> torch.nn.Module:
     return backbone
 
 
-@pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ViT_T"])
+@pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ViT_T_KPRPE"])
 def test_onnx_and_pt2_give_the_networks_output(name, tmp_path):
     backbone = randomised(name)
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)

@@ -107,8 +107,15 @@ def depth(network, number, mode="ir"):
     return partial(network, depth=number, mode=mode)
 
 
-def cvlface_vit(net, x, depth=24, heads=16, ratio=3):
-    return networks.vit(net, x, 512, depth, patch=8, heads=heads, ratio=ratio, masks=False)
+def cvlface_vit(net, x, depth=24, heads=16, ratio=3, points=None):
+    settings = {"heads": heads, "ratio": ratio, "points": points}
+    return networks.vit(net, x, 512, depth, patch=8, masks=False, **settings)
+
+
+def cvlface_kprpe(net, x, **settings):
+    """As with the points of an aligned face."""
+    points = torch.tensor(networks.POINTS, device=x.device).double()[None] / 112
+    return cvlface_vit(net, x, points=points, **settings)
 
 
 CASES = [
@@ -174,6 +181,12 @@ CASES = [
     Case("cvlface", "ResNet18_IR", depth(networks.iresnet, 18), partial(prefixed, "net.")),
     Case("insightface", "ViT_T", partial(networks.vit, width=256, depth=12), size=(64, 64)),
     Case("cvlface", "ViT_B", cvlface_vit, partial(prefixed, "net."), size=(32, 32)),
+    Case(
+        "cvlface",
+        "ViT_S_KPRPE",
+        partial(cvlface_kprpe, depth=12, heads=8, ratio=5),
+        partial(prefixed, "net."),
+    ),
     Case("facex_zoo", "ResNet50_IR", depth(networks.irse, 50), facex_zoo, BGR_128),
     Case("facex_zoo", "MobileFaceNet", mobilefacenets.treb1en_mobilefacenet, facex_zoo, BGR_128),
 ]
@@ -277,6 +290,7 @@ DEEP = [
         partial(prefixed, "net."),
         (112, 112),
     ),
+    ("cvlface", "ViT_B_KPRPE", cvlface_kprpe, partial(prefixed, "net."), (112, 112)),
     ("own", "SEResNet200_IR", depth(networks.iresnet, 200, "ir_se"), dict, (112, 112)),
 ]
 

@@ -69,7 +69,10 @@ TRACED = functools.partial(torch.compile, backend="aot_eager", dynamic=False)
 
 @pytest.mark.parametrize(
     ("name", "training"),
-    [("MobileFaceNet", False), *((n, True) for n in ("MobileFaceNet", "ResNet18_IR", "ViT_T"))],
+    [
+        ("MobileFaceNet", False),
+        *((n, True) for n in ("MobileFaceNet", "ResNet18_IR", "ViT_T_KPRPE")),
+    ],
 )
 def test_a_backbone_is_compiled_as_one_graph(name, training):
     torch.manual_seed(0)

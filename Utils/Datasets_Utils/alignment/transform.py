@@ -8,17 +8,11 @@ the upper left pixel.
 import cv2
 import numpy as np
 
-# Where the five points come to lie in 112×112: insightface's template ("ArcFace").
-TEMPLATE = np.array(
-    [
-        (38.2946, 51.6963),
-        (73.5318, 51.5014),
-        (56.0252, 71.7366),
-        (41.5493, 92.3655),
-        (70.7299, 92.2041),
-    ]
-)
-_SIDE = 112
+from Backbone import preprocessing
+
+# Where the five points come to lie in 112×112, 5×2.
+TEMPLATE = np.array(preprocessing.TEMPLATE)
+_SIDE = preprocessing.TEMPLATE_SIDE
 _SMALLEST = 1.0  # pixels between the outermost points
 _FARTHEST = 1e6  # pixels: of no photograph
 

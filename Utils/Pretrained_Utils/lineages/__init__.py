@@ -177,13 +177,20 @@ LINEAGES = (
             layouts.IRESNET,
             layouts.CVLFACE_VIT_SMALL,
             layouts.CVLFACE_VIT_BASE,
+            layouts.CVLFACE_KPRPE,
         ),
         places=(("", "net."), ("", "model.net.")),
     ),
     Lineage(
         "own",
         OWN,
-        (layouts.OWN_MOBILEFACENET, layouts.OWN_RESNET_IR, layouts.OWN_RESNET, layouts.VIT),
+        (
+            layouts.OWN_MOBILEFACENET,
+            layouts.OWN_RESNET_IR,
+            layouts.OWN_RESNET,
+            layouts.VIT,
+            layouts.OWN_KPRPE,
+        ),
     ),
 )
 

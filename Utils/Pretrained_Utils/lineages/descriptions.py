@@ -70,6 +70,7 @@ ENTRIES = {
             "mlp_ratio?": "a whole number",
             "drop_path?": "a number",
             "mask_ratio?": "a number",
+            "keypoints?": "true or false",
             "settings?": "a dictionary",
         },
     },

@@ -3,8 +3,8 @@
 A `Layout` pairs their name of each module with this project's. Tensors inside a module (weight,
 bias, running_mean, ...) have the same names everywhere, so a name is a module and a leaf.
 
-In four families: ResNet-IR, MobileFaceNet, ResNet and ViT. The facts were read from the public
-repositories: wujiyang/Face_Pytorch, QuasarLight/Pytorch_Face_Recognition,
+In five families: ResNet-IR, MobileFaceNet, ResNet, ViT, and ViT with KP-RPE. The facts were read
+from the public repositories: wujiyang/Face_Pytorch, QuasarLight/Pytorch_Face_Recognition,
 Xiaoccer/MobileFaceNet_Pytorch, TreB1eN/InsightFace_Pytorch, ZhaoJ9014/face.evoLVe,
 deepinsight/insightface (recognition/arcface_torch), IrvingMeng/MagFace, Tencent/TFace,
 HuangYG123/CurricularFace, mk-minchul/AdaFace and CVLface, JDAI-CV/FaceX-Zoo.
@@ -17,6 +17,7 @@ from typing import Any
 from Backbone.mobilefacenet import REPEATS
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, UNITS
+from Backbone.vit import KPRPE_SIZES
 from Backbone.vit import SIZES as VIT_SIZES
 
 # How many units each stage has; the family says what a stage is.
@@ -28,7 +29,7 @@ Pairs = list[tuple[str, str]]
 class Layout:
     """How one code base names the modules of one family of networks.
 
-    family: ResNetIR, MobileFaceNet, ResNet or ViT.
+    family: ResNetIR, MobileFaceNet, ResNet, ViT or KPRPE.
     fixed: their modules outside the units -> ours; "" is the network itself.
     unit: their modules inside a unit -> ours; a network need not have all of them.
     units: from the counts, (their name, our name) of every unit in order.
@@ -315,7 +316,7 @@ EVOLVE_RESNET = replace(
 )
 
 # --- ViT -----------------------------------------------------------------------------------------
-# Counts are the number of blocks. Names are the same everywhere.
+# Counts are the number of blocks. Names are the same everywhere, but for KP-RPE's.
 
 
 def _vit_blocks(counts: Counts) -> Pairs:
@@ -336,3 +337,11 @@ CVLFACE_VIT_BASE = replace(
     variant={"patch_size": 8, "mlp_ratio": 3, "heads": 16},
     unseen={"heads": 16},
 )
+# The shapes tell the settings; a layout's variant is what differs from the table of backbones.
+CVLFACE_KPRPE = replace(
+    VIT,
+    family="KPRPE",
+    fixed={**VIT.fixed, "keypoint_linear": "keypoint_encoding.linear"},
+    counts=tuple(dict.fromkeys((VIT_SIZES[size][1],) for size in KPRPE_SIZES)),
+)
+OWN_KPRPE = replace(CVLFACE_KPRPE, fixed={**VIT.fixed, **_same("keypoint_encoding.linear")})

@@ -16,8 +16,11 @@ import torch
 from torch import nn
 
 from Backbone import ArchitectureError, build_backbone
+from Backbone.kprpe import BUCKETS
 from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet_ir import BOTTLENECK_UNITS, CHANNELS, EXPANSION, UNITS
+from Backbone.vit import DEFAULTS as VIT_DEFAULTS
+from Backbone.vit import KPRPE_SIZES
 from Backbone.vit import SIZES as VIT_SIZES
 from Config.errors import shortened
 from Utils.Pretrained_Utils.contents import Contents, State
@@ -274,17 +277,29 @@ def _read_vit(ours: State, counts: Counts) -> dict[str, Any]:
         raise _ShapeError(
             f"no ViT has {counts[0]} blocks of width {width} and patches of {_shape(tuple(patch))}"
         )
-    variant: dict[str, Any] = {}
-    if patch[0] != 9:
-        variant["patch_size"] = patch[0]
-    if (ratio := _shape_of(ours, "blocks.0.mlp.fc1.weight", 2)[0] // width) != 4:
-        variant["mlp_ratio"] = ratio
+    settings = {
+        "patch_size": patch[0],
+        "mlp_ratio": _shape_of(ours, "blocks.0.mlp.fc1.weight", 2)[0] // width,
+    }
     return {
         "name": f"ViT_{name}",
         "feature_dim": _shape_of(ours, "feature.2.weight", 2)[0],
         "input_size": _size_of_patches(_shape_of(ours, "pos_embed", 3)[1], patch[0]),
-        "variant": variant,
+        "variant": {k: v for k, v in settings.items() if v != VIT_DEFAULTS[k]},
     }
+
+
+def _read_kprpe(ours: State, counts: Counts) -> dict[str, Any]:
+    """Beside a ViT's, one row of its layer for each bucket, head and block."""
+    found = _read_vit(ours, counts)
+    size = found["name"].removeprefix("ViT_")
+    if size not in KPRPE_SIZES:
+        raise _ShapeError(f"no network with KP-RPE has {found['name']}'s width and blocks")
+    rows = _shape_of(ours, "keypoint_encoding.linear.weight", 2)[0]
+    settings = {**VIT_DEFAULTS, **found["variant"], "heads": rows // (BUCKETS * counts[0])}
+    usual = {**VIT_DEFAULTS, **KPRPE_SIZES[size]}
+    variant = {k: v for k, v in settings.items() if v != usual[k]}
+    return {**found, "name": f"ViT_{size}_KPRPE", "variant": variant}
 
 
 def _size_of_patches(patches: int, side: int) -> list[int]:
@@ -304,6 +319,7 @@ READERS = {
     "MobileFaceNet": _read_mobilefacenet,
     "ResNet": _read_resnet,
     "ViT": _read_vit,
+    "KPRPE": _read_kprpe,
 }
 
 

@@ -21,6 +21,8 @@ from Utils.processes import Processes
 from Utils.Training_Utils.augmentation import Augmentation, build_augmentation
 from Utils.Training_Utils.distillation.table import EmbeddingTable, embedding_table
 
+MAP = "projection.weight"  # T×D, of `Distillation`, where D is not T
+
 
 @dataclass
 class Teacher:
@@ -144,14 +146,14 @@ def check_teacher(
     before = saved.get("distillation")
     if before is None:
         return
-    if before["weights"]:
-        theirs = tuple(before["weights"]["projection.weight"].shape)
-        if teacher is None or theirs != (teacher.feature_dim, config.feature_dim):
+    for name, weight in before["weights"].items():
+        needed = (teacher.feature_dim, config.feature_dim) if teacher else None
+        if name != MAP or tuple(weight.shape) != needed:
             ours = f"a teacher of {teacher.feature_dim}" if teacher else "no teacher"
             raise CheckpointError(
-                f"checkpoint {path} has a map of its embeddings to the {theirs[0]} values of its "
-                f"teacher, and the settings have {ours}; resume with the run's own teacher, or "
-                f"start a new run from these weights with --pretrained."
+                f"checkpoint {path} has a map of its embeddings to those of its teacher, {name} of "
+                f"{tuple(weight.shape)}, and the settings have {ours}; resume with the run's own "
+                f"teacher, or start a new run from these weights with --pretrained."
             )
     same_name = config.teacher == saved["settings"].get("teacher")
     if teacher and same_name and before["teacher"] != teacher.digest:

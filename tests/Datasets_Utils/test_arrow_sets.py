@@ -281,6 +281,14 @@ def test_damaged_bytes_never_end_the_process(tmp_path, writer):
     assert all(str(folder) in error and len(error) < 700 for error in errors)
 
 
+def test_a_damaged_name_of_a_column_is_no_traceback(lfw, tmp_path):
+    folder = save(tmp_path / "x", table(cvlface(lfw)))
+    path = folder / "data-00000-of-00001.arrow"
+    path.write_bytes(path.read_bytes().replace(b"is_same", b"is_\xff\xfe\x80e"))
+    with pytest.raises(DataError, match="can't be read: it is damaged"):
+        open_verification_set(folder)
+
+
 def test_other_files_of_that_name_are_named(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(DataError, match=r"can't be read: it is a pointer of Git LFS"):

@@ -13,7 +13,7 @@ from Utils.Datasets_Utils.folds import consecutive_folds
 from Utils.Datasets_Utils.formats.arrow_set.columns import Columns, find_columns, flags
 from Utils.Datasets_Utils.formats.arrow_set.files import PARQUET, is_arrow, set_files
 from Utils.Datasets_Utils.formats.arrow_set.parquet import as_arrow
-from Utils.Datasets_Utils.formats.arrow_set.tables import Table, package, reading_table
+from Utils.Datasets_Utils.formats.arrow_set.tables import Table, check_names, package, reading_table
 from Utils.Datasets_Utils.formats.storage import MappedFile, PathTable
 from Utils.Datasets_Utils.images import image_size
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
@@ -110,6 +110,7 @@ def _columns_of(path: Path) -> Columns:
             import pyarrow.parquet
 
             schema = pyarrow.parquet.read_schema(files[0])
+            check_names(schema, arrow)
         else:
             schema = Table(files[0]).schema
     return find_columns(path, schema, arrow)

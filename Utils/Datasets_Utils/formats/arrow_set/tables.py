@@ -48,6 +48,13 @@ def reading_table(file: Path, arrow: ModuleType) -> Iterator[None]:
         raise DataError(f"{file} can't be read: {why}") from None
 
 
+def check_names(schema: Any, arrow: ModuleType) -> None:
+    """Raise ValueError for a name of a column, or of its fields, that is not UTF-8."""
+    for column in schema:
+        fields = column.type if arrow.types.is_struct(column.type) else ()
+        _ = column.name, [field.name for field in fields]  # pyarrow decodes them here
+
+
 class Bytes(NamedTuple):
     """The values of a column of bytes: offsets and sizes (int64 N) in the mapped file."""
 
@@ -75,6 +82,7 @@ class Table:
                 if bytes(content[-len(_END) :]) != _END:
                     raise ValueError("the mark at its end is missing")
             self.schema = reader.schema
+            check_names(self.schema, arrow)
             for batch in self.batches:
                 batch.validate(full=True)
 

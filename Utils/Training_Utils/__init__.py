@@ -15,6 +15,7 @@ profiling.py         where the time of a few steps goes
 checkpoints/         writing and reading a run's checkpoints
 merge_checkpoint.py  the command that makes one file of a sharded checkpoint
 reports/             log, figures, curves and results of a run
+compare_losses/      the command that compares two trainings step by step
 discovery.py         the tables that --list prints
 sweep.py             many runs, one for each combination of settings, and their table
 """

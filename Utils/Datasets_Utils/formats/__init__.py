@@ -293,6 +293,7 @@ FOLDER = Format(
 # The first row that recognises a path opens it, so formats that are recognised by the contents of a
 # folder come before the folder of images.
 _INSIGHTFACE = "https://github.com/deepinsight/insightface"
+_HUGGING_FACE = "https://github.com/huggingface/datasets"
 FORMATS = (
     Format("a .bin file", is_bin, None, open_bin, source=_INSIGHTFACE),
     Format(
@@ -328,9 +329,18 @@ FORMATS = (
         source="https://github.com/LMDB/lmdb",
     ),
     Format(
-        "a folder of Hugging Face's datasets with pairs", is_arrow_pairs, None, open_arrow_pairs
+        "a folder of Hugging Face's datasets with pairs",
+        is_arrow_pairs,
+        None,
+        open_arrow_pairs,
+        source=_HUGGING_FACE,
     ),
-    Format("a folder of Hugging Face's datasets (arrow or parquet)", is_arrow, open_arrow),
+    Format(
+        "a folder of Hugging Face's datasets (arrow or parquet)",
+        is_arrow,
+        open_arrow,
+        source=_HUGGING_FACE,
+    ),
     Format(
         "a .zip, .tar, .tgz, .tar.gz or .tar.xz of a folder tree",
         is_archive,

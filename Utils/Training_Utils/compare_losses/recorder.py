@@ -1,9 +1,9 @@
 """Trains some steps in a tree of this repository's files, and tells about the tensors of each step.
 
 This file is run by its path, so that it also works in a tree of an older commit, which lacks it. Of
-that tree it needs `Config.read_config` and `settings_for`, and `Trainer` with `step`, `state` and
-`run`. It answers in lines of JSON: for each step the name and digest of every tensor; then it waits
-for a line, which is "next", or the number of a tensor to write to a file.
+that tree it needs `Config.read_config`, and `Trainer` with `step`, `state` and `run`. It answers in
+lines of JSON: for each step the name and digest of every tensor; then it waits for a line, which is
+"next", or the number of a tensor to write to a file.
 """
 
 import hashlib
@@ -13,6 +13,8 @@ import os
 import socket
 import sys
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -111,12 +113,17 @@ def _digest(tensor: Tensor) -> str:
 
 def record(job: dict[str, Any], channel: Any) -> None:
     """Train in this process with the modules of `job["tree"]`."""
-    from Config import read_config, settings_for
-    from Utils.Training_Utils import start, trainer
+    import Config
+    from Utils.Training_Utils import trainer
 
-    known = inspect.signature(read_config).parameters
+    # Older commits have no such file, and resume no run here.
+    place = "Utils.Training_Utils.start"
+    start = import_module(place) if find_spec(place) else None
+    known = inspect.signature(Config.read_config).parameters
     doors = {name: getattr(start, name) for name in known if hasattr(start, name)}
-    config = read_config("", settings_for("training"), argv=job["flags"], **doors)
+    # Older commits have no such function; there, all settings are flags.
+    only = Config.settings_for("training") if hasattr(Config, "settings_for") else None
+    config = Config.read_config("", only, argv=job["flags"], **doors)
     changes = {**_QUIET, **(_PLAIN if job["double"] else {})}
     config = replace(config, **{name: v for name, v in changes.items() if hasattr(config, name)})
     torch.use_deterministic_algorithms(True, warn_only=True)

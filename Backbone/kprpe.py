@@ -49,6 +49,12 @@ def given_or(keypoints: Tensor | None, usual: Tensor) -> Tensor:
     return usual[None] if keypoints is None else keypoints
 
 
+def mirrored(keypoints: Tensor) -> Tensor:
+    """N×5×2 of the mirror images: what was on the left is on the right, and has its name."""
+    x, y = keypoints[:, [1, 0, 2, 4, 3]].unbind(2)
+    return torch.stack((1 - x, y), 2)
+
+
 class KeypointEncoding(nn.Module):
     """The tables of all blocks, as one linear layer of the points seen from a patch.
 

@@ -140,6 +140,15 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
 
 
+def fit_points(
+    points: np.ndarray, image_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Where `fit_image` brings K×2 points, x and y in pixels, of an image of (height, width)."""
+    given, wanted = np.array(image_size[::-1]), np.array(size[::-1])
+    scaled = np.maximum(wanted, np.round(given * (wanted / given).max()))
+    return (points + 0.5) * scaled / given - 0.5 - (scaled - wanted) // 2
+
+
 def image_suffix(encoded: bytes | np.ndarray) -> str:
     """The suffix for a file of these bytes, by their first ones; .jpg for an unknown format."""
     head = bytes(encoded[:12])

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +19,27 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from Backbone.kprpe import mirrored
 from Utils.cpu import lone_threads
-from Utils.Datasets_Utils.images import ImageError, fit_image, noting_flaws
+from Utils.Datasets_Utils.images import ImageError, fit_image, fit_points, noting_flaws
 from Utils.devices import full_precision
 from Utils.processes import ALONE, Processes
 from Utils.workers import SteadyLoader, WorkerError, shared
 
-Work = Callable[[torch.Tensor], torch.Tensor]
+
+class _Batch(NamedTuple):
+    """images: uint8 N×H×W×3. keypoints: float32 N×5×2 in 0..1; None: the network takes none."""
+
+    images: torch.Tensor
+    keypoints: torch.Tensor | None
+
+    def split(self, rows: int) -> list["_Batch"]:
+        images = self.images.split(rows)
+        points = [None] * len(images) if self.keypoints is None else self.keypoints.split(rows)
+        return [_Batch(*both) for both in zip(images, points, strict=True)]
+
+
+Work = Callable[[_Batch], torch.Tensor]
 
 EVAL_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,7 +61,9 @@ def embed(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Embed images with a backbone that is on `device`, in evaluation mode.
 
-    images: N of uint8 H×W×3 RGB, any size; scaled and cropped to the backbone's input size.
+    images: N of uint8 H×W×3 RGB, any size; scaled and cropped to the backbone's input size. It may
+        have `keypoints(index)`, the five points of an image in its pixels, 5×2, or None, for
+        networks with KP-RPE; they take the template's points where there are none.
     progress: label of a progress bar; None shows none.
     dtype: in which the network computes, one of EVAL_DTYPES.
     processes: share the work, batch by batch, with the same result as one process; all call this.
@@ -110,7 +127,7 @@ def embed_batches(
     """
     preprocessing = backbone.preprocessing
     loader = SteadyLoader(
-        _Images(images, preprocessing.input_size),
+        _Images(images, preprocessing.input_size, _usual_points(backbone)),
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_stack,
@@ -121,21 +138,24 @@ def embed_batches(
     network = fold(backbone, dtype)
     unreadable: deque[list[bool]] = deque()  # of the batches that are being computed
 
-    def readable() -> Iterator[torch.Tensor]:
-        for images, errors, flawed in loader:
+    def readable() -> Iterator[_Batch]:
+        for batch, errors, flawed in loader:
             if flaws is not None:
                 flaws.extend(flawed)
             if any(errors) and not skip_unreadable:
                 raise ImageError(next(filter(None, errors)))
             unreadable.append([error != "" for error in errors])
-            yield images
+            yield batch
 
     @torch.inference_mode()
-    def embed_both(images: torch.Tensor) -> torch.Tensor:
-        """uint8 N×H×W×3 -> float32 2×N×D, of the images and of their mirror images."""
-        images = images.to(device, non_blocking=True)
-        pixels = preprocessing(torch.cat((images, images.flip(2)))).to(dtype)  # 2N×3×H×W
-        return network(pixels).float().unflatten(0, (2, -1))
+    def embed_both(batch: _Batch) -> torch.Tensor:
+        """float32 2×N×D, of the images and of their mirror images."""
+        images = batch.images.to(device, non_blocking=True)
+        inputs = [preprocessing(torch.cat((images, images.flip(2)))).to(dtype)]  # 2N×3×H×W
+        if batch.keypoints is not None:
+            points = batch.keypoints.to(device, non_blocking=True)
+            inputs.append(torch.cat((points, mirrored(points))))
+        return network(*inputs).float().unflatten(0, (2, -1))
 
     in_turn = _in_threads if device.type == "cpu" else _one_ahead
     for both in in_turn(embed_both, readable()):
@@ -144,36 +164,59 @@ def embed_batches(
         yield embeddings
 
 
-class _Images(Dataset):
-    """The images at the network's input size, each with "", or with the error if it can't be
-    read: an exception would come out of a worker process wrapped in its traceback; and its flaws.
-    """
+def _usual_points(backbone: nn.Module) -> np.ndarray | None:
+    """float32 5×2 in 0..1: the template's points; None if the network takes none."""
+    takes = getattr(backbone, "takes_keypoints", False)
+    return backbone.keypoint_encoding.template.float().cpu().numpy() if takes else None
 
-    def __init__(self, images: Sequence[np.ndarray], input_size: tuple[int, int]) -> None:
+
+# An image at the network's input size; its points; "", or the error if it can't be read: an
+# exception would come out of a worker process wrapped in its traceback; its flaws.
+_Item = tuple[np.ndarray, np.ndarray | None, str, list[str]]
+
+
+class _Images(Dataset):
+    """The images, each with what `_Item` says. usual_points: where an image has none of its own;
+    None: the network takes none."""
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        input_size: tuple[int, int],
+        usual_points: np.ndarray | None,
+    ) -> None:
         self.images = images
         self.input_size = input_size
+        self.usual_points = usual_points
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, str, list[str]]:
+    def __getitem__(self, index: int) -> _Item:
         try:
             with noting_flaws() as flaws:
                 image = self.images[index]
-            return fit_image(image, self.input_size), "", flaws
         except ImageError as error:
-            return np.zeros((*self.input_size, 3), np.uint8), str(error), []
+            return np.zeros((*self.input_size, 3), np.uint8), self.usual_points, str(error), []
+        return fit_image(image, self.input_size), self._points(index, image), "", flaws
+
+    def _points(self, index: int, image: np.ndarray) -> np.ndarray | None:
+        find = getattr(self.images, "keypoints", None)
+        if self.usual_points is None or find is None or (points := find(index)) is None:
+            return self.usual_points
+        fitted = fit_points(points, image.shape[:2], self.input_size)
+        return (fitted / self.input_size[::-1]).astype(np.float32)
 
 
-def _stack(
-    batch: list[tuple[np.ndarray, str, list[str]]],
-) -> tuple[torch.Tensor, list[str], list[str]]:
-    """(uint8 N×H×W×3, the errors of the N images, the flaws of some of them)."""
-    images, errors, flaws = zip(*batch, strict=True)
-    return shared(torch.from_numpy(np.stack(images))), list(errors), [*chain(*flaws)]
+def _stack(items: list[_Item]) -> tuple[_Batch, list[str], list[str]]:
+    """(the batch, the errors of the N images, the flaws of some of them)."""
+    images, points, errors, flaws = zip(*items, strict=True)
+    stacked = None if points[0] is None else shared(torch.from_numpy(np.stack(points)))
+    batch = _Batch(shared(torch.from_numpy(np.stack(images))), stacked)
+    return batch, list(errors), [*chain(*flaws)]
 
 
-def _in_threads(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+def _in_threads(work: Work, batches: Iterable[_Batch]) -> Iterator[torch.Tensor]:
     """Compute slices of each batch in threads of their own; yields whole batches in order.
 
     A slice that several threads compute together is rounded differently for each number of
@@ -195,7 +238,7 @@ def _joined(slices: list[Future[torch.Tensor]]) -> torch.Tensor:
     return torch.cat([future.result() for future in slices], 1)
 
 
-def _one_ahead(work: Work, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+def _one_ahead(work: Work, batches: Iterable[_Batch]) -> Iterator[torch.Tensor]:
     """Yield each result, on the CPU, after the next batch has been launched: an asynchronous device
     computes that one while the caller has the result.
 

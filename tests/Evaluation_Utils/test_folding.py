@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -74,6 +75,36 @@ def test_a_folded_network_computes_the_same_with_fewer_layers(name, variant):
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert not backbone.training
+
+
+class Pointed(list):
+    """Images, of which all but the first have points."""
+
+    points = np.array([(20.0, 22.0), (45.0, 20.0), (33.0, 35.0), (24.0, 48.0), (42.0, 47.0)])
+
+    def keypoints(self, index):
+        return None if index == 0 else self.points + index
+
+
+def test_points_of_images_and_of_their_mirror_images_reach_a_network_with_kp_rpe():
+    torch.manual_seed(0)
+    vit = build_backbone("ViT_T_KPRPE", 16, (32, 32)).eval()
+    torch.nn.init.normal_(vit.keypoint_encoding.linear.weight)
+    vit.blocks = vit.blocks[:2]
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 80, 3), dtype=np.uint8)
+    found = embed(vit, Pointed(images), CPU, batch_size=2)
+    small = [cv2.resize(image, (40, 32), interpolation=cv2.INTER_AREA)[:, 4:36] for image in images]
+    points = torch.from_numpy((Pointed.points + np.arange(3)[:, None, None] + 0.5) / 2 - 0.5)
+    points = (points - torch.tensor([4, 0])).float() / 32  # the left of 40 columns is cut off
+    points[0] = vit.keypoint_encoding.template
+    other = points.clone()
+    for point, name in enumerate((1, 0, 2, 4, 3)):  # an eye that was on the left is on the right
+        other[:, point, 0], other[:, point, 1] = 1 - points[:, name, 0], points[:, name, 1]
+    pixels = vit.preprocessing(torch.from_numpy(np.stack(small)))
+    with torch.no_grad():
+        for both, place, there in ((found[0], points, pixels), (found[1], other, pixels.flip(3))):
+            torch.testing.assert_close(torch.from_numpy(both), vit(there, place))
+            assert not np.allclose(both[1:], vit(there)[1:], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR"])

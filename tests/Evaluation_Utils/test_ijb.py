@@ -309,6 +309,10 @@ def test_a_turned_and_larger_crop_comes_back_as_the_aligned_face(tmp_path):
     lists = replace(lists, names=["1.png"], points=points[None])
     aligned = AlignedCrops(tmp_path, lists, aligned=False)[0].astype(int)
     assert np.abs(aligned - face)[4:-4, 4:-4].mean() < 2
+    nudged = replace(lists, points=lists.points + move[:, :2] @ (0, 2) * [[0], [0], [1], [0], [0]])
+    found = AlignedCrops(tmp_path, nudged, aligned=False).keypoints(0) - TEMPLATE
+    assert found[2, 1] - found[:2, 1].mean() == pytest.approx(2, abs=0.3)  # the nose is lower
+    assert AlignedCrops(tmp_path, nudged, aligned=True).keypoints(0) is None
     assert AlignedCrops(tmp_path, lists, aligned=True)[0].shape == (250, 250, 3)
     with noting_flaws() as flaws:
         AlignedCrops(tmp_path, lists, aligned=False)[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.alignment.transform import TEMPLATE, similarity, warp
+from Utils.Datasets_Utils.alignment.transform import TEMPLATE, move, similarity, warp
 from Utils.Datasets_Utils.images import ImageError, ImageWarning, read_image
 from Utils.Evaluation_Utils.ijb.lists import Lists
 
@@ -42,3 +42,9 @@ class AlignedCrops:
                 f"can't be aligned."
             ) from None
         return warp(image, matrix)
+
+    def keypoints(self, row: int) -> np.ndarray | None:
+        """The five points of images[row], for networks with KP-RPE: float64 5×2, in its pixels.
+        None if the images are aligned already: the points are those of other crops."""
+        points = self.lists.points[row]
+        return None if self.aligned else move(points, similarity(points, TEMPLATE))

@@ -10,7 +10,10 @@ from pathlib import Path
 from tests.soak.campaign import Allowance, Row
 
 # Name of the module with `campaign(allowance)`: its share of the minutes.
-CAMPAIGNS: dict[str, float] = {}
+CAMPAIGNS: dict[str, float] = {
+    "kills": 15,
+    "length": 12,
+}
 
 
 def main() -> int:

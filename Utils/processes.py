@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import os
 import queue
 import re
+import signal
 import sys
 import threading
 import time
@@ -124,9 +126,18 @@ class Processes:
 ALONE = Processes()
 
 
+def stop_with_parent() -> None:
+    """Have this process receive SIGTERM when its parent dies; only on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+
+
 @contextmanager
 def started_by_torchrun() -> Iterator[Processes]:
     """The processes of a torchrun launch, joined; just this one without it.
+
+    If torchrun itself is killed, they get SIGTERM: without it they would train on, while somebody
+    continues the run with others.
 
     Where several fail, or one fails and the others with it, only the first to fail raises its
     error; the rest exit with status 1 and print nothing.
@@ -137,6 +148,7 @@ def started_by_torchrun() -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Processes()
         return
+    stop_with_parent()
     store, processes = _join()
     heartbeat = Heartbeat(partial(_end_alone, store))
     try:

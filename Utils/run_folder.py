@@ -3,6 +3,7 @@
 <save_dir>/<run>/settings.json  train.log  metrics.csv  curves.png  results.json
 <save_dir>/<run>/classes.csv        the labels in the data, of classes that were renumbered
 <save_dir>/<run>/events.out.tfevents.*  wandb/    for TensorBoard and W&B, where the settings say so
+<save_dir>/<run>/.lock              held by the process that trains the run
 <save_dir>/<run>/checkpoints/iteration_00000100.pt ... last.pt  best.pt
 <save_dir>/.torchrun_<launch>     which run that launch of torchrun trains, until the run is over
 
@@ -14,6 +15,7 @@ launch by its name, `TORCHELASTIC_RUN_ID`, and find their run in the file of tha
 
 import csv
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
@@ -23,7 +25,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from Config import Config
 from Utils.errors import CheckpointError, RunError
@@ -106,6 +108,36 @@ class RunFolder:
     def _file_or_folder(self, name: str) -> Path:
         folder = (self.checkpoints / name).with_suffix(SUFFIX)
         return folder if folder.exists() else self.checkpoints / name
+
+
+class RunLock:
+    """Held by the process that trains a run: a second one would write into the same files.
+
+    The system releases it when the process ends, however it ends. File systems that have no locks
+    go without.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[str] | None = None
+
+    def take(self, run: RunFolder) -> None:
+        """Raises RunError if another process has it."""
+        path = run.path / ".lock"
+        try:
+            self._file = open(path, "a")  # noqa: SIM115
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is training the run {run.path}; wait for its end, or stop it. "
+                f"If there is none, on no machine, remove {path}."
+            ) from None
+        except OSError:
+            pass
+
+    def release(self) -> None:
+        """May be called without `take`."""
+        if self._file:
+            self._file.close()
 
 
 def run_name(config: Config) -> str:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from Utils.errors import RunError, UserError
 
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS, where PyTorch's own handlers stay
 _TIME_TO_END = 1.0  # seconds, from a worker's last sign until the system says how it ended
 
@@ -44,10 +45,12 @@ class _SharedMemoryError(Exception):
 
 
 class SteadyLoader(DataLoader):
-    """A DataLoader whose workers survive Ctrl-C and SIGTERM that are sent to the process group.
+    """A DataLoader whose workers survive the signals that ask the whole process group to stop:
+    Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal.
 
     The run answers them, and still needs its workers to finish the iteration and to save. SIGTERM
-    from the run itself ends a worker: that is how multiprocessing stops what is left at exit.
+    from the run itself ends a worker: that is how multiprocessing stops what is left at exit. If
+    the run is killed, its workers notice that within seconds.
 
     Iterating raises WorkerError, between two batches, if a worker has crashed or was killed. A
     `collate_fn` that makes tensors gives them to `shared`.
@@ -70,9 +73,9 @@ class SteadyLoader(DataLoader):
     def _begin(self) -> Iterator[Any]:
         if not _CAN_WAIT:
             return super().__iter__()
-        resource_tracker.ensure_running()  # its start would unblock both signals
+        resource_tracker.ensure_running()  # its start would unblock two of them
         # Workers inherit what is blocked, so no signal finds them before they are set up.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
         on_end = signal.getsignal(signal.SIGCHLD)
         try:
             return super().__iter__()
@@ -129,6 +132,7 @@ def shared(tensor: Tensor) -> Tensor:
 
 def _leave_signals_to_parent(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if _CAN_WAIT:
         parent = multiprocessing.parent_process().pid
         threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()

@@ -216,13 +216,16 @@ class PairedOptimizer(Optimizer):
 
 
 def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Load the momenta of a checkpoint's optimiser; rates, weight decay and groups remain those of
-    the settings, and weights for which it has no momentum begin with 0.
+    """Load the momenta of a checkpoint's optimiser; initial rates, weight decay and groups remain
+    those of the settings, and weights for which it has no momentum begin with 0.
 
     saved: the `state_dict` of an optimiser of the same kind, with the same weights in the same
     order; its groups may differ.
     """
     groups = optimizer.state_dict()["param_groups"]
+    # The rate of the last step, until the schedule sets that of the next.
+    for group, before in zip(groups, saved.get("param_groups", []), strict=False):
+        group["lr"] = before["lr"]
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     _begin_momenta(optimizer)
 

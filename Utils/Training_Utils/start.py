@@ -34,6 +34,7 @@ from Utils.Pretrained_Utils.load import (
 from Utils.processes import ALONE, Processes
 from Utils.run_folder import (
     RunFolder,
+    RunLock,
     check_writable,
     create_run,
     find_checkpoint,
@@ -67,6 +68,7 @@ class RunStart:
 
     amp_dtype: of the backbone under autocast; None is float32. teacher: None without one.
     folder: None in para_adj_mode. resumed: the checkpoint that the state was restored from.
+    lock: the folder's, in the main process.
     """
 
     config: Config
@@ -79,6 +81,7 @@ class RunStart:
     teacher: Teacher | None
     folder: RunFolder | None
     resumed: Path | None
+    lock: RunLock
 
     def describe(self, where: str) -> list[str]:
         """Lines for the log. where: on which devices, as `Networks` says."""
@@ -160,9 +163,9 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
         state.restore(saved, config, processes)
     if teacher:
         teacher.prepare(config, data, device, processes)
-    folder = None
+    folder, lock = None, RunLock()
     if not config.para_adj_mode:
-        folder = processes.from_main(lambda: _make_folder(config, resumed, data.classes))
+        folder = processes.from_main(lambda: _make_folder(config, resumed, data.classes, lock))
     return RunStart(
         config=config,
         processes=processes,
@@ -174,6 +177,7 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
         teacher=teacher,
         folder=folder,
         resumed=resumed,
+        lock=lock,
     )
 
 
@@ -333,13 +337,17 @@ def _check_not_over(epoch: int, path: Path, config: Config) -> None:
     )
 
 
-def _make_folder(config: Config, resumed: Path | None, classes: Sequence[str] | None) -> RunFolder:
+def _make_folder(
+    config: Config, resumed: Path | None, classes: Sequence[str] | None, lock: RunLock
+) -> RunFolder:
     """The folder of a new run, or of the one that a checkpoint is the newest of; with the table of
-    renumbered classes."""
+    renumbered classes. Takes the lock of that run."""
     run = run_to_continue(resumed) if resumed else None
     if run is None:
         run = create_run(config)
+        lock.take(run)
     else:
+        lock.take(run)
         run.create(config)
         remove_unfinished(run)
         run.results.unlink(missing_ok=True)  # only a finished run has results

@@ -33,6 +33,7 @@ from Utils.Training_Utils.checkpoints.sharded import (
 )
 from Utils.Training_Utils.distillation.loss import Distillation
 from Utils.Training_Utils.optimization import Schedule, restore_optimizer
+from Utils.Training_Utils.reports.means import Means
 
 
 @dataclass
@@ -48,7 +49,8 @@ class TrainingState:
     """Networks, optimiser and position of a run.
 
     epoch: finished epochs. batch: finished batches of the current epoch. iteration: finished
-    iterations of the whole run. best: by test set, and "mean" over the sets.
+    iterations of the whole run. tested: the iteration of the last test. best: by test set, and
+    "mean" over the sets. means: of the figures since the last line of the log.
     flip_generator: on the device; decides which images are mirrored. average: of the backbone's
     weights, where `ema_decay` asks for it. distillation: the loss against a teacher, where there is
     one. start: lines for the log about the weights that the run began with.
@@ -65,7 +67,9 @@ class TrainingState:
     epoch: int = 0
     batch: int = 0
     iteration: int = 0
+    tested: int = 0
     best: dict[str, Best] = field(default_factory=dict)
+    means: Means = field(default_factory=Means)
     start: list[str] = field(default_factory=list)
 
     @property
@@ -89,6 +93,11 @@ class TrainingState:
         self.batch += 1
         if self.batch == batches_per_epoch:
             self.epoch, self.batch = self.epoch + 1, 0
+
+    def lacks_test(self, config: Config) -> bool:
+        """Whether a run that continues here begins with a test: one was due, or it is the end."""
+        due = self.iteration % config.test_freq == 0 and self.tested < self.iteration
+        return due or self.epoch == config.total_epoch
 
     def note_best(self, accuracies: dict[str, float]) -> set[str]:
         """Remember accuracies, by name, that are better than all before; returns their names."""
@@ -134,6 +143,8 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "random": random_states(self.flip_generator, processes),
             "position": {"epoch": self.epoch, "batch": self.batch, "iteration": self.iteration},
+            "tested": self.tested,
+            "means": self.means.checkpoint(processes),
             "best": {name: vars(best).copy() for name, best in self.best.items()},
         }
         if with_tables and self.head.group is None:
@@ -174,6 +185,8 @@ class TrainingState:
         self.epoch = saved["position"]["epoch"]
         self.batch = saved["position"]["batch"]
         self.iteration = saved["position"]["iteration"]
+        self.tested = saved.get("tested", self.iteration)  # once, checkpoints had neither
+        self.means.restore(saved.get("means", []), processes)
         self.best = {name: Best(**best) for name, best in saved["best"].items()}
         set_random_states(
             saved["random"], self.flip_generator, processes, config.seed, self.iteration

@@ -1,7 +1,6 @@
 """One training iteration: from a batch of images to changed weights."""
 
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,20 +13,8 @@ from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.distillation.teacher import Teacher
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.optimization import clip_gradients
+from Utils.Training_Utils.reports.means import StepResult
 from Utils.Training_Utils.state import TrainingState
-
-
-class StepResult(NamedTuple):
-    """What a step says of its N images, without gradient.
-
-    loss: mean margin loss. correct, nearest: bool N, see `HeadLoss`. distillation: mean distance to
-    the teacher's embeddings, see `distillation_loss`; None without a teacher.
-    """
-
-    loss: Tensor
-    correct: Tensor
-    nearest: Tensor
-    distillation: Tensor | None = None
 
 
 class TrainingStep:

@@ -1,28 +1,51 @@
-"""Stopping a run between two iterations when SIGTERM announces that the machine will be lost."""
+"""Stopping a run between two iterations: the machine will be lost, a user presses Ctrl-C, or the
+terminal is closed."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
+from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 
 from Utils.processes import Processes
 
+# A second Ctrl-C counts from here on: programs that start others pass the terminal's on to them, so
+# that one arrives twice.
+_DOUBLED = 0.5  # seconds
 
-class Sigterm:
-    """A context in which SIGTERM only sets `asked`, instead of ending the process."""
+_NOTE = b"\nStopping; pressed again, Ctrl-C ends at once and saves nothing.\n"
+
+
+class StopSignals:
+    """A context in which SIGTERM, SIGHUP and SIGINT only set `asked`, instead of ending the
+    process.
+
+    SIGHUP comes where a terminal is closed, SIGINT with Ctrl-C. A second Ctrl-C raises
+    KeyboardInterrupt. A signal that was ignored before stays ignored, as nohup wants SIGHUP to be.
+
+    interrupted: whether Ctrl-C was among them.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: object = None
+        self.interrupted = False
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                before = signal.getsignal(number)
+                if before not in (signal.SIG_IGN, None):  # None: not set by Python
+                    self._before[number] = before
+                    signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -31,15 +54,27 @@ class Sigterm:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self.interrupted and now - self._since > _DOUBLED:
+                raise KeyboardInterrupt
+            if not self.interrupted:
+                self._since = now
+                self._say()
+            self.interrupted = True
         self.asked = True
 
+    def _say(self) -> None:
+        with suppress(OSError):
+            os.write(2, _NOTE)  # not `print`, which the signal may have interrupted
 
-class StopRequest(Sigterm):
-    """A context in which SIGTERM, sent to any process, only asks all of them to stop.
+
+class StopRequest(StopSignals):
+    """`StopSignals` of all processes together: a signal to any of them asks all to stop.
 
     All processes stop after the same iteration. They agree on it by an all-reduce of one number in
     main memory, which runs while the next iteration is computed, so that nothing waits for a
@@ -48,6 +83,7 @@ class StopRequest(Sigterm):
 
     def __init__(self, processes: Processes) -> None:
         super().__init__()
+        self._processes = processes
         self._group = processes.group
         self._flag = torch.zeros((), dtype=torch.int32)
         self._work: dist.Work | None = None
@@ -61,8 +97,10 @@ class StopRequest(Sigterm):
         # If a process has died, torchrun ends the others by SIGTERM; the error comes first.
         if kind is None or self._group is None:
             super().__exit__(kind, error, trace)
-        if kind is None:
-            self._agreed()
+
+    def _say(self) -> None:
+        if self._processes.is_main:
+            super()._say()
 
     def due(self) -> bool:
         """Whether to stop now. All processes must call this once in each iteration."""
@@ -74,6 +112,13 @@ class StopRequest(Sigterm):
             self._flag, dist.ReduceOp.MAX, group=self._group, async_op=True
         )
         return agreed
+
+    def settle(self) -> None:
+        """Give all processes the same `asked` and `interrupted`. All of them must call this at the
+        end of the context."""
+        self._agreed()
+        seen = self._processes.gather((self.asked, self.interrupted))
+        self.asked, self.interrupted = (any(values) for values in zip(*seen, strict=True))
 
     def _agreed(self) -> bool:
         """The result of the last all-reduce."""

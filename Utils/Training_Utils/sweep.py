@@ -12,7 +12,6 @@ seeds from the n seeds that were trained.
 """
 
 import csv
-import ctypes
 import dataclasses
 import fcntl
 import hashlib
@@ -37,7 +36,7 @@ from Config.sweep import Variation, settings_of_run
 from Utils.errors import DataError, RunError, UserError
 from Utils.Evaluation_Utils.plots import save_figure
 from Utils.files import atomic_path, make_folder, save_json
-from Utils.processes import ALONE, Processes
+from Utils.processes import ALONE, Processes, stop_with_parent
 from Utils.run_folder import SWEEP, RunFolder, check_writable
 from Utils.tables import format_table
 from Utils.Training_Utils.data import fingerprint, open_training_data
@@ -49,11 +48,10 @@ from Utils.Training_Utils.reports.figures import (
     read_rows,
     series,
 )
-from Utils.Training_Utils.stopping import Sigterm
+from Utils.Training_Utils.stopping import StopSignals
 
 TRAIN = Path(__file__).resolve().parents[2] / "Train.py"
 INTERRUPTED = 130  # exit status after Ctrl-C
-PATIENCE = 10.0  # seconds that an interrupted run has to end
 STD = "sample standard deviation (n - 1) over the seeds"
 DONE, FAILED = "done", "failed"
 
@@ -87,7 +85,8 @@ def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
     """Train each run that is not done yet; write and print the table, draw the curves.
 
     Raises ConfigError, before anything is trained, for settings that can't be used, and RunError,
-    after everything is, if runs failed. SIGTERM ends it early: the run in progress is saved.
+    after everything is, if runs failed. SIGTERM, SIGHUP and Ctrl-C end it early: the run in
+    progress is saved. Ctrl-C raises KeyboardInterrupt then.
     """
     if processes.world_size > 1:
         text = ", ".join(sweep.axes)
@@ -104,7 +103,7 @@ def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
     folder = Path(save_dir) / sweep_name(sweep)
     make_folder(folder)
     runs = [SweepRun(variation) for variation, _ in sweep.runs]
-    with open(folder / ".lock", "w") as lock, Sigterm() as stop:
+    with open(folder / ".lock", "w") as lock, StopSignals() as stop:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -115,6 +114,8 @@ def run_sweep(sweep: Sweep, processes: Processes = ALONE) -> list[SweepRun]:
             write_files(sweep, runs, folder)
             if stop.asked:
                 print("\nAsked to stop. The same command continues the sweep.")
+                if stop.interrupted:
+                    raise KeyboardInterrupt
                 return runs
     print(f"\n{sweep_table(runs)}\n\nTable and curves: {folder}")
     if failed := sum(run.state == FAILED for run in runs):
@@ -141,7 +142,7 @@ def find_finished(config: Config) -> RunFolder | None:
     return same[-1] if same else None
 
 
-def _run(run: SweepRun, config: Config, sweep: str, lock: int, stop: Sigterm) -> None:
+def _run(run: SweepRun, config: Config, sweep: str, lock: int, stop: StopSignals) -> None:
     """Train one run until it is done or fails; it stays waiting where it was told to stop.
 
     sweep: the name of the sweep. lock: the file descriptor of its lock.
@@ -170,14 +171,14 @@ def _run(run: SweepRun, config: Config, sweep: str, lock: int, stop: Sigterm) ->
         print(f"failed: {reason}")
 
 
-def _train(config: Config, sweep: str, lock: int, stop: Sigterm) -> int:
+def _train(config: Config, sweep: str, lock: int, stop: StopSignals) -> int:
     """Train in a process of Train.py; returns its exit status, negative for a signal's number."""
     process = subprocess.Popen(
         [sys.executable, TRAIN, *flags_of(config)],
         env={**os.environ, SWEEP: sweep},
         pass_fds=[lock],  # if the sweep is killed, its lock is held until the run has ended too
         process_group=0,  # so that a terminal's Ctrl-C reaches it once, through the sweep
-        preexec_fn=_stop_with_parent,
+        preexec_fn=stop_with_parent,
     )
     try:
         while not stop.asked and process.poll() is None:
@@ -186,22 +187,12 @@ def _train(config: Config, sweep: str, lock: int, stop: Sigterm) -> int:
         if stop.asked:
             process.terminate()
         status = process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    except KeyboardInterrupt:  # a second Ctrl-C
+        process.kill()
         raise
     if status == INTERRUPTED:
-        raise KeyboardInterrupt
+        stop.asked = stop.interrupted = True
     return status
-
-
-def _stop_with_parent() -> None:
-    """Have this process, a run's, receive SIGTERM when the sweep's process dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
 def _runs_with(config: Config, sweep: str = "") -> list[RunFolder]:

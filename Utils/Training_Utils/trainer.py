@@ -43,6 +43,7 @@ class Trainer:
         self.test_sets = start.test_sets
         self.state = state
         self.run_folder = run
+        self._lock = start.lock
 
         known = start.teacher.table if start.teacher else None
         self.loader = build_loader(config, self.data, device, processes, known)
@@ -78,22 +79,30 @@ class Trainer:
         )
 
     def run(self) -> TrainingResult:
-        """Train to the last epoch, or until SIGTERM asks to stop; returns the figures.
+        """Train to the last epoch, or until a signal asks to stop (see `StopSignals`); returns the
+        figures.
 
         Raises RunError for a loss that is not finite, or if another process has ended; the last
         checkpoint is older and sound. Also if a worker of the loader has ended; a single process
-        has saved all its iterations.
+        has saved all its iterations. Raises KeyboardInterrupt if Ctrl-C ended it: pressed once,
+        after it has saved.
         """
         try:
             precision = training_precision(self.config, self.device)
             with precision, StopRequest(self.processes) as stop:
                 last = self._train(stop)
-            result = self._finish(last)  # before MegaFace, which takes long and may fail
+                result = self._finish(last)  # before MegaFace, which takes long and may fail
+                stop.settle()
+            if result.stopped and stop.interrupted:
+                raise KeyboardInterrupt
             if result.stopped:
-                resume = " To continue from it: --resume last." if self.run_folder else ""
                 self.log.info(
-                    f"asked to stop after iteration {result.iterations}. "
-                    f"{self._last_saved()}{resume}"
+                    f"asked to stop after iteration {result.iterations}. {self._how_to_continue()}"
+                )
+            elif self.megaface and stop.asked:
+                self.log.info(
+                    "asked to stop before MegaFace, which is not evaluated; "
+                    "MegaFace_Evaluation.py does that. Everything else is finished."
                 )
             elif self.megaface:
                 self.networks.broadcast_statistics(self.state.averaged)
@@ -101,7 +110,7 @@ class Trainer:
             self.log.info(describe_memory(self.device))
             return result
         except KeyboardInterrupt:
-            self.log.info(f"stopped at iteration {self.state.iteration}. {self._last_saved()}")
+            self.log.info(f"stopped at iteration {self.state.iteration}. {self._how_to_continue()}")
             raise
         except WorkerError as error:  # between two iterations
             if self.processes.group is None:
@@ -116,6 +125,7 @@ class Trainer:
             raise
         finally:
             self.progress.close()
+            self._lock.release()
 
     def _train(self, stop: StopRequest) -> dict[str, float] | None:
         """The loop. Returns the accuracies at the end; None if it was asked to stop."""
@@ -125,7 +135,7 @@ class Trainer:
             return state.iteration % frequency == 0
 
         accuracies = {}
-        if state.epoch == config.total_epoch:  # killed when all was trained, before its results
+        if state.lacks_test(config):  # it was killed, or asked to stop, before or in that test
             accuracies = self._test()
         for epoch in range(state.epoch, config.total_epoch):
             set_frozen(state.backbone, epoch < config.freeze_backbone_epochs)
@@ -151,6 +161,7 @@ class Trainer:
         """Evaluate the test sets; remember the best, and keep the weights of the best mean."""
         self._check_sound()
         state = self.state
+        state.tested = state.iteration
         self.networks.broadcast_statistics(state.averaged)
         try:
             show = self.progress.show_test
@@ -213,6 +224,13 @@ class Trainer:
             f"place of fp16 usually helps."
         )
 
+    def _how_to_continue(self) -> str:
+        resume = " To continue from it: --resume last." if self._has_checkpoint() else ""
+        return f"{self._last_saved()}{resume}"
+
     def _last_saved(self) -> str:
-        path = self.run_folder.last if self.run_folder else None
-        return f"The last checkpoint is {path}." if path and path.exists() else "Nothing is saved."
+        saved = self._has_checkpoint()
+        return f"The last checkpoint is {self.run_folder.last}." if saved else "Nothing is saved."
+
+    def _has_checkpoint(self) -> bool:
+        return self.run_folder is not None and self.run_folder.last.exists()

@@ -47,7 +47,7 @@ def test_workers_survive_the_signals_of_others_and_end_by_the_runs_own(method):
     seen = next(batches).tolist()
     workers = [pid for pid in children() - before if b"resource_tracker" not in _command(pid)]
     (worker,) = workers
-    for name in ("TERM", "INT"):
+    for name in ("TERM", "INT", "HUP"):
         subprocess.run(["kill", f"-{name}", str(worker)], check=True)
     time.sleep(0.2)
     assert runs(worker)

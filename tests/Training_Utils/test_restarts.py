@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from Utils.Training_Utils.checkpoints.run_checkpoints import (
 )
 from Utils.Training_Utils.merge_checkpoint import merge_folder
 from Utils.Training_Utils.start import build_state, checkpoint_to_resume, saved_settings
+from Utils.Training_Utils.state import Best
 
 PARTS = ("architecture", "backbone", "head", "optimizer", "position", "random")
 
@@ -136,18 +138,49 @@ def test_a_kill_between_two_renames_loses_no_checkpoint(tmp_path, monkeypatch):
     assert read_run(run.last)["num_images"] == 30
 
 
+def test_a_best_checkpoint_that_the_last_one_speaks_of_has_its_name(tmp_path, monkeypatch):
+    config = Config(input_size=(32, 32), feature_dim=8)
+    replace = os.replace
+    for kill_at in range(2, 7):  # of six, two are of the first of the two saves
+        run = RunFolder(tmp_path / f"run_{kill_at}")
+        run.create(config)
+        writer = CheckpointWriter(run, True, ALONE)
+        state, calls = trained_state(config, 60), iter(range(99))
+        writer.save(state, config, 10, best=True)
+        state.iteration = 120
+
+        def killed(*paths, calls=calls, kill_at=kill_at) -> None:
+            if next(calls) >= kill_at:
+                raise OSError("killed")
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", killed)
+        with suppress(OSError, RunError):
+            writer.save(state, config, 10)
+            state.best = {"mean": Best(0.5, 120)}
+            writer.save(state, config, 10, best=True)
+        monkeypatch.undo()
+        last = read_run(run.last)
+        if last["best"]:
+            assert run.best.resolve().name == "iteration_00000120.dcp", kill_at
+    assert last["best"], "it was killed before"
+
+
 def test_files_that_a_killed_process_was_writing_are_removed_and_no_others(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.create(Config())
     folder = run.checkpoints / "iteration_00000002.dcp"
     folder.mkdir()
     places = [run.checkpoints / "iteration_00000004.pt", run.best, folder / "common.pt"]
+    places += [run.metrics, run.results]
     writers = [atomic_path(place) for place in places]
     temporaries = [writer.__enter__() for writer in writers]
     kept = [*places, folder / "shard-1.safetensors", run.checkpoints / ".best.pt.mine.pt"]
     for path in kept:
         path.write_text("kept")
     assert all(path.exists() for path in temporaries)
+    temporaries.append(run.checkpoints / ".last.pt.link")
+    os.link(places[0], temporaries[-1])
     remove_unfinished(run)
     assert not any(path.exists() for path in temporaries)
     assert all(path.exists() for path in kept)

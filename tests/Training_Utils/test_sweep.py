@@ -288,7 +288,7 @@ def test_an_interrupt_of_the_sweep_alone_ends_its_run_too(tiny_faces, tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == 130
     (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
-    assert "stopped at iteration" in (run / "train.log").read_text()
+    assert "asked to stop after" in (run / "train.log").read_text()
 
 
 def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):

@@ -262,16 +262,16 @@ def test_sigterm_saves_and_the_run_can_go_on_in_one_process(tiny_faces, tmp_path
     assert f"continuing after iteration {done['iteration']}" in resumed.stdout
 
 
-@pytest.mark.parametrize("launch", [(), PLAIN])
-def test_sigterm_to_the_whole_process_group_saves_though_loaders_have_workers(
-    launch, tiny_faces, tmp_path
+@pytest.mark.parametrize(("launch", "number"), [((), signal.SIGHUP), (PLAIN, signal.SIGTERM)])
+def test_a_signal_to_the_whole_process_group_saves_though_loaders_have_workers(
+    launch, number, tiny_faces, tmp_path
 ):
     # As Kubernetes and SLURM send it; torchrun sends it on to the group of each process.
     flags = ["--total_epoch", "500", "--milestones=", "--save_freq", "1000", "--test_freq", "1000"]
     flags += ["--num_workers", "2", "--save_dir", tmp_path]
     process = start_script(*launch, "Train.py", *tiny_faces.flags, *flags, own_group=True)
     wait_for(tmp_path, "last.pt", process)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     said = "".join(process.communicate(timeout=60))
     done = read_run(only_run(tmp_path) / "checkpoints" / "last.pt")["position"]["iteration"]
     assert f"asked to stop after iteration {done}. The last checkpoint is" in said
@@ -279,6 +279,22 @@ def test_sigterm_to_the_whole_process_group_saves_though_loaders_have_workers(
     if not launch:  # torchrun ends with its own status and traceback
         assert process.returncode == 0
         assert "Traceback" not in said
+
+
+def test_if_torchrun_is_killed_its_processes_save_and_end(tiny_faces, tmp_path):
+    flags = ["--total_epoch", "4000", "--milestones=", "--save_freq", "1000", "--test_freq", "1000"]
+    process = start_script(*TWO, *tiny_faces.flags, *flags, "--save_dir", tmp_path)
+    wait_for(tmp_path, "last.pt", process)
+    left = workers(process)
+    process.send_signal(signal.SIGKILL)
+    log, deadline = only_run(tmp_path) / "train.log", time.monotonic() + 60
+    while "asked to stop after iteration" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = read_run(only_run(tmp_path) / "checkpoints" / "last.pt")["position"]["iteration"]
+    assert f"asked to stop after iteration {done}" in log.read_text()
+    for pid in left:  # forks of torchrun, which wait for it at their end; others do not
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_sigterm_stops_a_single_process_too(tiny_faces, tmp_path):

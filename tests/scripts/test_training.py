@@ -344,7 +344,7 @@ def test_a_full_disk_ends_the_run_in_one_paragraph(tiny_faces, tmp_path):
     assert_one_paragraph(run, "can't be written", "is the disk full?")
 
 
-def test_ctrl_c_says_where_to_go_on(tiny_faces, tmp_path):
+def test_ctrl_c_saves_and_says_where_to_go_on(tiny_faces, tmp_path):
     flags = [*tiny_faces.flags, "--total_epoch", "200", "--milestones=", "--save_dir", tmp_path]
     process = start_script("Train.py", *flags)
     deadline = time.monotonic() + 120
@@ -354,7 +354,9 @@ def test_ctrl_c_says_where_to_go_on(tiny_faces, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "The last checkpoint is" in out
+    done = torch.load(only_run(tmp_path) / "checkpoints/last.pt", weights_only=True)["position"]
+    assert f"stopped at iteration {done['iteration']}. The last checkpoint is" in out
+    assert "To continue from it: --resume last" in out
     assert "Traceback" not in out + err
 
 

@@ -7,6 +7,7 @@ Not part of `make test`: pytest collects no file here. `make soak` runs all of i
 
     campaign    a row of the table, and what shares the minutes among campaigns
     kills       runs that are killed or asked to stop, and continued
+    comparing   how such a run differs from one left alone
     points      the places of a run in which that happens
     length      long runs: memory, files, threads
     __main__    the table of campaigns, the command

@@ -7,8 +7,6 @@ results.json; if no process of it stays behind; and if no half-written file does
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import random
 import re
@@ -20,17 +18,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from tests.conftest import TinyFaces, make_tiny_faces
 from tests.processes import Script, start_script, torchrun
 from tests.soak.campaign import Allowance, Row
+from tests.soak.comparing import difference, rows_of
 from tests.soak.points import Hit, hooked
-from Utils.run_folder import RunFolder, is_checkpoint_folder
+from Utils.run_folder import RunFolder
 from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
-from Utils.Training_Utils.merge_checkpoint import merge_folder
 
 PATIENCE = 120.0  # seconds that a run of a second has to end, on a machine full of others
 ORPHANS_END = 20.0  # seconds after which no process of a killed run may be left
@@ -208,57 +203,11 @@ def not_stopped_well(
         saved = read_run(runs[0].last)["position"]["iteration"] if runs[0].last.exists() else 0
         if saved != int(found[1]):
             return f"saved iteration {saved}; {said_briefly}"
-    elif not finished(save_dir) and any(len(_rows(p)) for p in save_dir.glob("*/metrics.csv")):
+    elif not finished(save_dir) and any(len(rows_of(p)) for p in save_dir.glob("*/metrics.csv")):
         return f"it had begun and did not save; {said_briefly}"
     if form.processes == 1 and "Traceback" in said:
         return f"it ended with a traceback; {said_briefly}"
     return None
-
-
-def difference(run: RunFolder, alone: RunFolder) -> str | None:
-    """How a run differs from the one left alone; None if it does not."""
-    ours, theirs = ({p.name for p in r.checkpoints.iterdir()} for r in (run, alone))
-    if missing := theirs - ours:
-        return f"no {missing}"
-    half_written = [p.name for p in run.path.rglob(".*") if p.name != ".lock"]
-    if half_written:
-        return f"half-written files are left: {half_written}"
-    if not run.curves.is_file():
-        return "no curves.png"
-    for name, read in (("results", _json), ("metrics", _rows), ("last", _all), ("best", _all)):
-        paths = getattr(run, name), getattr(alone, name)
-        if where := _differ(*map(read, paths)):
-            return f"{paths[0].name} differs at {where}"
-    return None
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
-
-
-def _all(path: Path) -> dict[str, Any]:
-    state = merge_folder(path)[0] if is_checkpoint_folder(path) else read_run(path)
-    del state["settings"]  # with another save_dir
-    return state
-
-
-def _differ(ours: Any, theirs: Any, where: str = "") -> str | None:
-    """Where two values differ first, with them; None if they are equal to the last bit."""
-    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
-        return None if torch.equal(ours, theirs) else f"{where}: a tensor"
-    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
-        pairs = [(f"{where}.{key}", ours[key], theirs[key]) for key in ours]
-    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        pairs = [(f"{where}.{i}", *pair) for i, pair in enumerate(zip(ours, theirs, strict=True))]
-    else:
-        return None if ours == theirs else f"{where}: {ours}, alone {theirs}"[:1000]
-    return next(filter(None, (_differ(a, b, name) for name, a, b in pairs)), None)
 
 
 def send(how: Callable[[int, int], None], to: int) -> None:

@@ -15,6 +15,7 @@ from Head.classifier import MarginHead
 from Utils.errors import CheckpointError
 from Utils.Pretrained_Utils.lineages.descriptions import check_kinds
 from Utils.Training_Utils.checkpoints.sharded import TABLES, WEIGHT
+from Utils.Training_Utils.reports.means import ENTRIES
 
 _COUNT = "a whole number"
 _ENTRIES = {
@@ -80,6 +81,11 @@ def _wrong_values(state: dict[str, Any]) -> Iterator[str]:
     for name, best in state["best"].items():
         if not (isinstance(best, dict) and best.keys() == {"accuracy", "iteration"}):
             yield f"best.{name} is not an accuracy and an iteration"
+    means = state.get("means", [])
+    if not (isinstance(means, list) and all(map(_are_means, means))):
+        yield "means is not the sums of each process"
+    if type(state.get("tested", 0)) is not int:
+        yield "tested is not an iteration"
     random = state["random"]
     others = random.get("others", [])
     for own in (random, *others) if isinstance(others, list) else (None,):
@@ -87,6 +93,13 @@ def _wrong_values(state: dict[str, Any]) -> Iterator[str]:
             yield "random is not the states of random generators"
     if not _is_random_state(random.get("flip")):
         yield "random.flip is not the state of a random generator"
+
+
+def _are_means(own: object) -> bool:
+    """Whether a value is the sums of a process, as `Means.checkpoint` gives them."""
+    if not (isinstance(own, dict) and own.keys() == set(ENTRIES)):
+        return False
+    return all(isinstance(value, int | float) for value in own.values())
 
 
 def _are_random_states(own: object) -> bool:

@@ -142,12 +142,15 @@ class CheckpointWriter:
             path = self._run.checkpoints / f"iteration_{state.iteration:08d}{SUFFIX}"
             if path.resolve() == self._newest:  # nothing was trained since: the tables are the same
                 if self._processes.is_main:
+                    if best:  # before the checkpoint says so: a kill would leave it without a name
+                        self._name_folder(path, BEST)
                     write_tensors(path / COMMON, contents)
             else:
                 self._write_folder(path, state, contents)
                 self._newest = path.resolve()
             if self._processes.is_main:
-                self._name_folder(path, best)
+                for name in (BEST, LAST) if best else (LAST,):
+                    self._name_folder(path, name)
         elif self._processes.is_main:
             name = BEST if best else f"iteration_{state.iteration:08d}.pt"
             path = self._run.checkpoints / name
@@ -176,14 +179,13 @@ class CheckpointWriter:
         except OSError as error:
             raise RunError(not_written(path, error)) from None
 
-    def _name_folder(self, folder: Path, best: bool) -> None:
-        for name in (LAST, BEST) if best else (LAST,):
-            link = self._run.checkpoints / name
-            temporary = link.with_name(f".{name}.link")
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(folder.name)
-            os.replace(temporary, link.with_suffix(SUFFIX))
-            link.unlink(missing_ok=True)  # of a file, where the form of the checkpoints changed
+    def _name_folder(self, folder: Path, name: str) -> None:
+        link = self._run.checkpoints / name
+        temporary = link.with_name(f".{name}.link")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(folder.name)
+        os.replace(temporary, link.with_suffix(SUFFIX))
+        link.unlink(missing_ok=True)  # of a file, where the form of the checkpoints changed
 
     def _name_file(self, path: Path, best: bool) -> None:
         link_or_copy(path, self._run.checkpoints / LAST)
@@ -195,5 +197,7 @@ def remove_unfinished(run: RunFolder) -> None:
     """Remove what a killed process left half written."""
     for partial in run.checkpoints.glob(f".*{SUFFIX}{_PARTIAL}"):
         shutil.rmtree(partial, ignore_errors=True)
-    for folder in (run.checkpoints, *run.checkpoints.glob(f"iteration_*{SUFFIX}")):
+    for name in (LAST, BEST):
+        run.checkpoints.joinpath(f".{name}.link").unlink(missing_ok=True)
+    for folder in (run.path, run.checkpoints, *run.checkpoints.glob(f"iteration_*{SUFFIX}")):
         remove_temporaries(folder)

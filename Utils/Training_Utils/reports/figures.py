@@ -36,16 +36,21 @@ class Metrics:
         self.columns = [*TRAINING_COLUMNS, *self.losses[1:], *test_names]
         self.rows: list[Row] = []
 
-    def start(self, iteration: int = 0) -> None:
+    def start(self, iteration: int = 0, repeated: int | None = None) -> None:
         """Begin the file. Rows of a run that is resumed at an iteration are kept up to it.
 
         A run that was killed may have written rows after its last checkpoint: it will train those
-        iterations again. Raises DataError or RunError if the file can't be read or written.
+        iterations again. repeated: an iteration whose test will be made again, so that its row is
+        not kept. Raises DataError or RunError if the file can't be read or written.
         """
         if self.path is None:
             return
         if iteration and self.path.exists():
-            self.rows = [row for row in read_rows(self.path) if row["iteration"] <= iteration]
+            self.rows = [
+                row
+                for row in read_rows(self.path)
+                if row["iteration"] <= iteration and ("loss" in row or row["iteration"] != repeated)
+            ]
         with atomic_path(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             writer.writeheader()

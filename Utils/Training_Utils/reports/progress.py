@@ -11,11 +11,10 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
 from tqdm import tqdm
 
 from Config import Config
@@ -27,9 +26,9 @@ from Utils.Training_Utils.data import Batch
 from Utils.Training_Utils.profiling import StepProfile
 from Utils.Training_Utils.reports.curves import draw_curves
 from Utils.Training_Utils.reports.figures import DISTILLATION, Metrics
+from Utils.Training_Utils.reports.means import MeanFigures, StepResult
 from Utils.Training_Utils.reports.watchers import Watchers
 from Utils.Training_Utils.state import TrainingState
-from Utils.Training_Utils.step import StepResult
 
 _FLAWS_SHOWN = 5  # the others are in the log's file
 
@@ -58,9 +57,11 @@ class Progress:
         main_run = run if processes.is_main else None
         path = main_run.metrics if main_run else None
         self.metrics = Metrics(path, test_names, has_teacher=state.distillation is not None)
-        self.metrics.start(state.iteration)
-        _, losses = self.metrics.series("loss")  # of earlier work on the run
-        self._means = Means(processes, losses[-1] if losses else 0.0)
+        repeated = state.iteration if state.lacks_test(config) else None
+        self.metrics.start(state.iteration, repeated)
+        _, losses = self.metrics.series("loss")
+        if losses and not state.means.last.loss:  # once, checkpoints had no means
+            state.means.last = MeanFigures(losses[-1])
         self._unreadable: list[str] = []  # why images were left out since the last report
         self._flawed: list[str] = []  # what is wrong with those that were read all the same
         self._flaws = 0
@@ -68,7 +69,8 @@ class Progress:
         self._profile = StepProfile(config.profile, state.device, run.path if run else None, log)
         self._watchers = None
         if processes.is_main:
-            self._watchers = Watchers(config, run, self.metrics, state.iteration, log)
+            shown = state.iteration - (repeated is not None)
+            self._watchers = Watchers(config, run, self.metrics, shown, log)
         # Without a terminal, a bar would print a line for each update; the log's lines are printed.
         self._on_terminal = processes.is_main and sys.stderr.isatty()
         self._bar = tqdm(
@@ -91,20 +93,20 @@ class Progress:
         """Count one iteration; does not wait for the device."""
         self._unreadable += batch.unreadable
         self._flawed += batch.flawed
-        self._means.add(result)
+        self._state.means.add(result)
         self._images += len(batch.labels) * self._processes.world_size
         self._bar.update()
 
     def means(self) -> MeanFigures:
         """The means since the last report; waits for the device."""
-        return self._means.read()
+        return self._state.means.read(self._processes)
 
     def report(self) -> None:
         """Report the training figures since the last report; waits for the device."""
         self._report_images()
-        means = self._means.read()
+        means = self.means()
         loss, accuracy = means.loss, means.accuracy
-        self._means.restart()
+        self._state.means.restart()
         rate = self._state.optimizer.param_groups[0]["lr"]
         now = time.perf_counter()
         speed = self._images / max(now - self._since, 1e-9)
@@ -204,68 +206,14 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-class MeanFigures(NamedTuple):
-    """Means over images: margin loss, training accuracy, and distillation loss (0 without it)."""
-
-    loss: float
-    accuracy: float
-    distillation: float = 0.0
-
-
-class Means:
-    """The mean losses and training accuracy since `restart`, summed on the device.
-
-    To read a figure in each iteration would wait for the device. A loss that is not finite stays in
-    the sum, so it can't go unnoticed between two reports.
-
-    The accuracy is the share of images whose cosine to their own class, without the margin, is the
-    highest, each image counted with the weights that it was trained on.
-
-    processes: whose images are counted. loss: the mean until the first one is added.
-    """
-
-    def __init__(self, processes: Processes, loss: float = 0.0) -> None:
-        self._processes = processes
-        self._last = MeanFigures(loss, 0.0)
-        self._is_read = True
-        self._loss_sum = self._nearest = self._distilled = torch.zeros(())
-        self._images = self._iterations = 0
-
-    def restart(self) -> None:
-        """Begin new means."""
-        self._loss_sum = self._nearest = self._distilled = torch.zeros(())
-        self._images = self._iterations = 0
-
-    def add(self, result: StepResult) -> None:
-        """Add the losses of one iteration, scalars, and the outcomes of its N images."""
-        self._loss_sum = self._loss_sum + result.loss.detach()
-        if result.distillation is not None:
-            self._distilled = self._distilled + result.distillation
-        self._nearest = self._nearest + result.nearest.sum()  # whole numbers
-        self._images += len(result.nearest)
-        self._iterations += 1
-        self._is_read = False
-
-    def read(self) -> MeanFigures:
-        """The means over all processes, which must all call this; waits for the device.
-
-        If nothing was added since `restart`, what they were before.
-        """
-        if not self._is_read:
-            losses = (self._loss_sum, self._distilled)
-            loss, distilled = (total.item() / self._iterations for total in losses)
-            own = (loss, self._nearest.item() / self._images, distilled)
-            columns = zip(*self._processes.gather(own), strict=True)
-            # Each process has as many images as the others.
-            self._last = MeanFigures(*(sum(column) / len(column) for column in columns))
-            self._is_read = True
-        return self._last
-
-
 class _Screen(logging.Handler):
+    """Prints lines; where that fails, as the terminal was closed or `tee` has ended, the run goes
+    on without: the log's file has them."""
+
     def emit(self, record: logging.LogRecord) -> None:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        tqdm.write(record.getMessage().encode(encoding, "backslashreplace").decode(encoding))
+        with suppress(OSError):
+            tqdm.write(record.getMessage().encode(encoding, "backslashreplace").decode(encoding))
 
 
 def open_log(path: Path | None, screen: bool = True) -> logging.Logger:

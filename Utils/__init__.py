@@ -10,6 +10,7 @@ The files that all of them use:
 errors.py          exceptions for the user's mistakes; `run_script`
 file_kinds.py      what a file is that is not what its user took it for
 files.py           writing files completely or not at all; errors of reading that name the file
+pickle_checks.py   what would crash Python in reading a pickle, found beforehand
 pickled_arrays.py  NumPy's values in a pickle, read without running anything
 matlab_files.py    variables of MATLAB's files, checked
 tables.py          aligns text in columns

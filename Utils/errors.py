@@ -40,8 +40,11 @@ def run_script(main: Callable[[], None], keep_memory: bool = True) -> None:
     """
     if keep_memory:
         keep_freed_memory()
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may not be UTF-8
+        write = sys.stdout.write
+        sys.stdout.write = lambda text: write(_printable(text))
     try:
         main()
     except UserError as error:
@@ -53,6 +56,22 @@ def run_script(main: Callable[[], None], keep_memory: bool = True) -> None:
         sys.exit(130)
 
 
+def _printable(text: str) -> str:
+    """A text without control codes: names from a file may have those of a terminal."""
+    if text.isprintable():
+        return text
+    # Blanks of any width, and bytes that are not UTF-8, which are printed as their numbers.
+    return "".join(
+        c
+        for c in text
+        if c.isprintable()
+        or c in "\t\n\r\xa0"
+        or "\u2000" <= c <= "\u200a"
+        or c == "\u3000"
+        or "\ud800" <= c <= "\udfff"
+    )
+
+
 def _fail(message: str) -> None:
     print_error(message)
     sys.exit(1)
@@ -60,8 +79,7 @@ def _fail(message: str) -> None:
 
 def print_error(message: str) -> None:
     """Print what is said to the user as one paragraph."""
-    # Names from a file may contain anything, even a terminal's control codes.
-    message = "".join(c for c in message if c.isprintable() or c.isspace())
+    message = _printable(message)
     # A command, between backquotes, stays in one line, to be copied.
     message = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\0"), message)
     paragraph = textwrap.fill(

@@ -2,12 +2,19 @@
 
 import os
 import shlex
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+# What Python's readers of archives raise for damaged ones; MemoryError for a size that can't be.
+ARCHIVE_ERRORS = (
+    *(OSError, EOFError, ValueError, OverflowError, MemoryError, LookupError, struct.error),
+    *(zipfile.BadZipFile, zlib.error, tarfile.TarError, NotImplementedError, RuntimeError),
+)
 
 
 def other_kind(path: Path) -> str:
@@ -23,7 +30,7 @@ def other_kind(path: Path) -> str:
             "it is a network in ONNX, which can only be evaluated: the evaluation scripts take it "
             "as --checkpoint. Here, give the weights that it was made of."
         )
-    if _holds(_is_exported, path):
+    if _is_exported(path):
         return (
             "it is an exported PyTorch program (.pt2), not read here; give the weights that it "
             "was made of."
@@ -39,24 +46,27 @@ def other_kind(path: Path) -> str:
 def _holds(is_one: Callable[[Path], bool], path: Path) -> bool:
     try:
         return is_one(path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):  # damaged
+    except ARCHIVE_ERRORS:
         return False
+
+
+def zip_names(path: Path) -> list[str]:
+    """The names in a zip; none of them for another file, or a damaged one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except ARCHIVE_ERRORS:
+        return []
 
 
 def _is_exported(path: Path) -> bool:
     """Whether `torch.export.save` wrote this."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/archive_format") for name in archive.namelist())
+    return any(name.endswith("/archive_format") for name in zip_names(path))
 
 
 def _is_zip(path: Path) -> bool:
     """Whether this is a .zip, and not one of PyTorch's own."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return not any(name.endswith("/data.pkl") for name in archive.namelist())
+    return not any(name.endswith("/data.pkl") for name in zip_names(path) or ["/data.pkl"])
 
 
 def is_onnx(path: Path) -> bool:

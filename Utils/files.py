@@ -10,6 +10,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from Utils.errors import CheckpointError, DataError, RunError, UserError, first_line
 from Utils.file_kinds import other_kind
+from Utils.pickle_checks import UnsafePickleError, check_checkpoint
 
 _SHOWN = 3  # functions and classes that an error names
 
@@ -102,9 +104,19 @@ def read_json(path: Path | str, what: str, raises: type[UserError] = DataError) 
     with reading(path, what, raises):
         content = Path(path).read_bytes()
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise raises(f"the {what} {path} is not JSON: {error}.") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises ValueError for a key that is there twice: programs differ
+    in which value they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {key[:80]!r} is there twice in one object")
+    return found
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -180,6 +192,7 @@ def read_tensors(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is not a file.")
     with refusing_code(path):
+        check_checkpoint(path)
         mapped = lazily and zipfile.is_zipfile(path)  # older files can't be mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
@@ -192,6 +205,10 @@ def refusing_code(path: Path) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         why = other_kind(path) or _refusal(path, error)
         raise CheckpointError(f"checkpoint {path} can't be read: {why}") from None
+    except UnsafePickleError as error:
+        raise CheckpointError(
+            f"checkpoint {path} can't be read: {error}, with which no network is saved; refused."
+        ) from None
     except _READ_ERRORS as error:
         why = other_kind(path) or _damage(error)
         raise CheckpointError(f"checkpoint {path} can't be read: {why}") from None

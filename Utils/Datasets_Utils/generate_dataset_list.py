@@ -98,11 +98,22 @@ def _own_names(
 def write_lines(file_list: Path, names: Iterable[str], labels: np.ndarray) -> None:
     """Write an image list. Raises RunError if it can't be written."""
     make_folder(file_list.parent)
+    names = map(_one_line, names)
     with (
         atomic_path(file_list) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape") as f,
     ):
         f.writelines(f"{n}  {label}\n" for n, label in zip(names, labels.tolist(), strict=True))
+
+
+def _one_line(name: str) -> str:
+    """The name itself. Raises DataError for one that a list can't hold."""
+    if name != name.strip() or "\n" in name or "\r" in name or "\0" in name:
+        raise DataError(
+            f"the name {name[:80]!r} can't stand in a list, as it has a line's end or a NUL in it "
+            f"or a blank at its ends; rename that file."
+        )
+    return name
 
 
 def _stored_names(source: Path, identity_folder: str) -> tuple[PathTable, np.ndarray, tuple]:

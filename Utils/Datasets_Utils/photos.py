@@ -232,12 +232,12 @@ def open_listed(folder: str | Path, listed: PhotoList, most_missing: int = 0) ->
 def _below(folder: Path, names: Sequence[str]) -> Sequence[str]:
     """The names without the folders that they all begin with, where only so they are there."""
     sample = names[:_SAMPLE]
-    if any((folder / name).exists() for name in sample):
+    if any(os.path.exists(folder / name) for name in sample):
         return names
     shared = posixpath.dirname(os.path.commonprefix([min(names), max(names)]))  # noqa: RUF071
     while shared.strip("/"):
         start = len(shared) + 1
-        if any((folder / name[start:]).exists() for name in sample):
+        if any(os.path.exists(folder / name[start:]) for name in sample):
             return [name[start:] for name in names]
         shared = posixpath.dirname(shared)
     return names

@@ -32,6 +32,7 @@ LABEL_WORDS = frozenset({"label", "class", "id", "identity", "person", "target",
     *("class_id", "person_id", "identity_id", "subject_id", "classid", "label_id", "labels", "pid")
 }
 
+_LONGEST_NUMBER = 18  # characters: any such number fits into an int64
 SHOWN = 3  # examples that a message names
 COMMAND = "python -m Utils.Datasets_Utils.generate_dataset_list"  # writes a mended list
 
@@ -130,6 +131,29 @@ def splits(text: str) -> Iterator[list[str]]:
                 if fields := [field.strip() for field in next(row)]:
                     yield fields
     yield text.split()
+
+
+def csv_fields(text: str, separator: str = ",") -> list[str]:
+    """The fields of a line of CSV; where one is longer than any path, without regard to quotes."""
+    try:
+        return next(csv.reader([text], delimiter=separator), [])
+    except csv.Error:
+        return text.split(separator)
+
+
+def as_number(text: str) -> float:
+    """A number as all programs write it. Raises ValueError for what Python alone reads as one, too:
+    1_0, and digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    return float(text)
+
+
+def as_whole_number(text: str) -> int:
+    """A whole number that an int64 holds. Raises ValueError as `as_number` does."""
+    if "_" in text or not text.isascii() or len(text) > _LONGEST_NUMBER:
+        raise ValueError(text)
+    return int(text)
 
 
 def column(header: list[str], words: Collection[str]) -> int | None:

@@ -21,6 +21,7 @@ import numpy as np
 from Config import ConfigError
 from Utils.Datasets_Utils.formats.storage import PathTable
 from Utils.Datasets_Utils.generate_dataset_list import write_lines
+from Utils.Datasets_Utils.text import as_number, as_whole_number
 from Utils.Datasets_Utils.training_set import TrainingSet, renumber
 from Utils.errors import DataError, run_script
 from Utils.Evaluation_Utils.plots import SheetPair, contact_sheet
@@ -220,9 +221,9 @@ def read_images(path: Path) -> tuple[PathTable, np.ndarray, np.ndarray]:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             try:
                 for row in csv.DictReader(file):
-                    indices.append(int(row["image"]))
-                    labels.append(int(row["label"]))
-                    angles.append(float(row["angle"]))
+                    indices.append(as_whole_number(row["image"]))
+                    labels.append(as_whole_number(row["label"]))
+                    angles.append(as_number(row["angle"]))
                     yield row["name"]
             except (KeyError, TypeError, ValueError, OverflowError, csv.Error):
                 line = len(angles) + 2

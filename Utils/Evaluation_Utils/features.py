@@ -317,7 +317,7 @@ def _mark(table: np.memmap, done: BinaryIO, lots: list[range]) -> None:
 def _open_table(path: Path, mode: str) -> np.ndarray:
     try:
         table = np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy raises many kinds for a damaged file
         raise DataError(f"the feature table {path} can't be opened: {error}.") from None
     if table.ndim != 2 or table.dtype not in FEATURE_DTYPES.values():
         raise DataError(f"the feature table {path} is {table.dtype} {table.shape}; expected N×D.")

@@ -14,7 +14,9 @@ from typing import Any, BinaryIO
 
 import torch
 
+from Utils.file_kinds import zip_names
 from Utils.files import unsafe_names
+from Utils.pickle_checks import check_pickle
 from Utils.pickled_arrays import STAND_INS
 
 # Settings and paths, whose values are of no use here. Older files of Lightning's have a callback's
@@ -73,11 +75,7 @@ class _Module:
 
 def is_torchscript(path: Path) -> bool:
     """Whether this is a TorchScript program: an archive with code."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False
+    return any(name.partition("/")[2] == "constants.pkl" for name in zip_names(path))
 
 
 def read_torchscript(path: Path) -> dict[str, Any]:
@@ -97,6 +95,7 @@ def read_torchscript(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{name} is compressed, which PyTorch does to code alone")
             content = archive.read(name)
             if inner == "data.pkl":
+                check_pickle(io.BytesIO(content), len(content))
                 names = _names_in(content)
             target.writestr(name, content)
     modules = [(type("Module", (_Module,), {}), n) for n in names if n.startswith(_PROGRAM)]

@@ -13,6 +13,8 @@ from tests.soak.campaign import Allowance, Row
 CAMPAIGNS: dict[str, float] = {
     "kills": 15,
     "length": 12,
+    "hostile": 3,
+    "mutations": 20,
 }
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -32,6 +34,9 @@ COLUMNS = (
     *(f"{point}_{axis}" for point in _POINTS for axis in "xy"),
     *("score", "doubts", "reason"),
 )
+
+
+_COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class Line(NamedTuple):
@@ -89,9 +94,15 @@ def read_report(path: Path) -> Iterator[list[Line]]:
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = (row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[1].isdecimal())
+        rows = (row for row in _rows(file) if len(row) == len(COLUMNS) and _COUNT.fullmatch(row[1]))
         for _, lines in groupby(map(line_of, rows), key=lambda line: line.file):
             yield list(lines)
+
+
+def _rows(file: TextIO) -> Iterator[list[str]]:
+    """The rows of a CSV file, up to one that is none."""
+    with suppress(csv.Error):
+        yield from csv.reader(file)
 
 
 def finished(folder: Path, again: bool = True) -> dict[str, bytes]:
@@ -100,7 +111,9 @@ def finished(folder: Path, again: bool = True) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     unfinished = _but_last(read_report(folder / UNFINISHED))  # which was being written
     for lines in chain(read_report(folder / REPORT), unfinished):
-        whole = all((folder / line.crop).is_file() if line.crop else not again for line in lines)
+        whole = all(
+            os.path.isfile(folder / line.crop) if line.crop else not again for line in lines
+        )
         found.pop(lines[0].file, None)
         if whole:
             found[lines[0].file] = as_text(lines)

@@ -38,9 +38,10 @@ class Photographs(FileImages):
     def encoded(self, row: int) -> np.ndarray:
         """As in `ImageStore`. Raises ImageError for a pipe, and for a file as large as a film."""
         path = self.root / self.paths[row]
-        if path.exists() and not path.is_file():
+        there = os.path.exists(path)  # False for a name that is too long, too
+        if there and not path.is_file():
             raise ImageError(f"{path}: a pipe or a device, no file")
-        if path.exists() and (size := path.stat().st_size) > _LARGEST:
+        if there and (size := path.stat().st_size) > _LARGEST:
             raise ImageError(f"{path}: {size:,} bytes, which no photograph has")
         return super().encoded(row)
 

@@ -22,7 +22,8 @@ from Utils.Datasets_Utils.formats.storage import MappedFile, PathTable
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.text import first_few
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
-from Utils.errors import DataError
+from Utils.errors import DataError, UserError, first_line
+from Utils.file_kinds import ARCHIVE_ERRORS
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member; lengths of its name and extra field
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -128,8 +129,10 @@ def open_archive(path: Path) -> Archive:
         path = unpacked(path)
     try:
         return _open_tar(path) if _is_tar(path) else _open_zip(path)
-    except (tarfile.TarError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} can't be read as an archive: {error}.") from None
+    except UserError:
+        raise
+    except ARCHIVE_ERRORS as error:
+        raise DataError(f"{path} can't be read as an archive: {first_line(error)}.") from None
 
 
 def open_archive_tree(path: Path, identity_folder: str = "top") -> Labelled:
@@ -226,8 +229,10 @@ def tar_members(path: Path, links: list[str] | None = None) -> Iterator[tarfile.
                 member.name = member.name.removeprefix("./")
                 yield member
             _check_end(path, archive)
-    except tarfile.TarError as error:
-        raise DataError(f"{path} can't be read as a tar file: {error}.") from None
+    except UserError:
+        raise
+    except ARCHIVE_ERRORS as error:
+        raise DataError(f"{path} can't be read as a tar file: {first_line(error)}.") from None
 
 
 def _check_end(path: Path, archive: tarfile.TarFile) -> None:

@@ -27,6 +27,7 @@ from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
 from Utils.errors import DataError
 from Utils.file_kinds import other_kind
 from Utils.files import atomic_path, reading
+from Utils.pickle_checks import UnsafePickleError, check_pickle
 from Utils.pickled_arrays import STAND_INS, PickledArray
 
 _PROTOCOL = 4  # the highest that every Python 3 in use reads
@@ -127,28 +128,18 @@ def _unpickle(path: Path) -> Any:
             raise DataError(f"{path} is no .bin set: {why}")
     file = io.BytesIO(data)
     try:
-        _check_memo(path, file)
+        check_pickle(file, len(data))
+        file.seek(0)
         return _Unpickler(file, path).load()
     except DataError:
         raise
+    except UnsafePickleError as error:
+        raise DataError(f"{path}, {error}, which no verification set has; refused.") from None
     except Exception as error:  # a damaged pickle raises almost anything
         raise DataError(
             f"{path}, byte {file.tell()}: the pickle of {len(data)} bytes is damaged or cut short "
             f"there ({error}). Fetch it again."
         ) from None
-
-
-def _check_memo(path: Path, file: io.BytesIO) -> None:
-    """Raise DataError for a memo index that no pickle of this length can need: Python allocates a
-    memo up to the largest index, so that 4 bytes of a pickle could allocate gigabytes."""
-    size = file.getbuffer().nbytes
-    for opcode, argument, position in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
-            raise DataError(
-                f"{path}, byte {position}: the pickle of {size} bytes counts {argument} objects; "
-                f"refused."
-            )
-    file.seek(0)
 
 
 class _Unpickler(pickle.Unpickler):

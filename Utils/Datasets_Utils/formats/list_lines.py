@@ -43,7 +43,7 @@ _TOLD = 10  # images by which labels are told from running numbers
 _SAMPLE = 1000  # lines by which the form is recognised
 _NUMBER = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)  # any number of 18 digits fits into an int64
 _USUAL = re.compile(r"([^\t]*[^\s,;])\s+(\d{1,18})", re.ASCII)  # a line of PLAIN
-_LIKE_A_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan", re.IGNORECASE)
+_LIKE_A_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?|nan", re.IGNORECASE)
 
 Split = Callable[[str], tuple[str, str] | None]  # a line's (path, label); None for other lines
 

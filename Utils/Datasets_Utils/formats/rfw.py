@@ -22,7 +22,7 @@ import numpy as np
 from Utils.Datasets_Utils.alignment.transform import TEMPLATE, problem, similarity, warp
 from Utils.Datasets_Utils.formats.bin_set import open_bin
 from Utils.Datasets_Utils.images import ImageError, without_suffix
-from Utils.Datasets_Utils.text import first_few, numbered_lines
+from Utils.Datasets_Utils.text import as_number, first_few, numbered_lines
 from Utils.Datasets_Utils.verification_set import ImageFiles, VerificationSet, load_pairs_set
 from Utils.errors import DataError
 from Utils.files import reading
@@ -152,7 +152,7 @@ def _read_points(file: Path) -> dict[str, tuple[int, np.ndarray]]:
         for number, text in numbered_lines(opened, file):
             path, *fields = text.split()
             try:
-                values = np.array(fields[1:], np.float64).reshape(5, 2)
+                values = np.array([*map(as_number, fields[1:])]).reshape(5, 2)
             except ValueError:
                 raise DataError(
                     f"{file}, line {number}: {text[:80]!r} is not a photo with its points; "

@@ -39,6 +39,7 @@ from Utils.errors import DataError, RunError
 from Utils.files import atomic_path, not_written
 
 SHARD_SIZE = 10_000
+_LINE_ENDS = re.compile(r"[\r\n]")
 _COMMITTED = 1000  # images of an LMDB database that are written together
 
 
@@ -118,7 +119,8 @@ class RecordWriter(Writer):
         index = (f"{key}\t{offset}\n" for key, offset in enumerate(self._offsets))
         _write_lines(self.target.with_suffix(".idx"), index)
         images = enumerate(zip(self.labels, source_names, strict=True), self.with_identities)
-        lines = (f"{key}\t{label}\t{name}\n" for key, (label, name) in images)
+        # A name of two lines must not become two images.
+        lines = (f"{key}\t{label}\t{_LINE_ENDS.sub(' ', name)}\n" for key, (label, name) in images)
         _write_lines(self.target.with_suffix(".lst"), lines)
         os.replace(self._growing, self.target)
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -208,7 +207,8 @@ def _has_two_columns(header: list[str]) -> bool:
 
 def _person(name: str) -> str:
     """A name without its image number: `Ann_Lee` of `Ann_Lee_0001.jpg` or `Ann_Lee/1.jpg`."""
-    return re.sub(r"[_/\\ ]?\d*$", "", os.path.splitext(name)[0])
+    stem = os.path.splitext(name)[0].rstrip("0123456789")
+    return stem[:-1] if stem.endswith(("_", "/", "\\", " ")) else stem
 
 
 def _read_all(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,7 +23,7 @@ import numpy as np
 
 from Utils.Datasets_Utils.images import without_suffix
 from Utils.Datasets_Utils.verification_set import VerificationSet
-from Utils.errors import DataError
+from Utils.errors import DataError, first_line
 from Utils.Evaluation_Utils.one_kind import OneKind
 from Utils.Evaluation_Utils.verification import PROTOCOLS, VerificationResult
 from Utils.files import atomic_path
@@ -112,8 +111,8 @@ def read_columns(results: Path | str) -> dict[str, np.ndarray]:
                 name.removesuffix(".npy"): np.lib.format.read_array(file.open(name))
                 for name in file.namelist()
             }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"the scores {path} can't be read: {error}.") from None
+    except Exception as error:  # NumPy and zipfile raise many kinds for a damaged file
+        raise DataError(f"the scores {path} can't be read: {first_line(error)}.") from None
 
 
 def load_scores(results: Path | str) -> KeptScores:

@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from Utils.Datasets_Utils.pairs.groups import plain_name
-from Utils.Datasets_Utils.text import IMAGE_WORDS, first_few, is_comment, numbered_lines
+from Utils.Datasets_Utils.text import (
+    IMAGE_WORDS,
+    as_number,
+    first_few,
+    is_comment,
+    numbered_lines,
+)
 from Utils.errors import DataError
 from Utils.files import reading
 from Utils.tables import format_table
@@ -129,19 +135,20 @@ def read_quality(path: str | Path, names: list[str] | np.ndarray) -> np.ndarray:
     path, found = Path(path), {}
     with reading(path, "file of qualities"), open(path, "rb") as file:
         for number, line in numbered_lines(file, path):
-            fields = re.fullmatch(r"(.+?)[\s,;]+([^\s,;]+)", line)
             if is_comment(line):
                 continue
+            last = re.split(r"[\s,;]", line)[-1]
+            name = line.removesuffix(last).rstrip(" \t,;")
             try:
-                name, score = fields[1], float(fields[2])
-            except (TypeError, ValueError):  # no two fields, or no number
-                if not found and fields and fields[1].lower() in IMAGE_WORDS:
+                score = as_number(last) if name else np.nan
+            except ValueError:
+                if not found and name.lower() in IMAGE_WORDS:
                     continue  # a header, such as `image quality`
-                name, score = line, np.nan
+                score = np.nan
             if not np.isfinite(score):
                 raise DataError(
-                    f"{path}, line {number}: {line!r} is not an image's name and a finite number, "
-                    f"such as `Ann/Ann_0001 0.73`."
+                    f"{path}, line {number}: {line[:80]!r} is not an image's name and a finite "
+                    f"number, such as `Ann/Ann_0001 0.73`."
                 )
             if plain_name(name) in found:
                 raise DataError(f"{path}, line {number}: {name} is there twice.")

@@ -138,7 +138,7 @@ def _points(
         ]
     for far, threshold in pairs:
         numbers = [far] if threshold is None else [far, threshold]
-        if not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
+        if not all(isinstance(n, int | float) and abs(n) < np.inf for n in numbers):
             raise DataError(f"{path}: {protocol} has the threshold {threshold!r} at FAR {far!r}.")
     return pairs or None
 

@@ -10,7 +10,6 @@ The points are left eye, right eye, nose, left and right corner of the mouth, in
 the score is the face detector's. A template has as many lines in the CSV files as it has images.
 """
 
-import csv
 import itertools
 from array import array
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.text import numbered_lines
+from Utils.Datasets_Utils.text import as_number, as_whole_number, csv_fields, numbered_lines
 from Utils.errors import DataError
 from Utils.Evaluation_Utils.ijb.pair_list import read_pairs, rows_of
 from Utils.files import reading
@@ -140,8 +139,8 @@ def _read_images(path: Path, count: int, kind: type) -> tuple[list[str], np.ndar
                     f"{count} numbers: {_WANTED[count]}."
                 )
             try:
-                values.extend(map(kind, fields))
-            except (ValueError, OverflowError):
+                values.extend(map(as_whole_number if kind is int else as_number, fields))
+            except ValueError:
                 raise DataError(
                     f"{path}, line {number}: {text[:80]!r} has a field that is not a "
                     f"{'whole ' if kind is int else ''}number; expected {_WANTED[count]}."
@@ -248,9 +247,9 @@ def _read_csv(path: Path, name: str, template_ids: np.ndarray) -> tuple[Gallery,
             )
         places = [columns.index(field) for field in ("TEMPLATE_ID", "SUBJECT_ID")]
         for number, text in lines:
-            fields = next(csv.reader([text])) if '"' in text else text.split(",")
+            fields = csv_fields(text) if '"' in text else text.split(",")
             try:
-                template, subject = (int(fields[place]) for place in places)
+                template, subject = (as_whole_number(fields[place].strip()) for place in places)
             except (ValueError, IndexError):
                 raise DataError(
                     f"{path}, line {number}: {text[:80]!r} has no whole numbers as TEMPLATE_ID "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.text import numbered_lines
+from Utils.Datasets_Utils.text import as_whole_number, numbered_lines
 from Utils.errors import DataError
 from Utils.files import reading
 
@@ -82,9 +82,9 @@ def _slow_lines(path: Path) -> np.ndarray:
     with open(path, "rb") as file:
         for number, text in numbered_lines(file, path):
             try:
-                left, right, label = map(int, text.split())
+                left, right, label = map(as_whole_number, text.split())
                 numbers.extend((left, right, label))
-            except (ValueError, OverflowError):
+            except ValueError:
                 raise DataError(
                     f"{path}, line {number}: {text[:80]!r} is not a pair; expected `template "
                     f"template 1|0`, whole numbers with blanks between."

@@ -84,7 +84,10 @@ def read_rows(path: Path) -> list[Row]:
     """
     text = _read(path)
     lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-    rows = [_parsed(row) for row in csv.DictReader(lines)]
+    try:
+        rows = [_parsed(row) for row in csv.DictReader(lines)]
+    except csv.Error as error:
+        raise DataError(f"{path} is no file of figures: {error}.") from None
     return [row for row in rows if "iteration" in row]
 
 
@@ -107,9 +110,9 @@ def _parsed(row: dict[str, str]) -> Row:
     for name, text in row.items():
         try:
             value = float(text)
-        except (TypeError, ValueError):
+            values[name] = int(value) if name in ("iteration", "epoch") else value
+        except (TypeError, ValueError, OverflowError):
             continue
-        values[name] = int(value) if name in ("iteration", "epoch") else value
     return values
 
 

@@ -6,14 +6,13 @@ Points are named (`left_eye_x`, `lefteye_x`, `mouth_left_y`, `nose_x`) or number
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from Utils.Datasets_Utils.text import IMAGE_WORDS, column
+from Utils.Datasets_Utils.text import IMAGE_WORDS, column, csv_fields
 from Utils.errors import DataError
 
 _IMAGES = IMAGE_WORDS | {"name_id"}  # VGGFace2's
@@ -32,8 +31,9 @@ _SIZES = (  # of a box: a corner, width and height
     ("x_1", "y_1", "width", "height"),  # CelebA's
 )
 _NAMED = ("left eye", "right eye", "nose", "left mouth", "right mouth")
-_AXIS_LAST = re.compile(r"(.*?)[ _.\-]*([xy])")
-_NUMBERED = re.compile(r"[a-z_ .\-]*?(\d+)[ _.\-]*([xy])|[a-z_ .\-]*?([xy])[ _.\-]*(\d+)")
+_NUMBERED = re.compile(
+    r"[a-z_ .\-]*?(\d{1,3})[ _.\-]*([xy])|[a-z_ .\-]*?([xy])[ _.\-]*(\d{1,3})", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,22 @@ def find_columns(path: Path, header: str, following: str) -> Columns:
 def _split(text: str, separator: str) -> list[str]:
     if not separator:
         return text.split()
-    return [field.strip() for field in next(csv.reader([text], delimiter=separator))]
+    return [field.strip() for field in csv_fields(text, separator)]
 
 
 def _named(path: Path, names: list[str]) -> list[tuple[int, int]]:
     """The columns of the five points by their names; empty if none is named."""
     found: dict[tuple[str, str], list[int]] = {}
     for place, name in enumerate(names):
-        if not (parts := _AXIS_LAST.fullmatch(name)):
+        words, axis = name[:-1], name[-1:]
+        if axis not in ("x", "y"):
             continue
-        words = parts[1]
         side = "left " if "left" in words else "right " if "right" in words else ""
         what = next((w for w in ("eye", "nose", "mouth", "lip") if w in words), "")
         if what == "nose":
-            found.setdefault(("nose", parts[2]), []).append(place)
+            found.setdefault(("nose", axis), []).append(place)
         elif what and side and "brow" not in words:
-            found.setdefault((side + what.replace("lip", "mouth"), parts[2]), []).append(place)
+            found.setdefault((side + what.replace("lip", "mouth"), axis), []).append(place)
     for (point, _), places in found.items():
         if len(places) > 1:
             raise DataError(

@@ -14,7 +14,6 @@ refused. Whether all x come first is told by the points, which are a face in one
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -28,14 +27,20 @@ from Utils.Datasets_Utils.alignment import transform
 from Utils.Datasets_Utils.alignment.faces import Faces
 from Utils.Datasets_Utils.alignment.landmarks.columns import Columns, find_columns
 from Utils.Datasets_Utils.names import names_look, shorter, without_folders
-from Utils.Datasets_Utils.text import first_few, is_comment, numbered_lines
+from Utils.Datasets_Utils.text import (
+    as_number,
+    csv_fields,
+    first_few,
+    is_comment,
+    numbered_lines,
+)
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.errors import DataError
 from Utils.files import reading
 
 _SAMPLE = 1000  # lines by which the form is recognised
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan"
-_LINE = re.compile(rf"(.*?)((?:[\s,;]+(?:{_NUMBER}))+)[\s,;]*", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?|nan", re.IGNORECASE | re.ASCII)
+_FIELD = re.compile(r"[^\s,;]+")
 _HEADER = (
     "A first line that names the columns says which they are, such as "
     "`file,left_eye_x,left_eye_y,right_eye_x,right_eye_y,nose_x,nose_y,left_mouth_x,left_mouth_y,"
@@ -194,7 +199,7 @@ def _stems(store: ImageStore) -> dict[str, int]:
 
 def _columns(path: Path, sample: list[tuple[int, str]]) -> Columns | None:
     """The columns under a header line; None without one."""
-    if not sample or _LINE.fullmatch(sample[0][1]):
+    if not sample or _split(sample[0][1]):
         return None
     following = sample[1][1] if len(sample) > 1 else ""
     return find_columns(path, sample[0][1], following)
@@ -225,7 +230,7 @@ def _by_columns(path: Path, lines: Iterable[tuple[int, str]], columns: Columns) 
 
 def _numbers(path: Path, number: int, texts: list[str]) -> np.ndarray:
     try:
-        return np.array([float(text) if text else np.nan for text in texts])
+        return np.array([as_number(text) if text else np.nan for text in texts])
     except ValueError:
         raise DataError(
             f"{path}, line {number}: {' '.join(texts)[:80]!r} has a field that is not a number."
@@ -234,13 +239,16 @@ def _numbers(path: Path, number: int, texts: list[str]) -> np.ndarray:
 
 def _split(text: str) -> tuple[str, list[float]] | None:
     """(image, the numbers after it) of a line; None for another line."""
-    found = _LINE.fullmatch(text)
-    if not found or not found[1]:
+    fields, numbers = list(_FIELD.finditer(text)), 0
+    # From the end on: a pattern for the line would try every place where its numbers may begin.
+    while numbers < len(fields) - 1 and _NUMBER.fullmatch(fields[-1 - numbers][0]):
+        numbers += 1
+    if not numbers:
         return None
-    name = found[1].strip()
+    name = text[: fields[-1 - numbers].end()]
     if len(name) > 1 and name[0] == name[-1] == '"':
-        name = next(csv.reader([name]))[0]
-    return name, [float(value) for value in re.split(r"[\s,;]+", found[2].strip(" \t,;"))]
+        name = csv_fields(name)[0]
+    return name, [float(field[0]) for field in fields[-numbers:]]
 
 
 def _choose(path: Path, sample: list[tuple[int, str]]) -> Form:

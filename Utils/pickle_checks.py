@@ -46,8 +46,8 @@ def check_checkpoint(path: Path) -> None:
                 check_pickle(pickled, size)
         except UnsafePickleError:
             raise
-        except (ValueError, LookupError) as error:
-            raise pickle.UnpicklingError(str(error)) from None
+        except (ValueError, LookupError, OverflowError, MemoryError) as error:
+            raise pickle.UnpicklingError(str(error)) from None  # MemoryError: of a text's length
 
 
 def check_pickle(file: BinaryIO, size: int) -> None:

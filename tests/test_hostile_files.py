@@ -75,9 +75,7 @@ def checkpoint(path: Path, pickled: bytes, old: bool) -> Path:
 @pytest.mark.parametrize("old", [False, True])
 def test_weights_of_tuples_in_each_other_are_refused(tmp_path, old):
     assert read_tensors(checkpoint(tmp_path / "a.pt", b"\x80\x02}(K\x01)\x85u.", old)) == {1: ((),)}
-    with pytest.raises(
-        CheckpointError, match=r"b\.pt can.t be read: byte \d+: more than 100"
-    ):
+    with pytest.raises(CheckpointError, match=r"b\.pt can.t be read: byte \d+: more than 100"):
         read_tensors(checkpoint(tmp_path / "b.pt", DEEP, old))
 
 

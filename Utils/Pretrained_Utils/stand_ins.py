@@ -54,7 +54,12 @@ def _names_in_old_format(path: Path) -> set[str]:
     try:
         with path.open("rb") as file:
             return set().union(*(_names_in(file) for _ in range(4)))
-    except (ValueError, OSError):  # of another format; reading it will report it
+    except (
+        ValueError,
+        OSError,
+        OverflowError,
+        MemoryError,
+    ):  # of another format; reading it will report it
         return set()
 
 

@@ -153,6 +153,16 @@ def test_whole_numbers_beyond_64_bits_are_refused(tmp_path):
         _read_csv(path, "x", np.arange(3))
 
 
+@pytest.mark.parametrize("size", ["99999999999999999999", "4.5", "true", '"4"'])
+def test_sizes_of_an_array_that_are_no_whole_numbers_are_refused(tmp_path, size):
+    for name, text in (("sizes", f'{{"shape": [{size}, 3, 4, 4]}}'), ("storage", "{}")):
+        (tmp_path / "lfw/meta").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lfw/meta" / name).write_text(text)
+    (tmp_path / "lfw/data").mkdir()
+    with pytest.raises(DataError, match="a size that is no whole number"):
+        open_verification_set(tmp_path / "lfw")
+
+
 def test_json_with_a_key_twice_is_refused(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"a": [{"path": 1, "b": 2, "path": 3}]}')

@@ -11,4 +11,7 @@ Not part of `make test`: pytest collects no file here. `make soak` runs all of i
     points      the places of a run in which that happens
     length      long runs: memory, files, threads
     __main__    the table of campaigns, the command
+    hostile     hand-made hostile files; `attacks/` makes them
+    mutations   mutated files; `fuzz` is the process, `readers/` what reads them, `structures` and
+                `messages` how they are changed
 """

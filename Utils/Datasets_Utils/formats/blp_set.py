@@ -12,6 +12,7 @@ import os
 import struct
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +29,7 @@ CHANNEL_ORDERS = ("BGR", "RGB")
 
 _FRAME = 16  # bytes of the bloscpack frame before the Blosc buffer
 _BLOSC = struct.Struct("<BBBBIII")  # version, codec version, flags, type size, and three sizes
+_LARGEST_SIZE = 1 << 31
 _LARGEST = 1.01  # larger absolute values were not made from pixels
 
 
@@ -48,9 +50,9 @@ class BlpImages(ImageStore):
             read_json(folder / "meta" / name, "metadata") for name in ("sizes", "storage")
         )
         try:
-            self.shape = tuple(int(side) for side in sizes["shape"])
+            self.shape = tuple(map(_count, sizes["shape"]))
             self.dtype = np.dtype(storage["dtype"])
-            self.rows_per_chunk = int(storage["chunklen"])
+            self.rows_per_chunk = _count(storage["chunklen"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{folder / 'meta'} does not describe an array ({error!r}).") from None
         if len(self.shape) != 4 or self.shape[1] != 3 or self.dtype.kind != "f":
@@ -135,6 +137,13 @@ class BlpImages(ImageStore):
 
     def _chunk_path(self, number: int) -> Path:
         return self.folder / "data" / f"__{number}.blp"
+
+
+def _count(value: Any) -> int:
+    """A size in the metadata. Raises ValueError for another value."""
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= _LARGEST_SIZE:
+        raise ValueError("a size that is no whole number")
+    return value
 
 
 def is_blp(path: Path) -> bool:

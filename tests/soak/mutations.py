@@ -1,6 +1,6 @@
 """Mutated files through every reader, which may refuse them in the project's own words alone.
 
-A crash of Python, a file that takes 20 s or a gigabyte of memory, and any error that is not one of
+A crash of Python, a file that takes 10 s or a gigabyte of memory, and any error that is not one of
 the project's are lost tries; `fuzz` does the work. Atheris rather than Hypothesis: it sees which
 lines a file reaches, and finds in a minute what random changes do not reach in an hour.
 """

@@ -1,5 +1,6 @@
 """Exceptions for the user's mistakes, and `run_script`, which prints them as one paragraph."""
 
+import errno
 import io
 import os
 import re
@@ -31,6 +32,10 @@ def first_line(error: BaseException) -> str:
     return textwrap.shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__
 
 
+# A disk is full, a quota used up, a disk can't be written, or fails: never a bug of the program.
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
+
 def run_script(main: Callable[[], None], keep_memory: bool = True) -> None:
     """Run a script's main and exit: a `UserError` is printed as one paragraph, without a traceback.
 
@@ -49,6 +54,13 @@ def run_script(main: Callable[[], None], keep_memory: bool = True) -> None:
         main()
     except UserError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.errno not in _OF_DISKS:
+            raise
+        _fail(
+            f"{error.filename or 'A file'} can't be written or read: {error.strerror}. What is "
+            f"finished is kept: make space, or mend the disk, and give the same command again."
+        )
     except torch.OutOfMemoryError as error:
         _fail(f"The device ran out of memory; a smaller batch_size needs less. ({error})")
     except KeyboardInterrupt:

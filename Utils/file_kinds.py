@@ -23,6 +23,11 @@ def other_kind(path: Path) -> str:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`."
+    if not any(start):
+        return (
+            "it is empty, or begins with zeros as a file does that was not written to its end, "
+            "before a power cut for example; fetch it again."
+        )
     if start.lstrip().startswith(b"<"):
         return "it is a web page, so what was downloaded is not the file; fetch it again."
     if is_onnx(path):

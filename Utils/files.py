@@ -1,6 +1,8 @@
 """Writing files completely or not at all; reading tensors without running any code."""
 
 import copy
+import errno
+import io
 import json
 import os
 import pickle
@@ -12,7 +14,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,13 @@ _SAFETENSORS_DTYPES = {
     torch.bfloat16: "BF16",
 }
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # in JSON
+
+# What `os.replace` raises on file systems that do not rename over an existing file.
+_NO_REPLACE = (
+    *(errno.EEXIST, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP),
+)
+
 # What `atomic_path` calls its files: .NAME.SUFFIX.XXXXXXXX.SUFFIX, the X's by mkstemp.
 _TEMPORARY = re.compile(r"\..*(\.[^.]+)\.[a-z0-9_]{8}\1")
 
@@ -69,8 +78,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         # mkstemp makes files private; give them the permissions any other new file would have.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        with suppress(PermissionError):  # of a file system without permissions
+            temporary.chmod(0o666 & ~_umask())
+        replace(temporary, path)
     except OSError as error:
         if temporary is None or error.filename in (None, str(temporary)):
             raise RunError(not_written(path, error)) from None
@@ -100,9 +110,12 @@ def reading(path: Path | str, what: str, raises: type[UserError] = DataError) ->
 
 def read_json(path: Path | str, what: str, raises: type[UserError] = DataError) -> Any:
     """The values in a JSON file. Raises an error that names the file if it is not there or not
-    JSON; what, raises: as in `reading`."""
+    JSON, or has a text with a NUL in it, which no name has; what, raises: as in `reading`."""
     with reading(path, what, raises):
         content = Path(path).read_bytes()
+    if nul := _NUL.search(content):
+        line = content.count(b"\n", 0, nul.start()) + 1
+        raise raises(f"the {what} {path} has a NUL, \\u0000, in line {line}; take it out.")
     try:
         return json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -140,7 +153,7 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(not_written(path, error)) from None
 
 
-def not_written(path: Path, error: BaseException) -> str:
+def not_written(path: Path | str, error: BaseException) -> str:
     """The error's text for a file, or a folder of them, that could not be written."""
     return (
         f"{path} can't be written ({_reason(error)}); is the disk full? What was there before "
@@ -161,6 +174,25 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or first_line(error)
 
 
+def replace(source: Path, target: Path) -> None:
+    """Rename a file; another of the new name is replaced, at once where the file system can do
+    that. Raises OSError, and both are as they were."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno not in _NO_REPLACE or not os.path.lexists(target):
+            raise
+        aside = target.with_name(f".{target.name}.old")
+        aside.unlink(missing_ok=True)
+        os.rename(target, aside)
+        try:
+            os.rename(source, target)
+        except OSError:
+            os.rename(aside, target)
+            raise
+        aside.unlink()
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, replacing it at once; a copy where links fail.
 
@@ -173,7 +205,7 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        replace(temporary, target)
 
 
 def _umask() -> int:
@@ -233,11 +265,45 @@ def unsafe_names(path: Path) -> list[str]:
 def write_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write a file of tensors and plain values, whole or not at all.
 
-    Tensors of a GPU are written as the CPU's, so that machines without one can read them.
+    Tensors of a GPU are written as the CPU's, so that machines without one can read them. The file
+    is on the disk before it has its name: otherwise, after a power cut, it might be empty.
     Raises RunError if that can't be done.
     """
-    with writing(path), atomic_path(path) as temporary:
-        torch.save(_on_cpu(state), temporary)
+    with (
+        writing(path),
+        atomic_path(path) as temporary,
+        _Remembering(temporary, "w") as raw,
+        io.BufferedWriter(raw) as file,
+    ):
+        try:
+            torch.save(_on_cpu(state), file)
+        except RuntimeError as error:
+            raise (raw.error or error) from None
+        file.flush()
+        sync(file.fileno())
+
+
+class _Remembering(io.FileIO):
+    """A file that keeps why it could not be written: PyTorch does not always say it."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def sync(descriptor: int) -> None:
+    """Have a file, or the names in a folder, on the disk. Raises OSError if the disk fails; file
+    systems that can't do it are left alone."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS):
+            raise
 
 
 def _on_cpu(value: Any) -> Any:
@@ -270,7 +336,7 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, s
             for chunk in chunks_on_cpu(tensor):
                 file.write(chunk.view(torch.uint8).numpy())
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
 
 
 def chunks_on_cpu(tensor: Tensor, size: int = 2**24) -> Iterator[Tensor]:

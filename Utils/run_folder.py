@@ -20,7 +20,9 @@ import itertools
 import json
 import os
 import re
+import shlex
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -37,6 +39,7 @@ COMMON = "common.pt"
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"
 BEST = "best.pt"
+_CLOCKS_DIFFER = 600  # seconds, between machines
 SWEEP = "FACE_TRAINING_SWEEP"  # environment variable: the name of the sweep that starts the run
 
 
@@ -203,7 +206,18 @@ def find_checkpoint(resume: str, save_dir: str) -> Path:
             f"resume is 'last', but no run in {save_dir} has a checkpoint; "
             f"name a checkpoint or another save_dir."
         )
-    return max(found, key=os.path.getmtime)
+    newest = max(found, key=os.path.getmtime)
+    if len(found) > 1 and os.path.getmtime(newest) > time.time() + _CLOCKS_DIFFER:
+        raise RunError(
+            f"resume is 'last', but {newest} is dated in the future, {_date(newest)}: the clock "
+            f"was changed, so dates do not tell which run is the last. Name the checkpoint: "
+            f"--resume PATH. `touch {shlex.quote(str(newest))}` gives it today's date."
+        )
+    return newest
+
+
+def _date(path: Path) -> str:
+    return f"{datetime.fromtimestamp(os.path.getmtime(path)):%Y-%m-%d %H:%M}"
 
 
 def is_restarted() -> bool:

@@ -3,6 +3,7 @@ told to the user with its likely cause."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from Utils.errors import RunError, UserError
 
@@ -36,6 +37,13 @@ _CRASH = (
 )
 
 
+_STUCK = (
+    "no images have come for {seconds} seconds; the workers are still reading {places}. Does the "
+    "file server answer?"
+)
+PATIENCE = 600  # seconds, in which a file server is started again
+
+
 class WorkerError(RunError):
     """A worker process has ended before its work was done, or can't pass its images on."""
 
@@ -52,13 +60,25 @@ class SteadyLoader(DataLoader):
     from the run itself ends a worker: that is how multiprocessing stops what is left at exit. If
     the run is killed, its workers notice that within seconds.
 
-    Iterating raises WorkerError, between two batches, if a worker has crashed or was killed. A
-    `collate_fn` that makes tensors gives them to `shared`.
+    Iterating raises WorkerError, between two batches, if a worker has crashed or was killed, or if
+    no batch comes for `PATIENCE` seconds; it then names what the workers were reading, where the
+    data set has `place(index)`. A `collate_fn` that makes tensors gives them to `shared`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, dataset: Dataset, batch_size: int = 1, num_workers: int = 0, **kwargs: Any
+    ) -> None:
         self._processes: list[BaseProcess] = []
-        super().__init__(*args, **kwargs, worker_init_fn=_leave_signals_to_parent)
+        self._noted = _Noted(dataset, num_workers)
+        self._waits_since = math.inf
+        self._stuck = ""  # what the workers were reading when this loader lost its patience
+        super().__init__(
+            self._noted if num_workers else dataset,
+            batch_size,
+            num_workers=num_workers,
+            worker_init_fn=_leave_signals_to_parent,
+            **kwargs,
+        )
 
     def __iter__(self) -> Iterator[Any]:
         if not self.num_workers:
@@ -87,17 +107,42 @@ class SteadyLoader(DataLoader):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
+        done = threading.Event()
+        threading.Thread(target=self._end_the_stuck, args=(done,), daemon=True).start()
         try:
-            yield from batches
-        except UserError:
-            raise
+            while True:
+                self._waits_since = time.monotonic()
+                batch = next(batches, done)
+                self._waits_since = math.inf
+                if batch is done:
+                    return
+                yield batch
+        except UserError as error:
+            raise _as_it_was(error) from None
         except _SharedMemoryError:
             raise WorkerError(_SHARED_MEMORY.format(workers=self.num_workers)) from None
         except Exception:  # of many kinds, where the main process was receiving a batch
+            if self._stuck:
+                raise WorkerError(_STUCK.format(seconds=PATIENCE, places=self._stuck)) from None
             status = self._first_end()
             if status is None:
                 raise
             raise WorkerError(self._describe(status)) from None
+        finally:
+            done.set()
+
+    def _end_the_stuck(self, done: threading.Event) -> None:
+        """In a thread: end the workers if one reads something for too long, which PyTorch notices.
+
+        PyTorch's own time-out would name nothing, and see no worker die before it is over.
+        """
+        while not done.wait(min(1, PATIENCE)):
+            late = time.monotonic() - self._waits_since > PATIENCE
+            if late and (places := self._noted.places()):
+                self._stuck = places
+                for process in self._processes:
+                    process.kill()
+                return
 
     def _first_end(self) -> int | None:
         """The exit status of a worker that did not end by itself; negative: a signal's number."""
@@ -114,6 +159,36 @@ class SteadyLoader(DataLoader):
         causes = {"SIGKILL": _MEMORY, "SIGBUS": _SHARED_MEMORY}
         cause = causes.get(by, _CRASH).format(workers=self.num_workers)
         return f"a worker process, which reads images for this one, was ended by {by}. {cause}"
+
+
+class _Noted(Dataset):
+    """A data set that notes, for the main process, which index each worker is reading."""
+
+    def __init__(self, dataset: Dataset, num_workers: int) -> None:
+        self._dataset = dataset
+        self._reading = multiprocessing.RawArray("q", [-1] * num_workers)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        worker = get_worker_info().id
+        self._reading[worker] = index
+        found = self._dataset[index]
+        self._reading[worker] = -1
+        return found
+
+    def places(self) -> str:
+        """What the workers are reading now, for people."""
+        place = getattr(self._dataset, "place", lambda index: f"image {index}")
+        return ", ".join(place(index) for index in self._reading if index >= 0)
+
+
+def _as_it_was(error: UserError) -> UserError:
+    """A worker's error without the traceback that PyTorch puts before its text."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}: "
+    before, _, text = str(error).rpartition(name)
+    return type(error)(text.strip()) if before.startswith("Caught ") else error
 
 
 def shared(tensor: Tensor) -> Tensor:

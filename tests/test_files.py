@@ -59,6 +59,15 @@ def test_what_is_not_json_is_named(tmp_path, content):
         read_json(path, "photo list")
 
 
+def test_a_name_with_a_nul_in_json_is_found_with_its_line(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text('{"path": ["a\\\\u0000.jpg",\n"b.jpg"]}')
+    assert read_json(path, "photo list")["path"] == ["a\\u0000.jpg", "b.jpg"]
+    path.write_text('{"path": ["a.jpg",\n"b\\u0000.jpg"]}')
+    with pytest.raises(DataError, match=r"the photo list .*list.json has a NUL, .* in line 2"):
+        read_json(path, "photo list")
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(DataError, match=r"the photo list .*no.json can't be read: No such file"):
         read_json(tmp_path / "no.json", "photo list")

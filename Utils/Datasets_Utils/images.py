@@ -5,13 +5,18 @@ Every image of the project is decoded here, so that it has the same pixels every
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import re
+import stat
+import struct
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -34,6 +39,20 @@ _OTHER_DATA = b"\xa5\x5a" * 32
 
 # The largest value in the header of a PGM or PPM file.
 _LARGEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)\s")
+
+
+# Photos have up to 200 million pixels; a file of few bytes may say that it has a thousand million.
+MOST_PIXELS = 3 * 2**26
+
+# What a file server says when it is busy or was started again, and a disk that is worn.
+_MAY_PASS = {
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "EAGAIN", "ETIMEDOUT", "ENOTCONN", "EREMOTEIO", "EHOSTDOWN")
+    if hasattr(errno, name)
+}
+_PAUSES = (0.1, 1.0, 5.0)  # seconds, before each further try
+
+T = TypeVar("T")
 
 
 class ImageError(UserError, ValueError):
@@ -81,15 +100,47 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 def read_encoded(path: str | os.PathLike[str]) -> np.ndarray:
     """The bytes of a file as uint8. Raises ImageError, naming it, if it can't be opened."""
     path = os.fspath(path)
-    try:
+
+    def read() -> np.ndarray:
         # cv2.imread uses the system's code page and fails on some non-ASCII paths.
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageError(f"{path}: is no file but a pipe, a device or the like")
             return np.frombuffer(file.read(), np.uint8)
-    except OSError as error:
+
+    try:
+        return persistently(read, path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
         raise ImageError(
-            f"{path}: cannot be opened ({error.strerror or error}); check the path and its "
-            "permissions"
+            f"{path!r}: cannot be opened ({getattr(error, 'strerror', None) or error}); check the "
+            "path and its permissions"
         ) from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file; a pipe, too, at once."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def persistently(read: Callable[[], T], place: str) -> T:
+    """What `read` returns, if need be at a later try, with an ImageWarning: file servers fail now
+    and then. Raises what the last try raised."""
+    for pause in (*_PAUSES, None):
+        try:
+            found = read()
+        except OSError as error:
+            if pause is None or error.errno not in _MAY_PASS:
+                raise
+            reason = error.strerror
+            time.sleep(pause)
+            continue
+        if pause != _PAUSES[0]:
+            text = f"{place}: read only when tried again, after {reason!r}"
+            warnings.warn(text, ImageWarning, stacklevel=2)
+        return found
+    raise AssertionError("the last try returns or raises")
 
 
 def decode_image(encoded: bytes | np.ndarray, place: str, flags: int = 0) -> np.ndarray:
@@ -101,6 +152,7 @@ def decode_image(encoded: bytes | np.ndarray, place: str, flags: int = 0) -> np.
     an image, and for a truncated JPEG: some versions of OpenCV fill the missing rows with grey.
     """
     encoded = np.frombuffer(encoded, np.uint8)
+    _check_size(encoded, place)
     if encoded[:2].tobytes() == _SOI and encoded[-2:].tobytes() != _EOI:
         encoded = _jpeg_alone(encoded.tobytes(), place)
     header = _LARGEST.match(encoded[:200].tobytes())
@@ -119,6 +171,56 @@ def decode_image(encoded: bytes | np.ndarray, place: str, flags: int = 0) -> np.
             "whole JPEG, PNG or BMP file, copy it again or take it off the list"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image)  # in place
+
+
+def _check_size(encoded: np.ndarray, place: str) -> None:
+    """Raise ImageError for an image whose header says more pixels than a photo has: they would fill
+    the memory, whatever they are."""
+    head = encoded[:32].tobytes()
+    if head.startswith(_SOI):
+        size = _jpeg_size(encoded)
+    elif head.startswith(b"\x89PNG") and len(head) > 23:
+        size = struct.unpack(">II", head[16:24])[::-1]
+    else:
+        size = image_size(encoded) or (0, 0)
+    # OpenCV makes 32-bit floats of Radiance's pictures before it makes bytes of them.
+    if size[0] * size[1] > MOST_PIXELS or head.startswith(b"#?R"):
+        raise ImageError(
+            f"{place}: {encoded.size:,} bytes that say they are {size[0]:,}×{size[1]:,} pixels; at "
+            f"most {MOST_PIXELS:,} are read, make it smaller or take it off the list"
+        )
+
+
+def _jpeg_size(encoded: np.ndarray) -> tuple[int, int]:
+    """(height, width) by the header of a JPEG's frame; (0, 0) without one."""
+    at, end = len(_SOI), len(encoded) - 9
+    while at < end:
+        first, marker = encoded[at : at + 2].tolist()
+        if first != 0xFF:
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack(">HH", encoded[at + 5 : at + 9].tobytes())
+        elif marker == 0xFF:
+            at += 1
+        elif marker in _ALONE:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4].tobytes(), "big")
+    return 0, 0
+
+
+def image_size(encoded: bytes | np.ndarray) -> tuple[int, int] | None:
+    """(height, width) by the image's header, without decoding it; None without such a header,
+    65535×65535 for a size that Pillow refuses to name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded)) as image:
+                return image.height, image.width
+    except Image.DecompressionBombError:
+        return 65535, 65535
+    except Exception:  # Pillow raises many kinds for a damaged header
+        return None
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -156,15 +258,6 @@ def image_suffix(encoded: bytes | np.ndarray) -> str:
         if head.startswith(magic):
             return suffix
     return ".webp" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else ".jpg"
-
-
-def image_size(encoded: bytes | np.ndarray) -> tuple[int, int] | None:
-    """(height, width) by the image's header, without decoding it; None without such a header."""
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return image.height, image.width
-    except Exception:  # Pillow raises many kinds for a damaged header
-        return None
 
 
 def describe_sizes(sizes: dict[tuple[int, int] | None, int]) -> str:

@@ -6,6 +6,8 @@ A file is a dictionary, pickled by PyTorch or a safetensors file, or a TorchScri
 import difflib
 import json
 import shlex
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from Utils.errors import CheckpointError, RunError
-from Utils.files import atomic_path, read_tensors, reading, refusing_code, writing
+from Utils.errors import CheckpointError, RunError, first_line
+from Utils.files import (
+    atomic_path,
+    read_tensors,
+    reading,
+    refusing_code,
+    write_tensors,
+    writing,
+)
 from Utils.Pretrained_Utils.hub.download import PREFIX as HUB
 from Utils.Pretrained_Utils.hub.download import WEIGHTS as HUB_WEIGHTS
 from Utils.Pretrained_Utils.hub.download import cached_name, fetch
@@ -178,8 +187,23 @@ def write_backbone(
             save_file(dict(state), temporary, metadata=metadata)
         return
     contents = described(state, description) if description else dict(state)
-    with writing(path), atomic_path(path) as temporary:
-        torch.save(contents, temporary)
+    write_tensors(path, contents)
+
+
+def check_whole(path: Path) -> None:
+    """Raise CheckpointError if the bytes of a .pt file that this program wrote have changed since:
+    PyTorch itself reads the zeros that a power cut or a bad disk leaves in it as weights."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        damaged = first_line(error)
+    if damaged is not None:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: the check sum of {damaged} is wrong. Fetch it again."
+        )
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -22,6 +22,7 @@ from Utils.Pretrained_Utils.files import (
     BACKBONE_FORMAT,
     Description,
     Weights,
+    check_whole,
     find_weights,
     read_file,
 )
@@ -90,6 +91,7 @@ def read_weights(
     path = find_weights(path)
     contents = with_config(path, read_file(path))
     if contents.get("format") in (FORMAT, BACKBONE_FORMAT):
+        check_whole(path)
         weights = own_weights(path, contents, lineage, which)
     elif str(contents.get("format")).startswith(FORMATS):
         raise CheckpointError(

@@ -242,6 +242,10 @@ class FittedImages(Dataset):
         self.input_size = input_size
         self.known = known
 
+    def place(self, index: int) -> str:
+        """The file of an image and the place in it, for messages."""
+        return self.dataset.images.place(self.dataset.row(index))
+
     def __getitem__(self, index: int) -> Sample:
         unreadable = []
         for step in range(min(TRIES, len(self.dataset))):

@@ -7,7 +7,8 @@ networks or restores them from the checkpoint, and makes the run's folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from Backbone import ArchitectureError, build_backbone
 from Config import Config, ConfigError, validate
 from Head import build_head
 from Head.classifier import MarginHead
+from Utils.Datasets_Utils.text import quoted
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.devices import choose_amp_dtype, choose_device, describe_precision
 from Utils.errors import CheckpointError
+from Utils.Pretrained_Utils.files import check_whole
 from Utils.Pretrained_Utils.heads import ClassWeights, find_class_weights
 from Utils.Pretrained_Utils.load import (
     Weights,
@@ -33,6 +36,7 @@ from Utils.Pretrained_Utils.load import (
 )
 from Utils.processes import ALONE, Processes
 from Utils.run_folder import (
+    COMMON,
     RunFolder,
     RunLock,
     check_writable,
@@ -42,6 +46,7 @@ from Utils.run_folder import (
     is_restarted,
     note_launch,
     restarted_run,
+    run_of,
     run_of_launch,
     run_to_continue,
 )
@@ -116,7 +121,8 @@ def saved_settings(resume: str, save_dir: str, processes: Processes = ALONE) -> 
         return run.last if run and run.last.exists() else find_checkpoint(resume, save_dir)
 
     path = processes.from_main(find)
-    settings = {**read_run(path, lazily=True)["settings"], "resume": str(path)}
+    with _naming_another(path):
+        settings = {**read_run(path, lazily=True)["settings"], "resume": str(path)}
     if resume == "last":
         settings["save_dir"] = save_dir  # the run may have been moved; it stays where it is now
     return settings
@@ -149,7 +155,7 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
     data = processes.one_by_one(lambda: open_training_data(config))
     test_sets = processes.one_by_one(lambda: TestSets(config, device, processes))
     teacher = load_teacher(config, amp_dtype) if config.teacher else None
-    saved = read_run(resumed, lazily=processes.world_size > 1) if resumed else None
+    saved = _read(resumed, processes) if resumed else None
     if saved:
         check_fits(saved, resumed, config, data.num_classes, len(data))
         check_teacher(saved, resumed, config, teacher)
@@ -160,7 +166,8 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
     )
     if saved:
         check_tensors(saved, resumed, state.head, state.optimizer)
-        state.restore(saved, config, processes)
+        with _naming_another(resumed):
+            state.restore(saved, config, processes)
     if teacher:
         teacher.prepare(config, data, device, processes)
     folder, lock = None, RunLock()
@@ -179,6 +186,40 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
         resumed=resumed,
         lock=lock,
     )
+
+
+def _read(path: Path, processes: Processes) -> dict[str, Any]:
+    with _naming_another(path):
+        state = read_run(path, lazily=processes.world_size > 1)
+        inside = path / COMMON if path.is_dir() else path
+        processes.from_main(lambda: check_whole(inside))
+    return state
+
+
+@contextmanager
+def _naming_another(path: Path) -> Iterator[None]:
+    """Add to the error of a damaged checkpoint which other one of its run is the newest that can be
+    read."""
+    try:
+        yield
+    except CheckpointError as error:
+        other = _whole_one_beside(path)
+        if other is None:
+            raise
+        advice = f"An older one of this run is whole: --resume {quoted(other)}"
+        raise CheckpointError(f"{error} {advice}") from None
+
+
+def _whole_one_beside(path: Path) -> Path | None:
+    run = run_of(path)
+    numbered = sorted(run.checkpoints.glob("iteration_*"), reverse=True) if run else []
+    for other in (*numbered, *([run.best] if run else [])):
+        with suppress(CheckpointError, OSError):
+            if not other.samefile(path):
+                read_run(other, lazily=True)
+                check_whole(other / COMMON if other.is_dir() else other)
+                return other
+    return None
 
 
 def checkpoint_to_resume(config: Config, processes: Processes) -> Path | None:

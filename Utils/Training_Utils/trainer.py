@@ -2,11 +2,13 @@
 
 import json
 import math
+import time
+from collections.abc import Callable
 
 from Config import Config
 from Utils.cpu import describe_memory
 from Utils.devices import training_precision
-from Utils.errors import RunError, UserError
+from Utils.errors import DataError, RunError, UserError
 from Utils.processes import ALONE, Processes, is_lost_connection, lost_connection
 from Utils.run_folder import forget_launch
 from Utils.Training_Utils.checkpoints.run_checkpoints import CheckpointWriter, saves_folders
@@ -20,6 +22,9 @@ from Utils.Training_Utils.state import set_frozen
 from Utils.Training_Utils.step import TrainingStep
 from Utils.Training_Utils.stopping import StopRequest
 from Utils.workers import WorkerError
+
+# At the end of a run, what can't be written is tried again for an hour: days of work are in memory.
+_TRIES, _PAUSE = 360, 10.0  # seconds
 
 
 class Trainer:
@@ -75,18 +80,29 @@ class Trainer:
         left = (config.total_epoch - state.epoch) * self.loader.batches_per_epoch - state.batch
         names = self.test_sets.columns(averaged=state.averaged is not None)
         self.progress = Progress(
-            config, state, run, state.iteration + left, names, self.log, processes
+            config, state, run, state.iteration + left, len(self.data), names, self.log, processes
         )
 
     def run(self) -> TrainingResult:
         """Train to the last epoch, or until a signal asks to stop (see `StopSignals`); returns the
         figures.
 
-        Raises RunError for a loss that is not finite, or if another process has ended; the last
-        checkpoint is older and sound. Also if a worker of the loader has ended; a single process
-        has saved all its iterations. Raises KeyboardInterrupt if Ctrl-C ended it: pressed once,
-        after it has saved.
+        A checkpoint that can't be written is no reason to end: the next one may, and the older ones
+        are sound. Raises RunError if the last one can't be written either, for a loss that is not
+        finite, if another process has ended, or a worker of the loader; after the last, a single
+        process has saved all its iterations. Raises KeyboardInterrupt if Ctrl-C ended it: pressed
+        once, after it has saved.
         """
+        try:
+            return self._run()
+        except UserError as error:
+            self.log.debug(f"the run has ended: {error}")  # printed by whoever started it
+            raise
+        finally:
+            self.progress.close()
+            self._lock.release()
+
+    def _run(self) -> TrainingResult:
         try:
             precision = training_precision(self.config, self.device)
             with precision, StopRequest(self.processes) as stop:
@@ -119,13 +135,14 @@ class Trainer:
                 f"{error} {self._last_saved()} To continue from it: --resume last, with fewer "
                 f"--num_workers."
             ) from None
+        except DataError as error:  # a file of the training set has changed; between two iterations
+            if self.processes.group is None:
+                self._save()
+            raise DataError(f"{error} {self._last_saved()}") from None
         except RuntimeError as error:
             if self.processes.group is not None and is_lost_connection(error):
                 raise lost_connection(error, self._last_saved()) from None
             raise
-        finally:
-            self.progress.close()
-            self._lock.release()
 
     def _train(self, stop: StopRequest) -> dict[str, float] | None:
         """The loop. Returns the accuracies at the end; None if it was asked to stop."""
@@ -148,13 +165,15 @@ class Trainer:
                     self._check_loss()
                     self.progress.report()
                 if stop.due() and not finished:  # all processes agree on it
-                    self._save()
+                    self._check_sound()
+                    self._write_checkpoint()
                     return None
                 if due(config.save_freq) or state.batch == 0:
                     self._save()  # before the test, which may take long or fail
                 if due(config.test_freq) or finished:
                     accuracies = self._test()  # saves again where it is the best
-        self._save()  # with the best accuracies
+        self._check_sound()
+        self._keep_trying(self._write_checkpoint)  # with the best accuracies
         return accuracies
 
     def _test(self) -> dict[str, float]:
@@ -172,15 +191,47 @@ class Trainer:
             return {}
         if accuracies:
             self.progress.report_tests(accuracies)
+            before = state.best.copy()
             better = state.note_best({**accuracies, MEAN: mean_accuracy(accuracies)})
-            if MEAN in better:
-                self._save(best=True)
+            if MEAN in better and not self._save(best=True):
+                state.best = before  # of the weights in the best checkpoint
         return accuracies
 
-    def _save(self, best: bool = False) -> None:
+    def _save(self, best: bool = False) -> bool:
+        """Write a checkpoint; returns whether that could be done."""
         self._check_sound()
+        try:
+            self._write_checkpoint(best)
+        except RunError as error:
+            self.log.info(
+                f"warning: iteration {self.state.iteration} is not saved: {error} "
+                f"{self._last_saved()} Training goes on; the next checkpoint is tried as usual."
+            )
+            return False
+        return True
+
+    def _write_checkpoint(self, best: bool = False) -> None:
         if self.writer:
             self.writer.save(self.state, self.config, len(self.data), best)
+
+    def _keep_trying(self, write: Callable[[], None]) -> None:
+        """Write what a run ends with, which a user may have to make space for first.
+
+        Raises RunError as `write` does, in all processes or in none.
+        """
+        for left in reversed(range(_TRIES)):
+            try:
+                write()
+                return
+            except RunError as error:
+                if not left:
+                    raise
+                if left == _TRIES - 1:
+                    self.log.info(
+                        f"warning: {error} {self._last_saved()} All is trained; writing is tried "
+                        f"again for {_TRIES * _PAUSE / 60:.0f} minutes. Please make space."
+                    )
+                time.sleep(_PAUSE)
 
     def _finish(self, last: dict[str, float] | None) -> TrainingResult:
         """The result of a run that ended, written to its folder unless it was asked to stop."""
@@ -197,8 +248,8 @@ class Trainer:
         )
         if run and self.processes.is_main and not result.stopped:
             forget_launch(self.config.save_dir)
-            self.progress.draw(run)
-            write_results(result, run.results)
+            self._keep_trying(lambda: self.progress.finish(run))
+            self._keep_trying(lambda: write_results(result, run.results))
         return result
 
     def _check_loss(self) -> None:

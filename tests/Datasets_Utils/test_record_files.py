@@ -1,6 +1,7 @@
 """Record files: those that MXNet wrote, ones packed by hand from the format's description, and
 damaged ones."""
 
+import os
 import shutil
 import struct
 
@@ -263,16 +264,21 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 def test_a_damaged_record_is_skipped_with_its_place(ms1m):
     dataset = open_training_set(ms1m)
     offset = int(dataset.images.offsets[3])
-    data = bytearray((ms1m / "train.rec").read_bytes())
+    file, before = ms1m / "train.rec", (ms1m / "train.rec").stat()
+    data = bytearray(file.read_bytes())
+
+    def damage():
+        with open(file, "r+b") as f:
+            f.write(data)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # a disk does not date it
+
     data[offset : offset + 4] = b"oops"
-    with open(ms1m / "train.rec", "r+b") as f:
-        f.write(data)
+    damage()
     with pytest.raises(ImageError, match=rf"train\.rec, byte {offset}: no record"):
         dataset[3]
     data[offset : offset + 4] = MAGIC
     data[offset + 32 : offset + 200] = bytes(168)
-    with open(ms1m / "train.rec", "r+b") as f:
-        f.write(data)
+    damage()
     with pytest.raises(ImageError, match=rf"train\.rec, byte {offset} \(key 4\): .* not an image"):
         dataset[3]
 

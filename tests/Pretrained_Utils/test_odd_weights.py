@@ -2,8 +2,6 @@
 
 import copy
 import re
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from safetensors.torch import save_file
 
 from Backbone import build_backbone, describe_backbone
 from Config import Config
+from tests.conftest import full_disk
 from tests.lineage_networks import Recorder
 from tests.Pretrained_Utils.test_lineages import facex_zoo, wujiyang_mobile
 from Utils.errors import CheckpointError, RunError
@@ -168,17 +167,6 @@ def test_a_checked_file_may_hold_any_text_for_a_name(own):
     with pytest.raises(CheckpointError, match="does not fit") as error:
         starting_backbone(Config(resume="net.pt"), own)
     assert len(str(error.value)) < 2000
-
-
-@contextmanager
-def full_disk(size: int):
-    """No file of this process may grow beyond a size in bytes: writing more fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])

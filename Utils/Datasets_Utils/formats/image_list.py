@@ -51,6 +51,8 @@ class FileImages(ImageStore):
     ) -> None:
         self.root = Path(root)
         self.source = source
+        if bad := next((path for path in paths if "\0" in path), None) if paths.has_nul() else None:
+            raise DataError(f"{source} has a NUL byte in a name, {bad[:80]!r}; take it out.")
         self.paths, self.missing, self.notes = _fit_paths(self.root, paths, encoding)
         if self.missing.size and not skip_bad:
             raise _not_found(self.root, paths, self.missing, source)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,7 +36,6 @@ from Utils.Datasets_Utils.formats.storage import (
 from Utils.Datasets_Utils.images import IMAGE_SUFFIXES, is_image_name
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
 from Utils.errors import DataError
-from Utils.files import reading
 
 BUFFER = 16384  # images that are shuffled together
 INDEX = "shards_index.npz"
@@ -109,7 +109,7 @@ class ShardImages(ImageStore):
         if len(self._read_ahead) > _BLOCKS_KEPT:
             self._read_ahead.popitem(last=False)
         path = self.files[shard].path
-        with reading(path, "shard"), open(path, "rb") as f:
+        with suppress(OSError), open(path, "rb") as f:  # what matters is said when it is read
             os.posix_fadvise(f.fileno(), block * _BLOCK, _BLOCK, os.POSIX_FADV_WILLNEED)
 
 

@@ -7,7 +7,9 @@ because counting references writes to them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import mmap
 import os
 import time
@@ -15,14 +17,15 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.images import ImageError
-from Utils.errors import RunError
+from Utils.Datasets_Utils.images import ImageError, persistently
+from Utils.errors import DataError, RunError
 from Utils.files import atomic_path, reading
 
 Arrays = dict[str, np.ndarray]
@@ -35,10 +38,13 @@ _PROBE = 4096  # bytes at either end of a file that tell it from another of the 
 
 
 class MappedFile:
-    """A read-only file as bytes. It can be pickled; the file is mapped at the first read.
+    """A read-only file as bytes. It can be pickled; the file is opened at the first read.
 
-    A forked worker shares its parent's map, which is safe because nobody writes; a spawned worker
-    gets the path alone and maps the file again.
+    `bytes` maps the whole file, for an index to be made. `read` does not use the map: where a
+    file gets shorter, or its disk fails, the system kills a process that looks at the map.
+
+    A forked worker shares what its parent has open, which is safe because nobody writes; a spawned
+    worker gets the path alone and opens the file again.
 
     path: the file. size: its number of bytes. Raises DataError if the file can't be opened.
     """
@@ -46,11 +52,14 @@ class MappedFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         with reading(path, "file"):
-            self.size = self.path.stat().st_size
+            status = self.path.stat()
+        self.size = status.st_size
+        self._stamp = status.st_size, status.st_mtime_ns
         self._bytes: np.ndarray | None = None
+        self._file: io.FileIO | None = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_bytes": None}
+        return {**self.__dict__, "_bytes": None, "_file": None}
 
     @property
     def bytes(self) -> np.ndarray:
@@ -64,18 +73,48 @@ class MappedFile:
         return self._bytes
 
     def release(self) -> None:
-        """Close the map and, once no view is left, its file descriptor; a read maps it again."""
-        self._bytes = None
+        """Close the map, once no view is left, and the file; a read opens it again."""
+        self._bytes = self._file = None
 
     def read(self, offset: int, size: int) -> np.ndarray:
-        """`size` bytes from `offset` on, as a view. Raises ImageError past the file's end."""
-        view = self.bytes[offset : offset + size]
-        if offset < 0 or len(view) != size:
+        """`size` bytes from `offset` on. Raises ImageError past the file's end, or if the disk
+        fails; DataError if the file is not as it was when this object was made."""
+        if offset < 0 or offset + size > self.size:
             raise ImageError(
                 f"{self.path}, byte {offset}: {size} bytes are expected there, but the file ends "
-                f"at {len(self.bytes)}; it is cut short or its index belongs to another file"
+                f"at {self.size}; it is cut short or its index belongs to another file"
             )
-        return view
+        try:
+            return np.frombuffer(
+                persistently(partial(self._read, offset, size), self.path), np.uint8
+            )
+        except OSError as error:
+            raise ImageError(
+                f"{self.path}, byte {offset}: cannot be read ({error.strerror})"
+            ) from None
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            if self._file is None:
+                self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - kept for more
+            status = os.fstat(self._file.fileno())
+            if (status.st_size, status.st_mtime_ns) != self._stamp:
+                raise DataError(
+                    f"{self.path} was changed while it was in use: it has {status.st_size:,} bytes "
+                    f"and had {self.size:,}, or another date. Start again when it stays as it is."
+                )
+            content = os.pread(self._file.fileno(), size, offset)
+            while 0 < len(content) < size:  # the system gives at most 2 GiB
+                more = os.pread(self._file.fileno(), size - len(content), offset + len(content))
+                if not more:
+                    break
+                content += more
+        except OSError:
+            self._file = None  # a server may have forgotten it
+            raise
+        if len(content) != size:
+            raise OSError(errno.EIO, "the file ends too early")
+        return content
 
 
 class PathTable:
@@ -104,6 +143,10 @@ class PathTable:
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """(text as uint8, int64 offsets: 0 and the end of each path), to be stored."""
         return self._text, self._ends
+
+    def has_nul(self) -> bool:
+        """Whether a path has a NUL in it, which no file's name has."""
+        return not self._text.all()
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from Utils.files import (
     not_written,
     read_tensors,
     remove_temporaries,
+    replace,
     write_tensors,
+    writing,
 )
 from Utils.processes import Processes
 from Utils.run_folder import BEST, COMMON, FORMAT, LAST, SUFFIX, RunFolder, is_checkpoint_folder
@@ -135,62 +138,89 @@ class CheckpointWriter:
     ) -> None:
         """Write a checkpoint and name it `last`; where it is the best one, also `best`.
 
-        Raises RunError if it can't be written; the older ones are whole.
+        Raises RunError in all processes if one can't write; the older ones are whole.
         """
         contents = state.checkpoint(config, num_images, self._processes, not self._folders)
-        if self._folders:
-            path = self._run.checkpoints / f"iteration_{state.iteration:08d}{SUFFIX}"
-            if path.resolve() == self._newest:  # nothing was trained since: the tables are the same
-                if self._processes.is_main:
-                    if best:  # before the checkpoint says so: a kill would leave it without a name
-                        self._name_folder(path, BEST)
-                    write_tensors(path / COMMON, contents)
-            else:
-                self._write_folder(path, state, contents)
-                self._newest = path.resolve()
-            if self._processes.is_main:
-                for name in (BEST, LAST) if best else (LAST,):
-                    self._name_folder(path, name)
-        elif self._processes.is_main:
-            name = BEST if best else f"iteration_{state.iteration:08d}.pt"
-            path = self._run.checkpoints / name
-            write_tensors(path, contents)
-            self._name_file(path, best)
-        # Those that went on would wait in the next step, where patience ends in minutes.
-        self._processes.barrier()
+        if not self._folders:
+            self._from_main(self._write_file, state.iteration, contents, best)
+            return
+        path = self._run.checkpoints / f"iteration_{state.iteration:08d}{SUFFIX}"
+        if path.resolve() == self._newest:  # nothing was trained since: the tables are the same
+            if best:  # before the checkpoint says so: a kill would leave it without a name
+                self._from_main(self._name_folder, path, BEST)
+            self._from_main(write_tensors, path / COMMON, contents)
+        else:
+            self._write_folder(path, state, contents)
+            self._newest = path.resolve()
+        for name in (BEST, LAST) if best else (LAST,):
+            self._from_main(self._name_folder, path, name)
+
+    def _from_main(self, write: Callable[..., None], *given: Any) -> None:
+        """Write in the main process. The others wait: those that went on would do so in the next
+        step, where patience ends in minutes."""
+
+        def named() -> None:
+            with writing(self._run.checkpoints):
+                write(*given)
+
+        self._processes.from_main(named)
+
+    def _write_file(self, iteration: int, contents: dict, best: bool) -> None:
+        path = self._run.checkpoints / (BEST if best else f"iteration_{iteration:08d}.pt")
+        write_tensors(path, contents)
+        link_or_copy(path, self._run.checkpoints / LAST)
+        for name in (LAST, BEST) if best else (LAST,):
+            _remove((self._run.checkpoints / name).with_suffix(SUFFIX))
 
     def _write_folder(self, path: Path, state: TrainingState, common: dict) -> None:
         partial = path.with_name(f".{path.name}{_PARTIAL}")
-        if self._processes.is_main:
+
+        def begin() -> None:
             shutil.rmtree(partial, ignore_errors=True)
-            try:
-                partial.mkdir()
-            except OSError as error:
-                raise RunError(not_written(path, error)) from None
+            partial.mkdir()
             write_tensors(partial / COMMON, common)
-        self._processes.barrier()
+
+        def finish() -> None:
+            shutil.rmtree(path, ignore_errors=True)  # not yet named when a run was killed
+            os.rename(partial, path)
+
+        self._from_main(begin)
         tables = class_tables(state.head, state.optimizer)
         tables = {name: by_class(state.head, rows) for name, rows in tables.items()}
         try:
             write_tables(partial, tables, self._processes.group)
-            if self._processes.is_main:
-                shutil.rmtree(path, ignore_errors=True)  # not yet named when a run was killed
-                os.rename(partial, path)
-        except OSError as error:
+        except OSError as error:  # in all processes, whichever it was
             raise RunError(not_written(path, error)) from None
+        self._from_main(finish)
 
     def _name_folder(self, folder: Path, name: str) -> None:
         link = self._run.checkpoints / name
         temporary = link.with_name(f".{name}.link")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(folder.name)
-        os.replace(temporary, link.with_suffix(SUFFIX))
+        _remove(temporary)
+        try:
+            temporary.symlink_to(folder.name)
+            replace(temporary, link.with_suffix(SUFFIX))
+        except OSError:
+            _remove(temporary)
+            _copy_folder(folder, temporary)
+            _remove(link.with_suffix(SUFFIX))
+            os.rename(temporary, link.with_suffix(SUFFIX))
         link.unlink(missing_ok=True)  # of a file, where the form of the checkpoints changed
 
-    def _name_file(self, path: Path, best: bool) -> None:
-        link_or_copy(path, self._run.checkpoints / LAST)
-        for name in (LAST, BEST) if best else (LAST,):
-            (self._run.checkpoints / name).with_suffix(SUFFIX).unlink(missing_ok=True)
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Make a folder with the same files, where the file system has no symbolic links."""
+    target.mkdir()
+    for path in source.iterdir():
+        link_or_copy(path, target / path.name)
+
+
+def _remove(path: Path) -> None:
+    """Remove a link, or the folder that stands for one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_unfinished(run: RunFolder) -> None:

@@ -35,6 +35,7 @@ class Metrics:
         self.losses = ["loss", *([DISTILLATION] if has_teacher else [])]
         self.columns = [*TRAINING_COLUMNS, *self.losses[1:], *test_names]
         self.rows: list[Row] = []
+        self._unwritten: list[Row] = []
 
     def start(self, iteration: int = 0, repeated: int | None = None) -> None:
         """Begin the file. Rows of a run that is resumed at an iteration are kept up to it.
@@ -57,15 +58,31 @@ class Metrics:
             writer.writerows(self.rows)
 
     def add(self, row: Row) -> None:
-        """Add a row, to the file too. Raises RunError if that can't be written."""
+        """Add a row, to the file too. Raises RunError if that can't be written; the next call
+        tries again."""
         self.rows.append(row)
-        if self.path is None:
+        self._unwritten.append(row)
+        self.write()
+
+    def write(self) -> None:
+        """Write the rows that could not be written before. Raises RunError if they still can't."""
+        if self.path is None or not self._unwritten:
             return
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self.columns).writerows(self._unwritten)
+        left = text.getvalue().encode()
         try:
-            with open(self.path, "a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
+            with open(self.path, "ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    while left := left[file.write(left) :]:  # a disk that gets full takes some
+                        pass
+                except OSError:
+                    file.truncate(end)
+                    raise
         except OSError as error:
             raise RunError(not_written(self.path, error)) from None
+        self._unwritten.clear()
 
     def series(self, column: str) -> tuple[list[float], list[float]]:
         """(iterations, values) of the rows that have a value in this column."""

@@ -7,6 +7,7 @@ not UTF-8, are written as an escape like \udce9.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
@@ -14,12 +15,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 from Config import Config
 from Utils.Datasets_Utils.verification_set import VerificationSet
+from Utils.errors import RunError
 from Utils.Evaluation_Utils.verification import VerificationResult
+from Utils.files import not_written
 from Utils.processes import Processes
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.data import Batch
@@ -31,13 +35,19 @@ from Utils.Training_Utils.reports.watchers import Watchers
 from Utils.Training_Utils.state import TrainingState
 
 _FLAWS_SHOWN = 5  # the others are in the log's file
+MOST_LEFT_OUT = 0.1  # of the training set: with more, the run ends
+_FEW = 100  # images that may be left out of a small set too
+_FIND_THEM = (
+    "`python -m Utils.Datasets_Utils.check_dataset` finds all of them, and writes a list without "
+    "them; --help says how."
+)
 
 
 class Progress:
     """The figures of a run: collects them and reports them. All processes must call its methods.
 
     run: the folder for metrics.csv and the profile; None writes neither. total: iterations of the
-    whole run. test_names: the columns of the test sets in metrics.csv.
+    whole run. images: of the training set. test_names: the columns of the test sets in metrics.csv.
     """
 
     def __init__(
@@ -46,6 +56,7 @@ class Progress:
         state: TrainingState,
         run: RunFolder | None,
         total: int,
+        images: int,
         test_names: list[str],
         log: logging.Logger,
         processes: Processes,
@@ -64,8 +75,10 @@ class Progress:
             state.means.last = MeanFigures(losses[-1])
         self._unreadable: list[str] = []  # why images were left out since the last report
         self._flawed: list[str] = []  # what is wrong with those that were read all the same
-        self._flaws = 0
+        self._flaws = self._left_out = 0
+        self._most_left_out = max(MOST_LEFT_OUT * images, _FEW)
         self._reported: set[str] = set()
+        self._has_warned = False  # that metrics.csv can't be written
         self._profile = StepProfile(config.profile, state.device, run.path if run else None, log)
         self._watchers = None
         if processes.is_main:
@@ -113,9 +126,8 @@ class Progress:
         self._images, self._since = 0, now
         has_teacher = self._state.distillation is not None
         distilled = f"distillation {means.distillation:.4f}  " if has_teacher else ""
-        self.metrics.add(
+        self._add_row(
             {
-                **self._position(),
                 "loss": round(loss, 6),
                 **({DISTILLATION: round(means.distillation, 6)} if has_teacher else {}),
                 "accuracy": round(accuracy, 6),
@@ -139,7 +151,7 @@ class Progress:
         """Report accuracies of test sets. The time they took is not training time."""
         self._since = time.perf_counter()
         row = {name: round(accuracy, 6) for name, accuracy in accuracies.items()}
-        self.metrics.add({**self._position(), **row})
+        self._add_row(row)
         figures = "  ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
         self._log.info(f"iteration {self._state.iteration}  test accuracy  {figures}")
         self._update_watchers()
@@ -149,8 +161,12 @@ class Progress:
         if self._watchers:
             self._watchers.show(name, self._state.iteration, data, result)
 
-    def draw(self, run: RunFolder) -> None:
-        """Draw the picture of the run's figures into its folder."""
+    def finish(self, run: RunFolder) -> None:
+        """Write the figures that could not be written before, and draw their picture into the run's
+        folder. Raises RunError if that can't be done."""
+        if self._left_out:
+            self._log.info(f"{self._left_out} images were left out as unreadable. {_FIND_THEM}")
+        self.metrics.write()
         draw_curves(self.metrics, run.curves, run.name)
 
     def elapsed(self) -> str:
@@ -176,7 +192,14 @@ class Progress:
         for reason in chain(*self._processes.gather(self._unreadable)):
             if reason not in self._reported:
                 self._reported.add(reason)
-                self._log.info(f"image left out, replaced by the next one: {reason}")
+                self._left_out += 1
+                say = self._log.info if self._left_out <= _FLAWS_SHOWN else self._log.debug
+                say(f"image left out, replaced by the next one ({self._left_out} so far): {reason}")
+        if self._left_out > self._most_left_out:
+            raise RunError(
+                f"{self._left_out} images could not be read: more than one in ten of the training "
+                f"set, so others were trained on too often in their place. {_FIND_THEM}"
+            )
         for flaw in chain(*self._processes.gather(self._flawed)):
             if flaw not in self._reported:
                 self._reported.add(flaw)
@@ -184,6 +207,17 @@ class Progress:
                 say = self._log.info if self._flaws <= _FLAWS_SHOWN else self._log.debug
                 say(f"image read in spite of a flaw ({self._flaws} so far): {flaw}")
         self._unreadable, self._flawed = [], []
+
+    def _add_row(self, figures: dict[str, float]) -> None:
+        """Add the figures of this iteration to metrics.csv; the run goes on if it can't be written,
+        and the next row takes those before it along."""
+        try:
+            self.metrics.add({**self._position(), **figures})
+            self._has_warned = False
+        except RunError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                self._log.info(f"warning: {error} Training goes on; the figures will be added.")
 
     def _position(self) -> dict[str, int]:
         """The iteration, and the epoch that it is in, from 1."""
@@ -206,6 +240,34 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+class _LogFile(logging.FileHandler):
+    """Lines that a full disk does not take stay in memory, a megabyte of them, until it does."""
+
+    def __init__(self, path: Path) -> None:
+        self._has_warned = False
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def _open(self) -> TextIO:
+        file = open(self.baseFilename, "ab+", buffering=2**20)  # noqa: SIM115 - kept until close
+        file.seek(-1, 2) if file.tell() else None
+        cut = file.read(1) not in (b"", b"\n")  # a process was killed while it wrote a line
+        text = io.TextIOWrapper(file, self.encoding, self.errors)
+        text.write("\n" * cut)
+        return text
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_warned:
+            self._has_warned = True
+            tqdm.write(f"warning: {not_written(self.baseFilename, error)}")
+
+    def close(self) -> None:
+        with suppress(OSError):  # of which `handleError` has warned
+            super().close()
+
+
 class _Screen(logging.Handler):
     """Prints lines; where that fails, as the terminal was closed or `tee` has ended, the run goes
     on without: the log's file has them."""
@@ -226,7 +288,7 @@ def open_log(path: Path | None, screen: bool = True) -> logging.Logger:
     if screen:
         log.addHandler(_Screen(logging.INFO))
     if path is not None:
-        file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        file = _LogFile(path)
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)
     return log

@@ -15,6 +15,8 @@ CAMPAIGNS: dict[str, float] = {
     "length": 12,
     "hostile": 3,
     "mutations": 20,
+    "disks": 6,
+    "data": 6,
 }
 
 

@@ -64,13 +64,42 @@ class Photos:
 
 
 def labelled_photos(data: TrainingSet) -> tuple[Photos, str]:
-    """The photos of a training set, and the SHA-256 of their names. They are listed by number: a
+    """The photos of a training set, and their `images_digest`. They are listed by number: a
     training list may name a photo twice."""
-    names = hashlib.sha256()
-    for row in range(len(data)):
-        names.update(data.name(row).encode("utf-8", "surrogateescape") + b"\n")
     listed = PhotoList([str(row) for row in range(len(data))], None, str(data.source))
-    return Photos(listed, StoredImages(data.images, data.rows)), names.hexdigest()
+    images = StoredImages(data.images, data.rows)
+    names = (data.name(row) for row in range(len(data)))
+    return Photos(listed, images), images_digest(names, image_files(images, data.images.source))
+
+
+def images_digest(names: Iterable[str], files: Iterable[str | Path]) -> str:
+    """SHA-256 of the names of images in their order, and of the sizes and times of their files:
+    other images, and the same in another order, have another one."""
+    found = hashlib.sha256(f"{photos_digest(files)}\n".encode())
+    for name in names:
+        found.update(name.encode("utf-8", "surrogateescape") + b"\n")
+    return found.hexdigest()
+
+
+def image_files(images: Sequence[np.ndarray], place: Path) -> Iterable[str | Path]:
+    """The files that images are in. place: the folder, record file or archive with all of them."""
+    if isinstance(images, StoredImages):
+        return images.store.files_of(images.rows.tolist())
+    return getattr(images, "paths", None) or [place, *sorted(place.rglob("*"))]
+
+
+def photos_digest(paths: Iterable[str | Path]) -> str:
+    """SHA-256 of the sizes and times of files, which tell that one was replaced; a file may be
+    missing."""
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.update(b"missing\n")
+        else:
+            found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()
 
 
 def read_photo_list(path: str | Path, with_ids: bool | None) -> PhotoList:

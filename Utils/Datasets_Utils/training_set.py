@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,10 @@ class ImageStore(ABC):
     def place(self, row: int) -> str:
         """The file of an image and the place in it, for messages."""
         return f"{self.source}, image {self.name(row)}"
+
+    def files_of(self, rows: Iterable[int]) -> Iterable[Path]:
+        """The files that images are in; those that are replaced have another size or time."""
+        return [self.source, *sorted(self.source.rglob("*"))]
 
     def decode(self, row: int) -> np.ndarray:
         """The image as uint8 H×W×3 RGB. Raises ImageError, naming the place, if damaged."""

@@ -24,7 +24,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from Utils.Datasets_Utils.photos import PhotoList, Photos, read_photo_list, write_photo_list
+from Utils.Datasets_Utils.photos import (
+    PhotoList,
+    Photos,
+    image_files,
+    photos_digest,
+    read_photo_list,
+    write_photo_list,
+)
 from Utils.devices import full_precision
 from Utils.errors import DataError, RunError
 from Utils.Evaluation_Utils.embedding import embed_batches
@@ -151,7 +158,7 @@ class FeatureFolder:
         found = self.read_about()
         other = [name for name in about if found.get(name) != about[name]]
         if other:
-            raise self._damaged(f"{self.about} says another {other[0]} than its folder's name")
+            raise self._damaged(f"{self.about} has another value of `{other[0]}` than now")
         table, dtype = _open_table(self.table, "r"), FEATURE_DTYPES[about["dtype"]]
         if table.shape != shape or table.dtype != dtype:
             raise self._damaged(
@@ -376,29 +383,16 @@ def embedded_with(
 ) -> dict[str, Any]:
     """What decides the features that `embedded` makes of the images. photos: the folder, record
     file or archive that they are in."""
-    paths = getattr(images, "paths", None) or [photos, *sorted(photos.rglob("*"))]
+    points = getattr(backbone, "takes_keypoints", False) and hasattr(images, "keypoints")
     return {
+        **({"keypoints": True} if points else {}),
         "network": weights_digest(backbone),
         "dim": backbone.feature_dim * (2 if flip == "concat" else 1),
         "flip": flip,
         "preprocessing": str(backbone.preprocessing),
         "photos": str(photos.absolute()),
-        "files": photos_digest(paths),
+        "files": photos_digest(image_files(images, photos)),
     }
-
-
-def photos_digest(paths: Iterable[str | Path]) -> str:
-    """SHA-256 of the sizes and times of files, which tell that one was replaced; a file may be
-    missing."""
-    found = hashlib.sha256()
-    for path in paths:
-        try:
-            status = os.stat(path)
-        except OSError:
-            found.update(b"missing\n")
-        else:
-            found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-    return found.hexdigest()
 
 
 def list_digest(listed: PhotoList) -> str:

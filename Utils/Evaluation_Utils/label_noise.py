@@ -94,7 +94,7 @@ def keep_features(
 ) -> np.ndarray:
     """The features of photos as `measure` keeps them in a folder, N×D, memory-mapped.
 
-    names: the SHA-256 of the photos' names. source: the file or folder of their images.
+    names: their `images_digest`. source: the file or folder of their images.
     """
     about = {
         "network": weights_digest(backbone),

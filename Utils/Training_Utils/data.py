@@ -229,7 +229,8 @@ class FittedImages(Dataset):
     replaced by the next one that can.
 
     dataset: gives (uint8 H×W×3 RGB, label) for an index. input_size: (height, width).
-    known: gives float16 2×T for an index, a teacher's embeddings.
+    known: gives float16 2×T for an index, a teacher's embeddings; zeros for an image that could not
+    be read then, which counts as one that can't be read.
     """
 
     def __init__(
@@ -250,13 +251,19 @@ class FittedImages(Dataset):
         unreadable = []
         for step in range(min(TRIES, len(self.dataset))):
             row = (index + step) % len(self.dataset)
+            known = _NOT_KNOWN if self.known is None else self.known[row]
+            if known.size and not known.any():
+                unreadable.append(
+                    f"{self.dataset.name(row)} could not be read when the teacher's embeddings "
+                    f"were computed; to compute them again, delete the folder that the log names"
+                )
+                continue
             try:
                 with noting_flaws() as flaws:
                     image, label = self.dataset[row]
             except ImageError as error:
                 unreadable.append(str(error))
                 continue
-            known = _NOT_KNOWN if self.known is None else self.known[row]
             return fit_image(image, self.input_size), label, unreadable, flaws, known
         return None, 0, unreadable, [], _NOT_KNOWN
 

@@ -11,6 +11,7 @@ import pytest
 from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.convert_dataset import convert
 from Utils.Datasets_Utils.formats.bin_set import read_bin
+from Utils.Datasets_Utils.photos import image_files
 from Utils.errors import DataError
 
 pyarrow = pytest.importorskip("pyarrow", reason="make extras installs pyarrow")
@@ -109,7 +110,10 @@ def test_parquet_is_rewritten_once(lfw, tmp_path, monkeypatch):
     assert len(list((data / "data").glob(".test*.arrow"))) == 2
     monkeypatch.setattr(parquet, "ParquetFile", None)
     assert_is_lfw(open_verification_set(data), lfw)
-    assert_is_lfw(open_verification_set(data / "data/test"), lfw)
+    found = open_verification_set(data / "data/test")
+    assert_is_lfw(found, lfw)
+    files = [*image_files(found.images, data / "data/test")]  # which is no file itself
+    assert [file.is_file() for file in files] == [True, True]
 
 
 @pytest.mark.skipif(DATASETS is None, reason="the package datasets is not installed")

@@ -226,6 +226,11 @@ def test_an_image_that_cannot_be_read_is_listed_and_counts_for_nothing(
     found = rows[whole.labels[damaged]]
     assert float(found["median angle"]) == pytest.approx(np.median(own), abs=0.02)
     assert found["typical image"] != whole.name(damaged)
+    (tmp_path / "train" / whole.name(damaged)).write_bytes(whole.encoded(damaged + 1))
+    with pytest.raises(
+        DataError, match="another value of `images`"
+    ):  # no old features for a new image
+        measure(whole, backbone, tmp_path / "features", torch.device("cpu"))
 
 
 def write_images(path, rows):

@@ -18,14 +18,14 @@ from tests.plain_training import Plain, plain_config, train_all
 from tests.processes import in_processes
 from tests.Training_Utils.test_step import NoMethodWaits, NoOperatorWaits
 from Utils.Datasets_Utils import open_training_set
+from Utils.Datasets_Utils.images import ImageError
 from Utils.errors import CheckpointError, RunError
 from Utils.Pretrained_Utils import load_backbone
 from Utils.Pretrained_Utils.files import Description, write_backbone
 from Utils.processes import ALONE
 from Utils.Training_Utils import start
-from Utils.Training_Utils.data import Batch
+from Utils.Training_Utils.data import Batch, FittedImages
 from Utils.Training_Utils.distillation.loss import Distillation, distillation_loss
-from Utils.Training_Utils.distillation.table import images_digest
 from Utils.Training_Utils.distillation.teacher import TeacherNetwork, load_teacher
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.start import build_state
@@ -176,8 +176,25 @@ def test_a_table_is_used_again_but_not_for_other_images_or_another_teacher(confi
     made(config)
     swapped = open_training_set(config.train_dataset_path, config.train_file_list)
     swapped.channel_order = "BGR"
-    plain = open_training_set(config.train_dataset_path, config.train_file_list)
-    assert images_digest(swapped) != images_digest(plain)
+    assert prepared(config, swapped)[0].table.path not in tables
+
+
+def test_an_image_without_an_embedding_in_the_table_is_replaced_by_the_next_one(config):
+    data = open_training_set(config.train_dataset_path, config.train_file_list)
+    decode = data.images.decode
+
+    def fails_once(row: int) -> np.ndarray:
+        if row == 2:
+            raise ImageError("the disk was away")
+        return decode(row)
+
+    with mock.patch.object(data.images, "decode", fails_once):
+        teacher, _ = prepared(dataclasses.replace(config, num_workers=0), data)
+    images = FittedImages(data, config.input_size, teacher.table)
+    image, label, unreadable, _, known = images[2]
+    assert np.array_equal(image, images[3][0])
+    assert (label, known.tolist()) == (data[3][1], teacher.table[3].tolist())
+    assert re.search(f"{data.name(2)} could not be read when the teacher's", unreadable[0])
 
 
 def one_step(config: Config, batch: Batch, **settings: object):

@@ -99,6 +99,9 @@ class CropFiles(ImageStore):
     def place(self, row: int) -> str:
         return self.crops[row]
 
+    def files_of(self, rows: Iterable[int]) -> Iterable[Path]:
+        return (Path(self.crops[row]) for row in rows)
+
 
 class AlignedImages(Sequence[np.ndarray]):
     """Images of which some have a crop: images[i] is uint8 H×W×3 RGB, the crop, or else the image
@@ -225,11 +228,7 @@ def _digest(store: ImageStore, rows: np.ndarray, settings: Settings) -> str:
     found = hashlib.sha256(json.dumps(settings_values(settings), sort_keys=True).encode())
     for row in rows.tolist():
         found.update(os.fsencode(store.name(row)) + b"\n")
-    if isinstance(store, FileImages):
-        files = (store.root / path for path in map(store.name, rows.tolist()))
-    else:
-        files = iter([store.source, *sorted(store.source.glob("*"))])
-    for file in files:
+    for file in store.files_of(rows.tolist()):
         status = os.stat(file)
         found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
     return found.hexdigest()[:16]

@@ -6,7 +6,7 @@ folder.
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,9 @@ class FileImages(ImageStore):
 
     def place(self, row: int) -> str:
         return str(self.root / self.paths[row])
+
+    def files_of(self, rows: Iterable[int]) -> Iterable[Path]:
+        return (self.root / self.paths[row] for row in rows)
 
 
 def read_class_folders(root: Path, identity_folder: str = "top") -> Labelled:

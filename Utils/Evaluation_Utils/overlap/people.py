@@ -1,6 +1,5 @@
 """A test set's images and people, and the people that both sets name."""
 
-import hashlib
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,20 @@ from scipy.sparse.csgraph import connected_components
 
 from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.formats import holds_pairs
-from Utils.Datasets_Utils.photos import PhotoList, Photos, labelled_photos
+from Utils.Datasets_Utils.photos import (
+    PhotoList,
+    Photos,
+    image_files,
+    images_digest,
+    labelled_photos,
+)
 from Utils.Datasets_Utils.training_set import TrainingSet
 
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """N images of a test set. digest: of their names. people: int N, from 0; an image that nothing
-    connects with another is a person of its own."""
+    """N images of a test set. digest: their `images_digest`. people: int N, from 0; an image that
+    nothing connects with another is a person of its own."""
 
     photos: Photos
     names: Sequence[str]
@@ -51,7 +56,7 @@ def open_tested(path: str | Path, pairs: str | Path | None = None, encoding: str
     graph = coo_array((np.ones(len(left)), (left, right)), (count, count))
     people = connected_components(graph, directed=False)[1]
     listed = PhotoList([str(row) for row in range(count)], None, str(path))
-    digest = hashlib.sha256("\n".join(data.names).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = images_digest(data.names, image_files(data.images, Path(path)))
     return Tested(Photos(listed, data.images), data.names, digest, people)
 
 

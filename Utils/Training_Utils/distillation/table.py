@@ -7,8 +7,6 @@ Its name is a digest of both, so that a changed teacher or changed images have a
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,21 +17,22 @@ import torch
 from torch import nn
 
 from Config import Config
-from Utils.Datasets_Utils.photos import PhotoList, Photos
+from Utils.Datasets_Utils.photos import PhotoList, Photos, labelled_photos
 from Utils.Datasets_Utils.training_set import TrainingSet
 from Utils.errors import RunError
-from Utils.Evaluation_Utils.features import embedded, folder_for, pack_features, photos_digest
+from Utils.Evaluation_Utils.features import embedded, folder_for, pack_features
 from Utils.files import make_folder, not_written
 from Utils.processes import Processes
 from Utils.Training_Utils.data import ImagesOnly
 
 FOLDER = "teacher_embeddings"  # in save_dir
-_VERSION = 1  # raise it when the same teacher and images would give another table
+_VERSION = 2  # raise it when the same teacher and images would give another table
 
 
 class EmbeddingTable(Sequence[np.ndarray]):
     """float16 2×T for an index of the training set: the teacher's embeddings of the image and of
-    its mirror image. The file is mapped in each process that reads it."""
+    its mirror image; zeros for an image that could not be read when the table was made. The file is
+    mapped in each process that reads it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,7 +70,8 @@ def embedding_table(
         "version": _VERSION,
         "network": digest,
         "input_size": list(config.input_size),
-        "images": processes.from_main(lambda: images_digest(data)),
+        "images": processes.from_main(lambda: labelled_photos(data)[1]),
+        "channel_order": data.channel_order,
         "dim": 2 * network.feature_dim,
         "dtype": "fp16",
     }
@@ -85,7 +85,7 @@ def embedding_table(
         device,
         config.eval_batch_size,
         config.num_workers,
-        skip_unreadable=True,  # training takes the next image for it, and that one's embedding
+        skip_unreadable=True,  # training takes the next image for it, see `FittedImages`
         unit=False,
     )
     with _alone(parent, processes):
@@ -93,22 +93,6 @@ def embedding_table(
             folder, listed, about, produce, processes, say=lambda _: None, progress="Teacher"
         )
     return EmbeddingTable(files.table)
-
-
-def images_digest(data: TrainingSet) -> str:
-    """SHA-256 of the names of a set's images in their order, and of the sizes and times of their
-    files: other images, and the same in another order, have another one."""
-    store = data.images
-    rows = range(len(store)) if data.rows is None else data.rows.tolist()
-    if os.path.isfile(store.place(rows[0])):  # each image is a file
-        files: Any = map(store.place, rows)
-    else:
-        source = Path(store.source)
-        files = [source, *sorted(source.rglob("*"))]
-    found = hashlib.sha256(f"{data.channel_order} {photos_digest(files)}\n".encode())
-    for row in rows:
-        found.update(store.name(row).encode("utf-8", "surrogateescape") + b"\n")
-    return found.hexdigest()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ class ArrowImages(ImageStore):
     def place(self, row: int) -> str:
         file, offset, _ = self.places[row].tolist()
         return f"{self.files[file].path}, byte {offset} (image {self.names[row]})"
+
+    def files_of(self, rows: Iterable[int]) -> Iterable[Path]:
+        return [file.path for file in self.files]
 
     def encoded(self, row: int) -> np.ndarray:
         file, offset, size = self.places[row].tolist()

@@ -181,6 +181,8 @@ def test_files_that_a_killed_process_was_writing_are_removed_and_no_others(tmp_p
     assert all(path.exists() for path in temporaries)
     temporaries.append(run.checkpoints / ".last.pt.link")
     os.link(places[0], temporaries[-1])
+    temporaries.append(run.checkpoints / ".best.pt.link")
+    temporaries[-1].mkdir()  # where there are no symbolic links
     remove_unfinished(run)
     assert not any(path.exists() for path in temporaries)
     assert all(path.exists() for path in kept)

@@ -228,6 +228,6 @@ def remove_unfinished(run: RunFolder) -> None:
     for partial in run.checkpoints.glob(f".*{SUFFIX}{_PARTIAL}"):
         shutil.rmtree(partial, ignore_errors=True)
     for name in (LAST, BEST):
-        run.checkpoints.joinpath(f".{name}.link").unlink(missing_ok=True)
+        _remove(run.checkpoints / f".{name}.link")
     for folder in (run.path, run.checkpoints, *run.checkpoints.glob(f"iteration_*{SUFFIX}")):
         remove_temporaries(folder)

@@ -117,7 +117,10 @@ def read_json(path: Path | str, what: str, raises: type[UserError] = DataError) 
         line = content.count(b"\n", 0, nul.start()) + 1
         raise raises(f"the {what} {path} has a NUL, \\u0000, in line {line}; take it out.")
     try:
-        return json.loads(content, object_pairs_hook=_once)
+        values = json.loads(content, object_pairs_hook=_once)
+        if b"\\ud" in content.lower():  # half a character, which no file's name can have
+            json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return values
     except (ValueError, RecursionError) as error:
         raise raises(f"the {what} {path} is not JSON: {error}.") from None
 

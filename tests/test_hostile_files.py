@@ -170,6 +170,15 @@ def test_json_with_a_key_twice_is_refused(tmp_path):
         read_json(path, "list")
 
 
+def test_json_with_half_a_character_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"path": ["\\ud83d\\ude00.png", "\\udcff.png"]}')  # whole, and a byte
+    assert read_json(path, "list") == {"path": ["\U0001f600.png", "\udcff.png"]}
+    path.write_text('{"path": ["\\uD800.png"]}')
+    with pytest.raises(DataError, match=r"a\.json is not JSON: .* surrogates not allowed"):
+        read_json(path, "list")
+
+
 def test_control_codes_in_names_are_not_printed(tmp_path):
     tree, mark = tmp_path / "tree", "\x1b]0;owned\x07\u202e"
     for name in ("ann/1.png", "bo/1.png", f"ann/.{mark}ä\u3000b.png"):

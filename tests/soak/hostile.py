@@ -96,7 +96,8 @@ def _run(words: list[str], folder: Path) -> tuple[int, resource.struct_rusage, s
         os.setsid()
         for number, path in enumerate(outputs, 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-        sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8") for n in (1, 2))
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8")
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace")
         os.chdir(ROOT)
         os.environ |= {"XDG_CACHE_HOME": str(folder / "out" / "cache"), "HOME": str(folder / "out")}
         signal.setitimer(signal.ITIMER_PROF, SLOWEST)
@@ -111,9 +112,11 @@ def _run(words: list[str], folder: Path) -> tuple[int, resource.struct_rusage, s
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.browser import free_port, listens, wait_for
 from tests.conftest import assert_one_paragraph
 from tests.processes import run_script, start_script
 from Utils.run_folder import RunFolder
+from Utils.Training_Utils.reports import places
 from Utils.Training_Utils.reports.figures import Metrics, read_rows, series
 from Utils.Training_Utils.reports.places import EventFiles, VisdomServer
 from Utils.Training_Utils.reports.progress import open_log
@@ -143,6 +145,42 @@ def test_a_bug_in_the_figures_is_not_taken_for_a_server_that_is_away():
     curves = watch_in_visdom(free_port(), "bug", metrics)
     with pytest.raises(KeyError, match="iteration"):
         curves.update()
+
+
+class Hangs(BaseHTTPRequestHandler):
+    """A server that does not answer its first request; then it takes figures, as Visdom does."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        if len(self.server.asked) == 1:
+            self.server.end.wait()
+            return
+        answer = body.get("win", "").encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_server_that_hung_is_told_once_and_gets_everything_later(capsys, monkeypatch):
+    monkeypatch.setattr(places, "_PATIENCE", 0.3)
+    with ThreadingHTTPServer(("localhost", 0), Hangs) as server:
+        server.asked, server.end = [], threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        watcher = watch_in_visdom(server.server_port, "hung", metrics_of_a_run())
+        watcher.update()
+        wait_for(lambda: "can't be reached" in capsys.readouterr().out)
+        watcher.update()
+        watcher.close()
+        server.end.set()
+        server.shutdown()
+    windows = {body["win"] for body in server.asked if "win" in body}
+    assert windows == {"loss", "accuracy", "learning_rate", "test_accuracy"}
+    assert not capsys.readouterr().out
 
 
 def test_a_place_that_hangs_does_not_hold_up_the_run_and_the_end_says_so(capsys):

@@ -22,6 +22,7 @@ from Utils.Training_Utils.reports.curves import Curves, curves_of
 from Utils.Training_Utils.reports.figures import Metrics
 
 _SECONDS_TO_ANSWER = 5.0  # for a server that answers its figures in milliseconds
+_PATIENCE = 30.0  # seconds, before a server that does not answer is asked anew
 _SECONDS_TO_FINISH = 60.0  # for the last pictures; what W&B then has not, `wandb sync` uploads
 
 Windows = Mapping[str, Curves]
@@ -130,8 +131,14 @@ class VisdomServer:
     def _connect(self) -> Any:
         import visdom
 
+        class Client(visdom.Visdom):
+            """One that does not wait for ever, where a server hangs or its network is cut."""
+
+            def _handle_post(self, url: str, data: str | None = None) -> str:
+                return self.session.post(url, data=data, timeout=_PATIENCE).text
+
         logging.getLogger("visdom").setLevel(logging.ERROR)
-        return visdom.Visdom(
+        return Client(
             env=self._environment,
             raise_exceptions=True,
             use_incoming_socket=False,

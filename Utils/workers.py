@@ -3,6 +3,7 @@ told to the user with its likely cause."""
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ _SHARED_MEMORY = (
     "/dev/shm, through which workers pass images, is full: make it larger (docker run "
     "--shm-size=8g), or give fewer num_workers ({workers} now); 0 needs none of it."
 )
+_FEWER = "Give fewer num_workers ({workers} now); 0 needs no other process."
 _CRASH = (
     "It crashed, perhaps on a damaged image: `python -m Utils.Datasets_Utils.check_dataset` reads "
     "every image of a set, and num_workers 0 shows where it happens."
@@ -60,9 +62,10 @@ class SteadyLoader(DataLoader):
     from the run itself ends a worker: that is how multiprocessing stops what is left at exit. If
     the run is killed, its workers notice that within seconds.
 
-    Iterating raises WorkerError, between two batches, if a worker has crashed or was killed, or if
-    no batch comes for `PATIENCE` seconds; it then names what the workers were reading, where the
-    data set has `place(index)`. A `collate_fn` that makes tensors gives them to `shared`.
+    Iterating raises WorkerError if the workers can't be started, and, between two batches, if one
+    has crashed or was killed, or if no batch comes for `PATIENCE` seconds; it then names what the
+    workers were reading, where the data set has `place(index)`. A `collate_fn` that makes tensors
+    gives them to `shared`.
     """
 
     def __init__(
@@ -84,7 +87,14 @@ class SteadyLoader(DataLoader):
         if not self.num_workers:
             return super().__iter__()
         others = set(multiprocessing.active_children())
-        batches = self._begin()
+        try:
+            batches = self._begin()
+        except OSError as error:  # of memory, of processes, or of the locks in /dev/shm
+            remedy = _SHARED_MEMORY if error.errno == errno.ENOSPC else _FEWER
+            raise WorkerError(
+                f"worker processes, which read images, can't be started: {error}. "
+                f"{remedy.format(workers=self.num_workers)}"
+            ) from None
         started = set(multiprocessing.active_children()) - others
         # A later epoch may go on with the workers of the first.
         self._processes = [*started] or self._processes

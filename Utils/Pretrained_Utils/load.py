@@ -112,7 +112,8 @@ def build(
 ) -> nn.Module:
     """The network of weights that were read, as `load_backbone` returns it.
 
-    Raises CheckpointError if the weights do not fit the architecture that the file describes.
+    Raises CheckpointError if the weights do not fit the architecture that the file describes, or
+    are not finite.
     """
     description = weights.description.architecture
     try:
@@ -136,6 +137,12 @@ def build(
         if name not in weights.state:
             tensor.zero_()
     backbone.load_state_dict(weights.state, strict=False)
+    for name, tensor in backbone.state_dict().items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{weights.path}: {name} has values that are not finite (NaN or infinite), so the "
+                f"network's embeddings would be NaN. Take an older checkpoint, or the file anew."
+            )
     backbone.preprocessing = override_preprocessing(
         backbone.preprocessing, channel_order, input_mean, input_scale
     )

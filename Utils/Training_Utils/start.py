@@ -168,6 +168,11 @@ def begin_run(config: Config, processes: Processes) -> RunStart:
         check_tensors(saved, resumed, state.head, state.optimizer)
         with _naming_another(resumed):
             state.restore(saved, config, processes)
+        if not all(processes.gather(state.is_finite())):
+            raise CheckpointError(
+                f"checkpoint {resumed} has weights, averages or momenta that are not finite (NaN "
+                f"or infinite), so nothing can be trained from it; resume from an older one."
+            )
     if teacher:
         teacher.prepare(config, data, device, processes)
     folder, lock = None, RunLock()
@@ -338,7 +343,8 @@ def starting_backbone(
 def take_class_weights(head: MarginHead, found: ClassWeights) -> str:
     """Copy a file's class weights into the head where they fit; returns a line for the log.
 
-    A head whose classes are split over processes takes the rows of this process's classes.
+    A head whose classes are split over processes takes the rows of this process's classes. Raises
+    CheckpointError if they are not finite.
     """
     weights = found.weights
     if weights is None:
@@ -350,6 +356,11 @@ def take_class_weights(head: MarginHead, found: ClassWeights) -> str:
         return (
             f"head: new weights; {found.where} has weights for other classes ({shape}, the "
             f"training set needs {needed[0]}×{needed[1]})"
+        )
+    if not weights.isfinite().all():
+        raise CheckpointError(
+            f"{found.where} has class weights that are not finite (NaN or infinite); remove them, "
+            f"and the head begins with new ones, or take an older checkpoint."
         )
     with torch.no_grad():
         head.weight.copy_(weights[head.local_rows.start : head.local_rows.stop])

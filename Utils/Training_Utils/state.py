@@ -110,10 +110,13 @@ class TrainingState:
         return set(better)
 
     def is_finite(self) -> bool:
-        """Whether every weight and statistic is finite; waits for the device, once."""
-        networks = (self.backbone, self.head, *([self.distillation] if self.distillation else []))
-        tensors = (t for n in networks for t in (*n.parameters(), *n.buffers()))
-        tensors = (t.detach() for t in tensors if t.is_floating_point() and t.numel())
+        """Whether every weight and statistic, every average of them and every value of the
+        optimiser is finite; waits for the device, once."""
+        networks = filter(None, (self.backbone, self.head, self.distillation, self.averaged))
+        tensors = [t for n in networks for t in (*n.parameters(), *n.buffers())]
+        for values in self.optimizer.state.values():
+            tensors += [value for value in values.values() if isinstance(value, Tensor)]
+        tensors = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
         # NaN becomes both extremes. A table of bools, one a weight, may not fit beside the weights.
         extremes = [extreme.double() for tensor in tensors for extreme in tensor.aminmax()]
         return bool(torch.stack(extremes).isfinite().all())

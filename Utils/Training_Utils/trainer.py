@@ -25,6 +25,8 @@ from Utils.workers import WorkerError
 
 # At the end of a run, what can't be written is tried again for an hour: days of work are in memory.
 _TRIES, _PAUSE = 360, 10.0  # seconds
+# The scale is halved when a gradient overflows, which at this one takes gradients beyond 1e9.
+_LEAST_SCALE = 2.0**-14
 
 
 class Trainer:
@@ -129,12 +131,9 @@ class Trainer:
             self.log.info(f"stopped at iteration {self.state.iteration}. {self._how_to_continue()}")
             raise
         except WorkerError as error:  # between two iterations
-            if self.processes.group is None:
+            if self.processes.group is None and self.state.iteration:
                 self._save()
-            raise RunError(
-                f"{error} {self._last_saved()} To continue from it: --resume last, with fewer "
-                f"--num_workers."
-            ) from None
+            raise RunError(f"{error} {self._how_to_continue()}") from None
         except DataError as error:  # a file of the training set has changed; between two iterations
             if self.processes.group is None:
                 self._save()
@@ -253,11 +252,18 @@ class Trainer:
         return result
 
     def _check_loss(self) -> None:
-        """Raise RunError if a mean loss since the last report is not finite."""
+        """Raise RunError if a mean loss since the last report is not finite, or if fp16 skips every
+        step."""
         means = self.progress.means()
         for name, loss in (("loss", means.loss), ("distillation loss", means.distillation)):
             if not math.isfinite(loss):
                 raise self._diverged(f"the {name} is {loss}")
+        scale = self.state.scaler.get_scale()  # 1 without fp16
+        if scale < _LEAST_SCALE:
+            raise self._diverged(
+                f"the gradients overflow in every step, so that none changes the weights (fp16's "
+                f"loss scale has fallen to {scale:.0e}),"
+            )
 
     def _check_sound(self) -> None:
         """Raise RunError before weights that are not finite are evaluated or saved.

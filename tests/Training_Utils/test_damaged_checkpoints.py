@@ -31,6 +31,7 @@ def run(tiny_faces, tmp_path_factory) -> tuple[Config, RunFolder]:
         batch_size=8,
         total_epoch=1,
         milestones=(),
+        ema_decay=0.9,
         num_workers=0,
         use_visdom=False,
         device="cpu",
@@ -116,3 +117,27 @@ def test_one_value_that_is_not_finite_is_found_without_a_table_beside_the_weight
     statistic = next(buffer for buffer in state.backbone.buffers() if buffer.ndim)
     statistic[-1] = bad
     assert not state.is_finite()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("averaged.backbone.conv1.conv.weight", "resume"),
+        ("optimizer.state.0.momentum_buffer", "resume"),
+        ("averaged.backbone.conv1.bn.running_var", "pretrained"),
+        ("head.weight", "pretrained"),
+    ],
+)
+def test_a_file_with_a_value_that_is_not_finite_is_refused(run, tmp_path, name, setting):
+    config, folder = run
+    saved = torch.load(folder.last, weights_only=True)
+    tensor = saved
+    for key in name.split("."):
+        tensor = tensor[int(key) if key.isdigit() else key]
+    tensor[(0,) * tensor.ndim] = math.nan
+    path = tmp_path / "not a number.pt"
+    torch.save(saved, path)
+    config = dataclasses.replace(config, total_epoch=2, para_adj_mode=True, **{setting: str(path)})
+    with pytest.raises(CheckpointError, match="not finite") as raised:
+        begin_run(config, ALONE)
+    assert str(path) in str(raised.value)

@@ -288,6 +288,22 @@ def test_weights_that_a_step_makes_infinite_are_not_saved_though_the_loss_was_fi
     assert not list((run / "checkpoints").iterdir())
 
 
+def test_a_run_in_fp16_whose_every_step_is_skipped_ends_and_says_why(tiny_config):
+    trainer = Trainer(
+        dataclasses.replace(tiny_config, use_amp=True, amp_dtype="fp16", total_epoch=12)
+    )
+    embed = trainer.networks.embed
+
+    def overflowing(pixels):
+        embeddings = embed(pixels)
+        embeddings.register_hook(lambda gradient: gradient * torch.inf)
+        return embeddings
+
+    trainer.networks.embed = overflowing
+    with pytest.raises(RunError, match=r"overflow in every step.*by iteration 3\d\."):
+        trainer.run()
+
+
 def test_a_test_photo_that_cannot_be_read_does_not_end_the_run(tiny_config, tiny_faces, tmp_path):
     broken = shutil.copytree(tiny_faces.lfw, tmp_path / "lfw")
     next(broken.glob("*/*.jpg")).write_bytes(b"no photo")

@@ -17,6 +17,8 @@ CAMPAIGNS: dict[str, float] = {
     "mutations": 20,
     "disks": 6,
     "data": 6,
+    "peers": 6,
+    "numbers": 3,
 }
 
 

@@ -1,7 +1,8 @@
 """What a campaign is given, and what it gives: rows of tries, survived and lost."""
 
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,3 +45,26 @@ class Allowance:
 
 # Yields its rows as they are finished.
 Campaign = Callable[[Allowance], Iterator[Row]]
+
+# A try, from the generator of its draws and an empty folder: what was lost, or None.
+Try = Callable[[random.Random, Path], str | None]
+
+
+def tried(allowance: Allowance, kinds: Sequence[tuple[str, Try | None, float]]) -> Iterator[Row]:
+    """A row for each kind of fault: its name, what tries it, and its weight in sharing the time;
+    each is tried at least once. None: it can't be tried on this machine, or by this user."""
+    draw = random.Random(allowance.seed)
+    for number, (name, attempt, weight) in enumerate(kinds):
+        row = Row(name)
+        if attempt is None:
+            row.note = "skipped: it takes root, on Linux"
+            yield row
+            continue
+        now, weights = time.monotonic(), sum(kind[2] for kind in kinds[number:])
+        until = now + weight / max(weights, 1) * (allowance.until - now)
+        while not row.tries or time.monotonic() < until:
+            folder = allowance.folder / f"{number}_{row.tries}"
+            folder.mkdir()
+            row.count(attempt(draw, folder))
+        row.note = getattr(attempt, "note", "")
+        yield row

@@ -359,8 +359,8 @@ def take_class_weights(head: MarginHead, found: ClassWeights) -> str:
         )
     if not weights.isfinite().all():
         raise CheckpointError(
-            f"{found.where} has class weights that are not finite (NaN or infinite); remove them, "
-            f"and the head begins with new ones, or take an older checkpoint."
+            f"the class weights in {found.where} are not finite (NaN or infinite): take an older "
+            f"checkpoint, or remove them, and the head begins with new ones."
         )
     with torch.no_grad():
         head.weight.copy_(weights[head.local_rows.start : head.local_rows.stop])

@@ -122,17 +122,17 @@ def test_one_value_that_is_not_finite_is_found_without_a_table_beside_the_weight
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
-        ("averaged.backbone.conv1.conv.weight", "resume"),
-        ("optimizer.state.0.momentum_buffer", "resume"),
-        ("averaged.backbone.conv1.bn.running_var", "pretrained"),
-        ("head.weight", "pretrained"),
+        ("averaged/backbone/conv1.conv.weight", "resume"),
+        ("optimizer/state/0/momentum_buffer", "resume"),
+        ("averaged/backbone/conv1.bn.running_var", "pretrained"),
+        ("head/weight", "pretrained"),
     ],
 )
 def test_a_file_with_a_value_that_is_not_finite_is_refused(run, tmp_path, name, setting):
     config, folder = run
     saved = torch.load(folder.last, weights_only=True)
     tensor = saved
-    for key in name.split("."):
+    for key in name.split("/"):
         tensor = tensor[int(key) if key.isdigit() else key]
     tensor[(0,) * tensor.ndim] = math.nan
     path = tmp_path / "not a number.pt"
@@ -140,4 +140,4 @@ def test_a_file_with_a_value_that_is_not_finite_is_refused(run, tmp_path, name, 
     config = dataclasses.replace(config, total_epoch=2, para_adj_mode=True, **{setting: str(path)})
     with pytest.raises(CheckpointError, match="not finite") as raised:
         begin_run(config, ALONE)
-    assert str(path) in str(raised.value)
+    assert path.name in str(raised.value)

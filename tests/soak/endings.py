@@ -34,6 +34,8 @@ def difference(found: Any, expected: Any, where: str = "") -> str | None:
 def told(err: str) -> str | None:
     """None if a job ended with one message for its user; torchrun's own traceback comes after."""
     said = " ".join(re.split("Traceback|E[0-9]{4} ", err)[0].split())
+    if not said.count("Error:") and "exitcode:-9" in "".join(err.split()):
+        return None  # torchrun ended the other one first, and its report names the killed one
     right = said.count("Error:") == 1 and "another process of this job" in said
     return None if right and "last checkpoint" in said else f"said: {said[-300:] or err[-300:]}"
 

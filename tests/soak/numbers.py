@@ -28,10 +28,11 @@ from Utils.processes import Processes
 from Utils.run_folder import is_checkpoint_folder
 from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.merge_checkpoint import merge_folder
+from Utils.Training_Utils.optimization import build_scaler
 from Utils.Training_Utils.trainer import Trainer
 
 ITERATIONS = 24
-_FP16 = {"use_amp": True, "amp_dtype": "fp16"}
+_FP16 = {"amp_dtype": "fp16"}
 _REMEDY = r"by iteration \d+\. .*A lower initial_lr"
 
 
@@ -66,6 +67,9 @@ def train(group: dist.ProcessGroup | None, config: Config, bad: Bad) -> End:
     torch.set_num_threads(1)  # on busy cores, threads would wait for each other
     with redirect_stdout(StringIO()):
         trainer = Trainer(config, processes)
+        state = trainer.state
+        if config.amp_dtype == "fp16":  # its loss scale alone: fp16 itself takes a CPU minutes
+            state.scaler = build_scaler(state.device, torch.float16, state.head.group)
         embed = trainer.networks.embed
 
         def spoilt(pixels: Tensor) -> Tensor:
@@ -81,7 +85,6 @@ def train(group: dist.ProcessGroup | None, config: Config, bad: Bad) -> End:
             trainer.run()
         except UserError as raised:
             error = str(raised)
-    state = trainer.state
     weights = torch.cat([weight.detach().flatten() for weight in state.backbone.parameters()])
     return End(state.iteration, state.scaler.get_scale(), error, weights)
 
@@ -120,10 +123,10 @@ class Numbers:
         ends = in_processes(2, folder / "meeting", _train_saved, config, bad)
         if len({(end["iteration"], end["scale"], end["error"]) for end in ends}) != 1:
             return f"the processes ended differently: {ends}"
-        if not torch.equal(ends[0]["weights"], ends[1]["weights"]) and config.use_amp:
+        if not torch.equal(ends[0]["weights"], ends[1]["weights"]) and config.amp_dtype == "fp16":
             return "the processes have different weights"
         end = ends[0]
-        if config.use_amp:  # the step is skipped, and the scale halved once
+        if config.amp_dtype == "fp16":  # the step is skipped, and the scale halved once
             right = end["error"] is None and end["iteration"] == ITERATIONS
             return None if right and end["scale"] == 2**15 else f"{bad}: {end}"
         return self._ended(end["error"], folder) or self._continued(folder, **form)

@@ -76,9 +76,10 @@ TRACED = functools.partial(torch.compile, backend="aot_eager", dynamic=False)
 )
 def test_a_backbone_is_compiled_as_one_graph(name, training):
     torch.manual_seed(0)
-    backbone = build_backbone(name, 8, (32, 32)).train(training)
+    short = {"repeats": (1, 1, 0, 0)} if name == "MobileFaceNet" else {}
+    backbone = build_backbone(name, 8, (32, 32), **short).train(training)
     if name.startswith("ViT"):
-        backbone.blocks = backbone.blocks[-2:]  # with drop path
+        backbone.blocks = backbone.blocks[-1:]  # with drop path
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

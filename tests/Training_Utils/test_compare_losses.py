@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from Config import Config
+from Config import Config, ConfigError
 from tests.conftest import ROOT
 from tests.processes import start_script
 from Utils.errors import RunError, UserError
@@ -34,7 +34,9 @@ def compare(tiny_faces, monkeypatch, capsys):
 def test_equal_settings_are_equal(compare):
     status, said = compare("", "--log_freq 1")
     assert status == 0
-    assert re.fullmatch(r"equal for 2 steps, \d+ tensors each, bit for bit, in float64", said)
+    assert re.fullmatch(
+        r"equal for 2 steps, \d+ tensors each, bit for bit, in float64, without .*", said
+    )
 
 
 def test_another_margin_first_changes_the_loss(compare):
@@ -48,6 +50,14 @@ def test_weight_decay_first_changes_a_parameter_after_the_update(compare):
     status, said = compare("", "--weight_decay 0.1")
     assert status == 1
     assert said.startswith("step 1: parameter backbone.conv1.conv.weight differs: ")
+
+
+def test_an_average_of_the_weights_is_compared_too(compare):
+    status, said = compare("--ema_decay 0.9", "", steps=1)
+    assert (status, said) == (
+        1,
+        "before step 1: parameter averaged.conv1.conv.weight differs: the defaults has none",
+    )
 
 
 def git(folder, *words):
@@ -97,6 +107,8 @@ def test_what_is_no_side_is_named(text, tmp_path, monkeypatch):
 def test_a_side_that_cannot_be_trained_says_why(compare):
     with pytest.raises(RunError, match=r"can't be trained: .*did you mean 'CosFace'"):
         compare("--margin CosFac", "")
+    with pytest.raises(ConfigError, match="at least 1"):
+        compare("", "", steps=0)
 
 
 def test_differences_are_measured_in_shares_of_the_largest_value():

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from Config import ConfigError
 from Utils.errors import UserError, print_error, run_script
 from Utils.Training_Utils.compare_losses.comparison import Comparison, compare
 from Utils.Training_Utils.compare_losses.sides import find_side
@@ -27,6 +28,8 @@ from Utils.Training_Utils.compare_losses.sides import find_side
 def compare_sides(argv: Sequence[str]) -> int:
     """What the command does with these words, A and B first: prints, and returns the status."""
     own, common = _parser().parse_known_args(["A", "B", *argv[2:]])
+    if own.steps < 1:
+        raise ConfigError("steps", own.steps, "it must be at least 1.")
     with TemporaryDirectory() as folder:
         (Path(folder) / "files").mkdir()
         a, b = (
@@ -42,7 +45,11 @@ def compare_sides(argv: Sequence[str]) -> int:
 def _report(found: Comparison, dtype: str, tolerance: float) -> str:
     if found.difference is None:
         exactly = f"within {tolerance:g}" if tolerance else "bit for bit"
-        how = "in float64" if dtype == "float64" else "in the settings' dtypes"
+        how = (
+            "in float64, without use_amp and compile"
+            if dtype == "float64"
+            else "in the settings' dtypes"
+        )
         return f"equal for {found.steps} steps, {found.tensors:,} tensors each, {exactly}, {how}"
     step = found.difference.step
     when = f"step {step}" if step else "before step 1"

@@ -46,10 +46,8 @@ class Recorder:
         self._inputs: list[Tensor] = []
         self._gradients: list[tuple[str, Tensor]] = []
         if job["double"]:
-            average = getattr(self._state, "average", None)
-            for network in (self._state.backbone, self._state.head, average and average.backbone):
-                if network:
-                    network.double()
+            for _, network in self._networks():
+                network.double()
         self._state.backbone.register_forward_pre_hook(self._see_input)
         # Before the update, because an optimiser may change gradients in place.
         self._state.optimizer.register_step_pre_hook(self._see_gradients)
@@ -68,7 +66,15 @@ class Recorder:
         return result
 
     def _networks(self) -> list[tuple[str, nn.Module]]:
-        return [("backbone", self._state.backbone), ("head", self._state.head)]
+        """All that the state has; older commits lack some."""
+        average = getattr(self._state, "average", None)
+        networks = {
+            "backbone": self._state.backbone,
+            "head": self._state.head,
+            "averaged": average and average.backbone,
+            "distillation": getattr(self._state, "distillation", None),
+        }
+        return [(name, network) for name, network in networks.items() if network is not None]
 
     def _see_input(self, module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
         self._inputs.append(arguments[0])

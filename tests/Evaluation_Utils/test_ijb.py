@@ -36,6 +36,8 @@ from Utils.Evaluation_Utils.ijb.further import subjects_of
 from Utils.Evaluation_Utils.ijb.lists import Gallery, Lists, read_lists
 from Utils.Evaluation_Utils.ijb.templates import ALL, NAMED, Convention, make_templates
 from Utils.Evaluation_Utils.ijb.verification import FARS, evaluate_pairs, pair_scores
+from Utils.Pretrained_Utils import load_backbone
+from Utils.Pretrained_Utils.load import weights_digest
 from Utils.run_folder import FORMAT
 
 # --- the fixtures, with the figures of the public evaluators' own functions ----------------------
@@ -578,6 +580,7 @@ def test_the_script_from_crops_to_figures_and_again_from_its_features(network, t
     run = run_script(*flags, check=True)
     values = json.loads((tmp_path / "out/ijbc.json").read_text())
     assert values["counts"] == {"images": 20, "templates": 8, "pairs": 16, "genuine": 4}
+    assert values["weights"] == weights_digest(load_backbone(network))
     (found,) = values["results"]
     assert found["convention"]["names"] == ["insightface"]
     assert "20 images, 8 templates, 16 pairs" in run.stdout

@@ -39,6 +39,8 @@ from Utils.Evaluation_Utils.features import FeatureFolder, packed_features
 from Utils.Evaluation_Utils.identification import evaluate
 from Utils.Evaluation_Utils.megaface.devkit import read_devkit_file, write_devkit_file
 from Utils.Evaluation_Utils.megaface.noise import CLEANED, RAW, make_trials
+from Utils.Pretrained_Utils import load_backbone
+from Utils.Pretrained_Utils.load import weights_digest
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +61,8 @@ def test_figures_are_those_of_the_extracted_features(tiny, first_run):
     assert probes.shape == (len(PEOPLE) * PHOTOS, 16)
     assert np.allclose(np.linalg.norm(distractors, axis=1), 1, atol=1e-6)
     ids = np.repeat(PEOPLE, PHOTOS)
+    values = json.loads((folder / "megaface.json").read_text())
+    assert values["weights"] == weights_digest(load_backbone(tiny.checkpoint()))
     found = results_of(folder)
     assert [r["distractors"] for r in found] == [10, 100, DISTRACTORS]
     for result in found:

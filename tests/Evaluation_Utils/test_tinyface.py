@@ -20,6 +20,7 @@ from Utils.Evaluation_Utils.tinyface import evaluation
 from Utils.Evaluation_Utils.tinyface.data import open_tinyface, read_list
 from Utils.Evaluation_Utils.tinyface.figures import RANKS, evaluate
 from Utils.Pretrained_Utils import load_backbone
+from Utils.Pretrained_Utils.load import weights_digest
 from Utils.processes import Processes
 
 PROBE_LIST, GALLERY_LIST = "probe_img_ID_pairs.mat", "gallery_match_img_ID_pairs.mat"
@@ -190,7 +191,9 @@ def test_the_script_prints_what_brute_force_says_of_the_network(tiny, testing_se
     run = run_script("TinyFace_Evaluation.py", *flags, check=True)
     values = json.loads((tmp_path / "out" / "tinyface.json").read_text())
     # By hand: one image at a time, in float64.
-    backbone = load_backbone(tiny.checkpoint()).double()
+    backbone = load_backbone(tiny.checkpoint())
+    assert values["weights"] == weights_digest(backbone)
+    backbone.double()
     rows = {}
     for folder in ("Probe", "Gallery_Match", "Gallery_Distractor"):
         features = []

@@ -33,7 +33,7 @@ from Utils.Evaluation_Utils.ijb.verification import evaluate_pairs, pair_scores
 from Utils.Evaluation_Utils.inputs import flaw_warnings, load_network, make_output
 from Utils.Evaluation_Utils.report import Report
 from Utils.files import reading
-from Utils.Pretrained_Utils.load import describe
+from Utils.Pretrained_Utils.load import describe, weights_digest
 from Utils.processes import Processes, started_by_torchrun
 
 _CROPS = "loose_crop"
@@ -76,6 +76,7 @@ def evaluate_ijb(config: Config) -> Report | None:
             checkpoint=config.checkpoint,
             data=str(root),
             network=describe(backbone),
+            weights=weights_digest(backbone),
             images="aligned already" if config.aligned else "aligned by their five points",
             warnings=[*warnings, *flaw_warnings(flaws)],
             flaws=flaws,

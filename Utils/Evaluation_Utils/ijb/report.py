@@ -34,12 +34,13 @@ from Utils.tables import format_table, format_warnings, percent
 
 @dataclass(frozen=True)
 class About:
-    """What was evaluated. images: how they were aligned. warnings, flaws: of the images. compare:
-    what must be the same in a result to compare with."""
+    """What was evaluated. weights: the digest of the network's. images: how they were aligned.
+    warnings, flaws: of the images. compare: what must be the same in a result to compare with."""
 
     checkpoint: str
     data: str
     network: str
+    weights: str
     images: str
     warnings: list[str]
     flaws: list[str]

@@ -45,7 +45,7 @@ from Utils.Evaluation_Utils.megaface.report import (
 )
 from Utils.Evaluation_Utils.report import Report
 from Utils.files import save_json
-from Utils.Pretrained_Utils.load import describe
+from Utils.Pretrained_Utils.load import describe, weights_digest
 from Utils.processes import ALONE, Processes, started_by_torchrun
 
 
@@ -73,7 +73,8 @@ def evaluate_megaface(config: Config) -> Report | None:
         if not processes.is_main:
             return None
         name = config.checkpoint if needed else "features of other origin"
-        return Report(write_report(config, result, name, folder), folder)
+        weights = weights_digest(backbone) if backbone else None
+        return Report(write_report(config, result, name, weights, folder), folder)
 
 
 def evaluate_data(
@@ -187,7 +188,9 @@ def _why(source: Source, row: int) -> str:
     return f"{source.listed.names[row]}: its feature is zero"
 
 
-def write_report(config: Config, result: MegaFaceResult, name: str, folder: Path) -> str:
+def write_report(
+    config: Config, result: MegaFaceResult, name: str, weights: str | None, folder: Path
+) -> str:
     """Write megaface.json and the pictures into the folder, and return the table to print.
 
     name: of the network. Raises DataError for a `compare` file that is not a megaface.json.
@@ -195,7 +198,7 @@ def write_report(config: Config, result: MegaFaceResult, name: str, folder: Path
     path = folder / f"{FILE_NAME}.json"
     drawn = drawn_of(result)
     others, notes = open_others(config, result.data, folder)
-    values = values_of(config, result, name, drawn)
+    values = values_of(config, result, name, weights, drawn)
     values["notes"] += notes
     comparisons, tables = compare_drawn(drawn, path, others)
     if others:

@@ -38,13 +38,19 @@ class MegaFaceResult:
 
 
 def values_of(
-    config: Config, result: MegaFaceResult, name: str, drawn: Mapping[str, Drawn]
+    config: Config,
+    result: MegaFaceResult,
+    name: str,
+    weights: str | None,
+    drawn: Mapping[str, Drawn],
 ) -> dict[str, Any]:
-    """The content of megaface.json, plain values. name: of the network. drawn: of `drawn_of`."""
+    """The content of megaface.json, plain values. name, weights: of the network, and the digest of
+    its weights; None for features of other origin. drawn: of `drawn_of`."""
     data = result.data
     return {
         "benchmark": "MegaFace",
         "judged": name,
+        "weights": weights,
         "probes": data.probes.listed.source,
         "distractors": data.distractors.listed.source,
         "feature_flip": config.feature_flip,

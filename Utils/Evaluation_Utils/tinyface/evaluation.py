@@ -28,7 +28,7 @@ from Utils.Evaluation_Utils.report import Report
 from Utils.Evaluation_Utils.tinyface.data import TinyFaceData, open_tinyface
 from Utils.Evaluation_Utils.tinyface.figures import TinyFaceResult, evaluate
 from Utils.files import save_json
-from Utils.Pretrained_Utils.load import describe
+from Utils.Pretrained_Utils.load import describe, weights_digest
 from Utils.processes import ALONE, Processes, started_by_torchrun
 from Utils.tables import format_table, format_warnings
 
@@ -157,6 +157,7 @@ def _about(
         "sizes": {name: _sizes(photos.images) for name, photos in data.parts.items()},
         "aligned_here": False,
         "network": describe(backbone),
+        "weights": weights_digest(backbone),
         "feature_flip": config.feature_flip,
         "score": "cosine",
         **{name: len(photos.listed.names) for name, photos in data.parts.items()},

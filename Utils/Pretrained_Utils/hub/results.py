@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _is_of(values: dict[str, Any], network: Network) -> bool:
-    """MegaFace's and IJB's files have no digest of the weights: there the file and the line."""
+    """Older files have no digest of the weights: there the file and the line must be the same."""
     if "weights" in values:
         return values["weights"] == network.digest
     line, file = values.get("network"), values.get("checkpoint", values.get("judged"))

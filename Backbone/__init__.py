@@ -31,7 +31,7 @@ from Backbone.resnet import UNITS as RESNET_UNITS
 from Backbone.resnet import ResNet
 from Backbone.resnet_ir import UNITS, ResNetIR
 from Backbone.timm_network import PREFIX, TimmNetwork, wrong_timm_name
-from Backbone.vit import KPRPE_SIZES, SIZES, ViT
+from Backbone.vit import KPRPE_SIZES, SIZES, KeypointViT, ViT
 
 __all__ = [
     "BACKBONES",
@@ -50,7 +50,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     **{f"SEResNet{depth}_IR": partial(ResNetIR, depth, attention="se") for depth in UNITS},
     **{f"ResNet{depth}": partial(ResNet, depth) for depth in RESNET_UNITS},
     **{f"ViT_{size}": partial(ViT, size) for size in SIZES},
-    **{f"ViT_{size}_KPRPE": partial(ViT, size, **given) for size, given in KPRPE_SIZES.items()},
+    **{f"ViT_{s}_KPRPE": partial(KeypointViT, s, **given) for s, given in KPRPE_SIZES.items()},
 }
 
 _LARGEST_DIM, _LARGEST_SIDE = 2**24, 2**14  # beyond them a tensor's size could overflow

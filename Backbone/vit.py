@@ -232,6 +232,10 @@ class ViT(nn.Module):
         return x if places is None else x.gather(1, places[..., None].expand(-1, -1, width))
 
 
+class KeypointViT(ViT):
+    """CVLface's vision transformer with KP-RPE. https://arxiv.org/abs/2403.14852"""
+
+
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=DEVIATION)

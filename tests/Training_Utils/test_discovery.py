@@ -29,6 +29,11 @@ def test_a_class_without_its_own_docstring_has_no_description():
     assert described(Silent)[0] == ""
 
 
+def test_kp_rpe_has_the_source_of_its_own():
+    sources = {name: source for name, _, source in ROWS["backbones"]()}
+    assert sources["ViT_S_KPRPE"] == "https://arxiv.org/abs/2403.14852" != sources["ViT_S"]
+
+
 @pytest.mark.parametrize("table", ROWS)
 def test_a_table_has_every_name_and_fits_a_terminal(table, capsys):
     with pytest.raises(SystemExit) as end:

@@ -17,7 +17,7 @@ from Utils.errors import CheckpointError, DataError, RunError
 from Utils.Evaluation_Utils.features import weights_digest
 from Utils.Pretrained_Utils import convert, find_weights, load_backbone
 from Utils.Pretrained_Utils.files import Description, default_output, write_backbone
-from Utils.Pretrained_Utils.hub.write import write_hub_folder
+from Utils.Pretrained_Utils.hub.write import training_settings, write_hub_folder
 from Utils.Pretrained_Utils.load import build, read_weights
 
 
@@ -83,6 +83,14 @@ def test_a_folder_there_and_back_is_bit_identical(network, command, tmp_path):
     with pytest.raises(RunError, match=r"already has model.safetensors, config.json, README.md"):
         command(network, tmp_path / "face-net", "--to", "hub")
     assert default_output(tmp_path / "face-net/model.safetensors").name == "face-net"
+
+
+@pytest.mark.parametrize("teacher", ["", "/home/me/teacher.pt"])
+def test_the_card_says_that_a_network_had_a_teacher_and_not_where(teacher, tmp_path):
+    settings = {"teacher": teacher, "teacher_loss": "l2", "teacher_weight": 10.0, "seed": 1}
+    torch.save({"settings": settings}, tmp_path / "last.pt")
+    own = {"teacher_loss": "l2", "teacher_weight": 10.0} if teacher else {}
+    assert training_settings(tmp_path / "last.pt") == {"seed": 1, **own}
 
 
 def test_the_card_has_the_hubs_fields_and_only_figures_of_this_network(

@@ -26,7 +26,7 @@ from Utils.processes import ALONE
 from Utils.Training_Utils import start
 from Utils.Training_Utils.data import Batch, FittedImages
 from Utils.Training_Utils.distillation.loss import Distillation, distillation_loss
-from Utils.Training_Utils.distillation.teacher import TeacherNetwork, load_teacher
+from Utils.Training_Utils.distillation.teacher import TeacherNetwork, check_teacher, load_teacher
 from Utils.Training_Utils.networks import Networks
 from Utils.Training_Utils.start import build_state
 from Utils.Training_Utils.step import TrainingStep
@@ -290,6 +290,15 @@ def test_a_run_goes_on_with_a_teacher_that_it_did_not_have(config, tmp_path):
     with open(run / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [bool(row["distillation_loss"]) for row in rows] == [False] * 2 + [True] * 2
+
+
+def test_another_teacher_than_before_is_named_in_the_log(config):
+    teacher = load_teacher(config)
+    saved = {"settings": {"teacher": "other.pt"}}
+    for digest, count in ((teacher.digest, 0), ("0" * 64, 1)):
+        saved["distillation"] = {"teacher": digest, "weights": {}}
+        check_teacher(saved, Path("last.pt"), config, teacher)
+        assert sum("another network" in line for line in teacher.lines) == count
 
 
 def test_two_processes_train_as_one(config, tmp_path):

@@ -30,6 +30,7 @@ _TRAINING = (
     *("train_dataset", "margin", "margin_size", "scale_size", "batch_size", "optimizer"),
     *("initial_lr", "weight_decay", "total_epoch", "milestones", "ema_decay", "seed"),
 )
+_WITH_TEACHER = ("teacher_loss", "teacher_weight", "margin_weight")
 
 
 def hub_target(folder: Path) -> Path:
@@ -68,7 +69,7 @@ def write_hub_folder(
     places = list(results) or [default_output(weights.path), weights.path.parent]
     network = Network(weights_digest(backbone), describe(backbone), str(weights.path))
     figures, left_out = figures_of(places, network, bool(results))
-    training = _training(weights.path)
+    training = training_settings(weights.path)
     make_folder(folder)
     description = Description(architecture, weights.description.lineage)
     write_backbone(folder / WEIGHTS, weights.state, description)
@@ -93,10 +94,11 @@ def write_hub_folder(
     ]
 
 
-def _training(path: Path) -> dict[str, Any]:
+def training_settings(path: Path) -> dict[str, Any]:
     """How a run's checkpoint was trained; {} for other files."""
     settings = read_file(path).get("settings")
     if not isinstance(settings, dict):
         return {}
     plain = (str, int, float, bool, list)
-    return {name: settings[name] for name in _TRAINING if isinstance(settings.get(name), plain)}
+    names = _TRAINING + (_WITH_TEACHER if settings.get("teacher") else ())
+    return {name: settings[name] for name in names if isinstance(settings.get(name), plain)}

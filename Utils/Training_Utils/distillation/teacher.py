@@ -142,7 +142,8 @@ def check_teacher(
     saved: dict[str, Any], path: Path, config: Config, teacher: Teacher | None
 ) -> None:
     """Raise CheckpointError if a checkpoint's map is not of this teacher's size, or the teacher's
-    file has changed. A run may be resumed with a teacher that it did not have."""
+    file has changed. A run may be resumed with a teacher that it did not have; where it had another
+    one, the log says so."""
     before = saved.get("distillation")
     if before is None:
         return
@@ -155,12 +156,14 @@ def check_teacher(
                 f"{tuple(weight.shape)}, and the settings have {ours}; resume with the run's own "
                 f"teacher, or start a new run from these weights with --pretrained."
             )
-    same_name = config.teacher == saved["settings"].get("teacher")
-    if teacher and same_name and before["teacher"] != teacher.digest:
+    if teacher is None or before["teacher"] == teacher.digest:
+        return
+    if config.teacher == saved["settings"].get("teacher"):
         raise CheckpointError(
             f"checkpoint {path}: the teacher {config.teacher} has other weights now than when the "
             f"run was saved; put the file back, or give the new one another name, with --teacher."
         )
+    teacher.lines.append("it is another network than the run's teacher so far")
 
 
 def _why_each_step(changes: Augmentation) -> str:

@@ -92,8 +92,10 @@ def test_two_commits_and_uncommitted_changes_of_a_clone(compare, tmp_path, monke
 
 def test_a_settings_json_of_a_run_is_a_side(tmp_path):
     path = tmp_path / "settings.json"
-    path.write_text(json.dumps(Config(margin="CosFace").to_dict()))
-    assert "--margin=CosFace" in sides.find_side(str(path), [], tmp_path).flags
+    path.write_text(json.dumps(Config(margin="CosFace", resume="last.pt").to_dict()))
+    flags = sides.find_side(str(path), [], tmp_path).flags
+    assert "--margin=CosFace" in flags
+    assert not any("last.pt" in flag for flag in flags)  # both sides train from the start
     assert sides.find_side("demo", ["--seed", "1"], tmp_path).flags[:2] == ["--recipe", "demo"]
 
 
@@ -105,7 +107,7 @@ def test_what_is_no_side_is_named(text, tmp_path, monkeypatch):
 
 
 def test_a_side_that_cannot_be_trained_says_why(compare):
-    with pytest.raises(RunError, match=r"can't be trained: .*did you mean 'CosFace'"):
+    with pytest.raises(RunError, match=r"can't be trained: setting .*did you mean 'CosFace'"):
         compare("--margin CosFac", "")
     with pytest.raises(ConfigError, match="at least 1"):
         compare("", "", steps=0)

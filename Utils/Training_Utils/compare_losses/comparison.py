@@ -7,6 +7,7 @@ digests differ are sent. So the memory is that of two trainings, whatever the nu
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -107,6 +108,7 @@ class Training:
     def _failed(self) -> RunError:
         said = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
         last = said.splitlines()[-1] if said else "it ended before it began"
+        last = re.sub(r"^(Utils|Config)\.[\w.]+Error: ", "", last)  # a user's mistake
         return RunError(f"{self.side.name} can't be trained: {last}")
 
 

@@ -4,7 +4,7 @@ import shlex
 import subprocess
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from Config import RECIPES, Config, ConfigError
@@ -57,7 +57,8 @@ def _flags_in(path: Path) -> list[str]:
     values = read_json(path, "settings file")
     if not isinstance(values, dict) or not values.keys() & Config().to_dict().keys():
         raise RunError(f"{path} holds no settings; expected a run's settings.json.")
-    return flags_of(Config.from_dict(values))
+    # From the start, also where the run itself continued from a checkpoint.
+    return flags_of(replace(Config.from_dict(values), resume=""))
 
 
 def _git(*words: str) -> bytes | None:

@@ -114,7 +114,7 @@ def read_encoded(path: str | os.PathLike[str]) -> np.ndarray:
         if isinstance(error, ImageError):
             raise
         raise ImageError(
-            f"{path!r}: cannot be opened ({getattr(error, 'strerror', None) or error}); check the "
+            f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error}); check the "
             "path and its permissions"
         ) from None
 

@@ -135,7 +135,7 @@ def test_a_repeated_run_extracts_nothing_and_a_changed_one_beside_it(tiny, tmp_p
 def test_features_of_something_else_are_not_written_over(tmp_path):
     photos, about = PhotoList(["a"], None, "a list"), {"dim": 4, "dtype": "fp32", "network": "x"}
     packed_features(tmp_path, photos, about, lambda lots: [np.ones((1, 4), np.float32)])
-    with pytest.raises(DataError, match="another network"):
+    with pytest.raises(DataError, match="another value of `network`"):
         packed_features(tmp_path, photos, {**about, "network": "y"}, lambda lots: [])
     assert FeatureFolder(tmp_path).open().table.tolist() == [[1] * 4]
 

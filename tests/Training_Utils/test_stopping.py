@@ -132,9 +132,9 @@ def test_asked_to_stop_after_the_last_iteration_a_run_has_its_results_but_not_me
 ):
     trainer = Trainer(config)
     trainer.megaface = object()  # whose `evaluate` would fail
-    draw = trainer.progress.draw
+    finish = trainer.progress.finish
     monkeypatch.setattr(
-        trainer.progress, "draw", lambda run: (draw(run), signal.raise_signal(signal.SIGTERM))
+        trainer.progress, "finish", lambda run: (finish(run), signal.raise_signal(signal.SIGTERM))
     )
     result = trainer.run()
     assert not result.stopped

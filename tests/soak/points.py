@@ -12,6 +12,7 @@ import os
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +38,8 @@ class Hit:
     to: str = "itself"
 
     def send(self) -> None:
-        if self.to == "group":
-            os.killpg(0, self.number)
+        if self.to == "group":  # by another process: workers end if their parent asks them to
+            subprocess.run(["sh", "-c", f"kill -{self.number} 0"], check=False)
         else:
             os.kill(os.getpid() if self.to == "itself" else os.getppid(), self.number)
 
@@ -140,4 +141,4 @@ def _set_points(points: Points) -> None:
     points.watch(evaluation, "embed", "embedding")
     points.watch(Progress, "report_tests", "a test's row", "test")
     points.watch(trainer, "write_results", "the results", "finish")
-    points.watch(Progress, "draw", "the curves", "finish")
+    points.watch(Progress, "finish", "the curves", "finish")

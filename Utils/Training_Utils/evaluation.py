@@ -25,6 +25,7 @@ from Utils.Evaluation_Utils.megaface.evaluation import evaluate_data, write_repo
 from Utils.Evaluation_Utils.report import evaluate_pairs
 from Utils.Evaluation_Utils.verification import VerificationResult
 from Utils.files import make_folder
+from Utils.Pretrained_Utils.load import weights_digest
 from Utils.processes import Processes
 from Utils.Training_Utils.reports.figures import averaged_name
 
@@ -170,5 +171,6 @@ class MegaFaceTest:
         if not self._processes.is_main:
             return
         name = "the network at the end of training"
-        for line in write_report(self._config, result, name, folder).splitlines():
+        table = write_report(self._config, result, name, weights_digest(backbone), folder)
+        for line in table.splitlines():
             self._log.info(line)

@@ -23,7 +23,7 @@ from Utils.files import atomic_path, make_folder, reading
 
 # Photos hardly get smaller: an archive that grows more than this is no archive of photos.
 MOST_GROWTH = 20
-_ALWAYS_ALLOWED = 1 << 26  # bytes that any archive may unpack to
+_ALWAYS_ALLOWED = 1 << 26  # bytes that any file may grow to
 _LEFT_FREE = 1 << 30  # bytes of the disk
 _CHUNK = 1 << 20
 
@@ -53,20 +53,37 @@ def unpacked(path: Path) -> Path:
     Raises DataError for an archive that is damaged, or grows beyond what photos can; RunError
     where the tar can't be written.
     """
+    return made_once(path, ".tar", "unpacked", _unpack)
+
+
+def made_once(path: Path, suffix: str, what: str, make: Callable[[Path, Path], None]) -> Path:
+    """The file that `make(path, target)` makes of a file, unless it was made before: beside it as a
+    hidden file, or in the user's cache folder where that can't be written.
+
+    what: what is done to the file, for messages. Raises what `make` raises; RunError of one place
+    leads to the next.
+    """
     digest = hashlib.sha256(repr(fingerprint(path)).encode()).hexdigest()[:16]
-    places = cache_places(path.with_name(f".{path.name}.{digest}.tar"))
+    places = cache_places(path.with_name(f".{path.name}.{digest}{suffix}"))
     for place in places:
         if place.is_file():
             return place
     for last, place in enumerate(places, 1):
         try:
             make_folder(place.parent)
-            _unpack(path, place)
+            make(path, place)
             return place
         except RunError:
             if last == len(places):
                 raise
-    raise RunError(f"{path} can't be unpacked: neither its folder nor a home can be written to.")
+    raise RunError(f"{path} can't be {what}: neither its folder nor a home can be written to.")
+
+
+def room_for(path: Path, target: Path) -> tuple[int, int]:
+    """The most bytes that what is made of a file may have: by its own size, and by the disk of the
+    target."""
+    room = shutil.disk_usage(target.parent).free - _LEFT_FREE
+    return max(MOST_GROWTH * path.stat().st_size, _ALWAYS_ALLOWED), room
 
 
 def _opener(path: Path) -> Callable[..., BinaryIO] | None:
@@ -77,8 +94,7 @@ def _opener(path: Path) -> Callable[..., BinaryIO] | None:
 
 def _unpack(path: Path, target: Path) -> None:
     size = path.stat().st_size
-    limit = max(MOST_GROWTH * size, _ALWAYS_ALLOWED)
-    room = shutil.disk_usage(target.parent).free - _LEFT_FREE
+    limit, room = room_for(path, target)
     with (
         reading(path, "archive"),
         open(path, "rb") as raw,

@@ -5,7 +5,7 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # One thread each, here and in the scripts that tests start: networks this small gain nothing from
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from Config import read_config, settings_for
+from Config import Config, read_config, settings_for
 from tests.processes import ROOT, run_script  # noqa: F401
 from tests.tiny_megaface import Tiny, make_tiny
 from Utils.Evaluation_Utils.megaface.evaluation import evaluate_megaface
@@ -52,6 +52,20 @@ class TinyFaces:
             *("--total_epoch", "3", "--milestones", "2", "--log_freq", "2", "--test_freq", "4"),
             *("--save_freq", "2", "--num_workers", "0", "--no-use_visdom", "--device", "cpu"),
         ]
+
+    def config(self, save_dir: Path, **changes: object) -> Config:
+        """The settings of `flags`, but for changes, for a run in this process."""
+        config = Config(
+            train_dataset="Tiny",
+            train_dataset_path=str(self.train),
+            train_file_list=str(self.train_list),
+            lfw_dataset_path=str(self.lfw),
+            lfw_file_list=str(self.lfw_pairs),
+            **{"input_size": (32, 32), "feature_dim": 16, "batch_size": 8, "total_epoch": 3},
+            **{"milestones": (2,), "log_freq": 2, "test_freq": 4, "save_freq": 2},
+            **{"num_workers": 0, "use_visdom": False, "device": "cpu", "save_dir": str(save_dir)},
+        )
+        return replace(config, **changes)
 
 
 @pytest.fixture(scope="session")

@@ -28,16 +28,8 @@ from Utils.Training_Utils.trainer import Trainer
 
 @pytest.fixture
 def config(tiny_faces, tmp_path):
-    return Config(
-        train_dataset="Tiny",
-        train_dataset_path=str(tiny_faces.train),
-        train_file_list=str(tiny_faces.train_list),
-        lfw_dataset_path=str(tiny_faces.lfw),
-        lfw_file_list=str(tiny_faces.lfw_pairs),
-        **{"input_size": (32, 32), "feature_dim": 16, "batch_size": 8, "total_epoch": 2},
-        **{"milestones": (1,), "log_freq": 1, "test_freq": 3, "save_freq": 2, "num_workers": 0},
-        **{"use_visdom": False, "device": "cpu", "save_dir": str(tmp_path / "runs")},
-    )
+    changes = {"total_epoch": 2, "milestones": (1,), "log_freq": 1, "test_freq": 3}
+    return tiny_faces.config(tmp_path / "runs", **changes)
 
 
 @pytest.mark.parametrize("makes_space", [True, False])

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from Config import Config
 from tests.soak.comparing import difference
 from Utils.errors import RunError
 from Utils.files import write_tensors
@@ -36,16 +35,8 @@ def killed(*_: object) -> None:
 @pytest.fixture
 def config(tiny_faces, tmp_path, unpainted):
     """Two epochs of three iterations; figures at 2, 4, 6; tests and checkpoints at 3 and 6."""
-    return Config(
-        train_dataset="Tiny",
-        train_dataset_path=str(tiny_faces.train),
-        train_file_list=str(tiny_faces.train_list),
-        lfw_dataset_path=str(tiny_faces.lfw),
-        lfw_file_list=str(tiny_faces.lfw_pairs),
-        **{"input_size": (32, 32), "feature_dim": 16, "batch_size": 8, "total_epoch": 2},
-        **{"milestones": (1,), "log_freq": 2, "test_freq": 3, "save_freq": 10, "num_workers": 0},
-        **{"use_visdom": False, "device": "cpu", "save_dir": str(tmp_path / "runs")},
-    )
+    changes = {"total_epoch": 2, "milestones": (1,), "test_freq": 3, "save_freq": 10}
+    return tiny_faces.config(tmp_path / "runs", **changes)
 
 
 def test_killed_in_any_place_a_run_ends_as_the_one_left_alone(config, tmp_path, monkeypatch):

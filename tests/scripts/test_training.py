@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from Backbone import build_backbone
-from Config import Config
 from examples import train_arcface
 from Head import HEADS
 from tests.conftest import assert_one_paragraph, run_script
@@ -31,16 +30,7 @@ ITERATIONS = 9  # 24 images in batches of 8, 3 epochs
 @pytest.fixture
 def tiny_config(tiny_faces, tmp_path, unpainted):
     """The settings of `TinyFaces.flags`, for a run in this process."""
-    return Config(
-        train_dataset="Tiny",
-        train_dataset_path=str(tiny_faces.train),
-        train_file_list=str(tiny_faces.train_list),
-        lfw_dataset_path=str(tiny_faces.lfw),
-        lfw_file_list=str(tiny_faces.lfw_pairs),
-        **{"input_size": (32, 32), "feature_dim": 16, "batch_size": 8, "total_epoch": 3},
-        **{"milestones": (2,), "log_freq": 2, "test_freq": 4, "save_freq": 2, "num_workers": 0},
-        **{"use_visdom": False, "device": "cpu", "save_dir": str(tmp_path / "runs")},
-    )
+    return tiny_faces.config(tmp_path / "runs")
 
 
 def only_run(save_dir: Path) -> Path:

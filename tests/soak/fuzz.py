@@ -8,9 +8,11 @@ because importing takes a minute. Prints a line of JSON for each reader: name, t
 """
 
 import importlib
+import importlib.util
 import json
 import mmap
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -25,7 +27,7 @@ import atheris
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 with atheris.instrument_imports(include=["Utils", "Config", "zipfile", "tarfile", "pickletools"]):
-    for module in ("datasets", "lists", "weights", "results"):
+    for module in ("datasets", "lists", "weights", "results", "hugging_face", "kept"):
         importlib.import_module(f"tests.soak.readers.{module}")
 from tests.soak import structures
 from tests.soak.readers.table import READERS, Reader, Subject
@@ -36,6 +38,7 @@ SLOWEST = 10.0  # seconds of CPU time for one file
 MOST_MEMORY = 1 << 30  # bytes, beside what the process has before the first file
 LONGEST = 20_000  # characters of a message
 DEATHS = 20  # of processes, after which a reader is given up
+TOO_MUCH = 71  # libFuzzer's exit status for too much memory
 
 
 class Trial:
@@ -45,6 +48,7 @@ class Trial:
         self.subject, self.folder, self.box = subject, folder, box
         self.kept = {os.fspath(path) for path in box.iterdir()} | {os.fspath(subject.path)}
         self.seen: set[str] = set()
+        self.most = peak_memory() + MOST_MEMORY
         with open(folder / "tries", "a+b") as file:
             file.truncate(8)
             self.tries = mmap.mmap(file.fileno(), 8)
@@ -63,6 +67,8 @@ class Trial:
         except BaseException as error:
             self.note(error, str(error)[:200], content)
         signal.setitimer(signal.ITIMER_PROF, 0)
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 > self.most:
+            os._exit(TOO_MUCH)
         self.clean()
 
     def note(self, error: BaseException, what: str, content: bytes) -> None:
@@ -109,7 +115,7 @@ def fuzz(reader: Reader, folder: Path, box: Path, seconds: float, seed: int) -> 
                 pass
         return inner(data)[:most]
 
-    most = (peak_memory() + MOST_MEMORY) >> 20
+    most = (trial.most >> 20) + 1000  # where this file's memory is not given back in time
     largest = max(map(len, subject.seeds))
     flags = [f"-max_total_time={max(1, int(seconds))}", f"-seed={seed}", "-timeout=1200"]
     flags += [f"-rss_limit_mb={most}", f"-max_len={4 * largest + 4096}", "-len_control=0"]
@@ -152,7 +158,11 @@ class Work:
         if status == 0:
             return True
         code = os.waitstatus_to_exitcode(status)
-        why = {-signal.SIGPROF: f"more than {SLOWEST:g} s", 71: "too much memory", 77: "a crash"}
+        why = {
+            -signal.SIGPROF: f"more than {SLOWEST:g} s",
+            TOO_MUCH: "too much memory",
+            77: "a crash",
+        }
         kept = self.folder / f"died{len(self.lost)}"
         if self.box.is_dir():
             shutil.copytree(self.box, kept)
@@ -172,7 +182,14 @@ class Work:
 
 def main() -> None:
     folder, total, seed = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    names = sys.argv[4:] or list(READERS)
+    names = []
+    for name in sys.argv[4:] or list(READERS):
+        needs = READERS[name].needs
+        if needs and importlib.util.find_spec(needs) is None:
+            note = f"skipped: the package {needs} is not installed"
+            print(json.dumps({"name": name, "tries": 0, "lost": [], "note": note}), flush=True)
+        else:
+            names.append(name)
     os.nice(5)
     at_once = max(1, os.cpu_count() or 1)
     until, running, waiting = time.monotonic() + total, {}, list(enumerate(names))

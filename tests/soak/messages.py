@@ -1,6 +1,7 @@
-"""As `structures`, for records in each other, JSON and lines of text."""
+"""As `structures`, for records in each other, JSON, tables and lines of text."""
 
 import json
+import re
 import struct
 import zlib
 from random import Random
@@ -163,6 +164,21 @@ def records(data: bytes, rng: Random, inner: Inner) -> bytes:
     return b"".join(
         struct.pack("<II", m, k << 29 | len(c)) + c + bytes(-len(c) % 4) for m, k, c in found
     )
+
+
+def arrow(data: bytes, rng: Random, inner: Inner) -> bytes:
+    """The metadata of a message of an arrow file changed, in as many bytes."""
+    starts = [match.end() + 4 for match in re.finditer(rb"\xff{4}(?!\0{4})", data)]
+    at = rng.choice(starts)
+    old = data[at : at + int.from_bytes(data[at - 4 : at], "little")]
+    return data[:at] + inner(old)[: len(old)].ljust(len(old), b"\0") + data[at + len(old) :]
+
+
+def parquet(data: bytes, rng: Random, inner: Inner) -> bytes:
+    """The description at the end of a parquet file changed, with its length."""
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    about = inner(data[start:-8])
+    return data[:start] + about + struct.pack("<I", len(about)) + data[-4:]
 
 
 def lines(data: bytes, rng: Random, inner: Inner) -> bytes:

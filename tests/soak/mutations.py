@@ -30,6 +30,7 @@ def campaign(allowance: Allowance) -> Iterator[Row]:
     ) as process:
         for line in process.stdout:
             found = json.loads(line)
-            yield Row(f"mutated {found['name']}", found["tries"], found["lost"])
+            note = found.get("note", "")
+            yield Row(f"mutated {found['name']}", found["tries"], found["lost"], note)
     if process.returncode:
         raise RuntimeError(f"tests.soak.fuzz ended with {process.returncode}")

@@ -90,7 +90,7 @@ def _training(path: Path, **named: object) -> None:
 
 @reader("record files", messages.records)
 def _records(box: Path) -> Subject:
-    _write_records(box)
+    write_records(box)
     seed = (box / "train.rec").read_bytes()
     (box / "train.idx").unlink()
     return Subject([seed], box / "train.rec", lambda: _training(box / "train.rec"))
@@ -98,12 +98,12 @@ def _records(box: Path) -> Subject:
 
 @reader("indexes of record files", messages.lines)
 def _index(box: Path) -> Subject:
-    _write_records(box)
+    write_records(box)
     seed = (box / "train.idx").read_bytes()
     return Subject([seed], box / "train.idx", lambda: _training(box / "train.rec"))
 
 
-def _write_records(box: Path) -> None:
+def write_records(box: Path) -> None:
     writer = RecordWriter(box / "train.rec", np.array([0, 0, 1, 1]))
     for number in range(4):
         writer.write(number, image(seed=number) + struct.pack("<I", 0xCED7230A) * (number == 3))
@@ -163,7 +163,7 @@ def _shards(box: Path) -> Subject:
     return Subject([seed], path, lambda: _training(path.parent))
 
 
-@reader("LMDB databases")
+@reader("LMDB databases", needs="lmdb")
 def _lmdb(box: Path) -> Subject:
     writer = LmdbWriter(box / "a.lmdb", np.array([0, 1, 1]))
     for number in range(3):
@@ -214,21 +214,21 @@ def make_blp(box: Path, name: str) -> Subject:
     return Subject([path.read_bytes()], path, read)
 
 
-@reader("chunks of .blp sets")
+@reader("chunks of .blp sets", needs="blosc2")
 def _chunk(box: Path) -> Subject:
     return make_blp(box, "lfw/data/__0.blp")
 
 
-@reader("metadata of .blp sets", messages.json_text)
+@reader("metadata of .blp sets", messages.json_text, needs="blosc2")
 def _meta(box: Path) -> Subject:
     return make_blp(box, "lfw/meta/storage")
 
 
-@reader("sizes of .blp sets", messages.json_text)
+@reader("sizes of .blp sets", messages.json_text, needs="blosc2")
 def _sizes(box: Path) -> Subject:
     return make_blp(box, "lfw/meta/sizes")
 
 
-@reader("lists of .blp sets (.npy)", change.npy)
+@reader("lists of .blp sets (.npy)", change.npy, needs="blosc2")
 def _issame(box: Path) -> Subject:
     return make_blp(box, "lfw_list.npy")

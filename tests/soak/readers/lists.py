@@ -49,7 +49,7 @@ def _lists(box: Path) -> Subject:
     return Subject([*seeds, seeds[0].decode().encode("utf-16")], path, read)
 
 
-@reader("pairs files", messages.lines, messages.mat)
+@reader("pairs files", messages.lines, messages.mat, needs="scipy")
 def _pairs(box: Path) -> Subject:
     import scipy.io
 
@@ -135,7 +135,7 @@ def _photos(box: Path) -> Subject:
     return Subject(seeds, path, read)
 
 
-@reader("TinyFace's lists (.mat)", messages.mat)
+@reader("TinyFace's lists (.mat)", messages.mat, needs="scipy")
 def _tinyface(box: Path) -> Subject:
     import scipy.io
 

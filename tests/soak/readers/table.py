@@ -25,21 +25,22 @@ class Subject:
 @dataclass(frozen=True)
 class Reader:
     """make: prepares an empty folder, with the files beside the mutated one. changes: what is tried
-    beside changes of plain bytes."""
+    beside changes of plain bytes. needs: a package that not everybody has; "" for none."""
 
     name: str
     make: Callable[[Path], Subject]
     changes: tuple[Change, ...] = ()
+    needs: str = ""
 
 
 READERS: dict[str, Reader] = {}
 
 
-def reader(name: str, *changes: Change) -> Callable:
+def reader(name: str, *changes: Change, needs: str = "") -> Callable:
     """Register a function as the `make` of a reader."""
 
     def register(make: Callable[[Path], Subject]) -> Callable[[Path], Subject]:
-        READERS[name] = Reader(name, make, changes)
+        READERS[name] = Reader(name, make, changes, needs)
         return make
 
     return register

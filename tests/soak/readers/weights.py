@@ -14,7 +14,7 @@ from tests.soak import structures as change
 from tests.soak.readers.table import Subject, reader, texts, write_files
 from Utils.files import write_safetensors
 from Utils.Pretrained_Utils.contents import open_contents
-from Utils.Pretrained_Utils.files import read_file
+from Utils.Pretrained_Utils.files import Weights, read_file
 from Utils.Pretrained_Utils.lineages.descriptions import color_space
 from Utils.Pretrained_Utils.load import build, load_backbone, own_weights
 from Utils.Training_Utils.checkpoints.checks import check_entries
@@ -22,10 +22,20 @@ from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.checkpoints.sharded import read_tables
 
 
-def _tensors() -> dict[str, torch.Tensor]:
+def _small() -> dict:
+    """What describes a network that is built in a few ms, unlike those that are trained."""
+    with torch.device("meta"):
+        network = build_backbone("MobileFaceNet", 8, (32, 32), repeats=[1, 0, 0, 0])
+    return describe_backbone(network)
+
+
+SMALL = _small()  # here, as PyTorch imports much for its first network on that device
+
+
+def _tensors(count: int = 54) -> dict[str, torch.Tensor]:
     """As many as make a network likely, of a few values each."""
     state = {
-        f"layer{n // 3}.{n % 3}.conv.weight": torch.full((2, 1, 1, 1), n / 9) for n in range(54)
+        f"layer{n // 3}.{n % 3}.conv.weight": torch.full((2, 1, 1, 1), n / 9) for n in range(count)
     }
     return {**state, "bn.running_mean": torch.zeros(2), "bn.num_batches_tracked": torch.tensor(3)}
 
@@ -37,21 +47,31 @@ def _saved(contents: object, **options: object) -> bytes:
 
 
 def _own() -> dict:
-    backbone = build_backbone("MobileFaceNet", feature_dim=8, input_size=(32, 32))
-    about = describe_backbone(backbone)
     return {
         "format": "face-backbone-1",
-        "architecture": about,
+        "architecture": SMALL,
         "lineage": "this project",
         "backbone": _tensors(),
     }
+
+
+_BUILT = {json.dumps(SMALL)}
+
+
+def build_other(weights: Weights) -> None:
+    """Build a network, unless one was built of that description before: it takes 30 to 100 ms, and
+    these tensors fit none."""
+    text = json.dumps(weights.description.architecture)
+    if text not in _BUILT:
+        _BUILT.add(text)
+        build(weights)
 
 
 def _weights(path: Path) -> None:
     """Without the comparison with every known network, which takes most of the time."""
     contents = read_file(path)
     if contents.get("format") == "face-backbone-1":
-        build(own_weights(path, contents))
+        build_other(own_weights(path, contents))
     else:
         open_contents(contents)
 
@@ -95,12 +115,19 @@ def _safetensors(box: Path) -> Subject:
     return Subject(seeds, path, lambda: _weights(path))
 
 
-@reader("networks in ONNX", messages.protobuf)
+@reader("networks in ONNX", messages.protobuf, needs="onnx")
 def _onnx(box: Path) -> Subject:
+    path = box / "a.onnx"
+    write_files(box, {"w.bin": np.ones(768, "<f4").tobytes()})
+    return Subject(onnx_models(), path, lambda: load_backbone(path))
+
+
+def onnx_models() -> list[bytes]:
+    """A small network, with its weights in the file and in w.bin beside it."""
     import onnx
     from onnx import TensorProto, helper
 
-    path, seeds = box / "a.onnx", []
+    seeds = []
     weight = helper.make_tensor("w", TensorProto.FLOAT, [16, 3, 4, 4], np.ones(768))
     mean = helper.make_tensor("m", TensorProto.FLOAT, [1], [127.5])
     for weights in ([weight, mean],):  # ours
@@ -124,8 +151,7 @@ def _onnx(box: Path) -> Subject:
         for key, value in (("location", "w.bin"), ("offset", "0"), ("length", "3072")):
             tensor.external_data.add(key=key, value=value)
         seeds.append(outside.SerializeToString())
-    write_files(box, {"w.bin": np.ones(768, "<f4").tobytes()})
-    return Subject(seeds, path, lambda: load_backbone(path))
+    return seeds
 
 
 @reader("YAML beside weights", messages.lines)
@@ -146,6 +172,7 @@ def _run() -> dict:
     }
     return {
         **_own(),
+        "backbone": _tensors(3),
         "format": "face-training-checkpoint-1",
         "settings": Config().to_dict(),
         "head": {"weight": torch.ones(3, 8)},

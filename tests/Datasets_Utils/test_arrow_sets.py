@@ -285,6 +285,18 @@ def test_damaged_bytes_never_end_the_process(tmp_path, writer):
     assert all(str(folder) in error and len(error) < 700 for error in errors)
 
 
+def test_few_bytes_that_unpack_to_many_are_refused(tmp_path):
+    path, packed = tmp_path / "a.arrow", pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    made = pyarrow.table({"image": [bytes(1 << 20)], "is_same": [1]})
+    with pyarrow.ipc.new_stream(path, made.schema, options=packed) as writer:
+        writer.write_table(made)
+    content = path.read_bytes()
+    at = content.rindex((1 << 20).to_bytes(8, "little"))  # the size of the image, unpacked
+    path.write_bytes(content[:at] + (1 << 33).to_bytes(8, "little") + content[at + 8 :])
+    with pytest.raises(DataError, match=r"a\.arrow can't be read: its .* too much memory"):
+        open_verification_set(path)
+
+
 def test_a_damaged_name_of_a_column_is_no_traceback(lfw, tmp_path):
     folder = save(tmp_path / "x", table(cvlface(lfw)))
     path = folder / "data-00000-of-00001.arrow"

@@ -109,14 +109,13 @@ def _columns_of(path: Path) -> Columns:
     files, arrow = set_files(path), package(path)
     if not files:
         raise DataError(f"{path} has no arrow or parquet files.")
+    if files[0].suffix != PARQUET:
+        return find_columns(path, Table(files[0]).schema, arrow)
     with reading_table(files[0], arrow):
-        if files[0].suffix == PARQUET:
-            import pyarrow.parquet
+        import pyarrow.parquet
 
-            schema = pyarrow.parquet.read_schema(files[0])
-            check_names(schema, arrow)
-        else:
-            schema = Table(files[0]).schema
+        schema = pyarrow.parquet.read_schema(files[0])
+        check_names(schema, arrow)
     return find_columns(path, schema, arrow)
 
 

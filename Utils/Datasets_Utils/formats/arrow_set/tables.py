@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from Utils.cpu import memory_limit
 from Utils.Datasets_Utils.formats.storage import MappedFile
 from Utils.errors import DataError
 from Utils.file_kinds import other_kind
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream
+_MEMORY, _GROWTH = 1 << 29, 3  # bytes that reading may take, and how many times the file's size
 _MAGIC = b"ARROW1"  # of the other form of these files, with a list of batches at its end
 
 
@@ -37,10 +39,17 @@ def package(path: Path) -> ModuleType:
 
 @contextmanager
 def reading_table(file: Path, arrow: ModuleType) -> Iterator[None]:
-    """Raise DataError, naming the file, for what pyarrow raises of a damaged one."""
+    """Raise DataError, naming the file, for what pyarrow raises of a damaged one, and of one that
+    takes much more memory than its size: few bytes may hold compressed images of many GB."""
     try:
-        yield
-    except (arrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+        with memory_limit(_MEMORY + _GROWTH * file.stat().st_size):
+            yield
+    except MemoryError:
+        raise DataError(
+            f"{file} can't be read: its {file.stat().st_size:,} bytes take too much memory when "
+            f"they are unpacked, which images do not; it is damaged, or made to do harm."
+        ) from None
+    except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
         why = other_kind(file) or (
             f"it is damaged, cut short or no table of that kind. Fetch it again. "
             f"({' '.join(str(error).split())[:200]})"
@@ -112,7 +121,8 @@ class Table:
         _, ends, data = array.buffers()
         if not len(array):
             return np.empty((0, 2), np.int64)
-        ends = np.frombuffer(ends, wide)[array.offset :][: len(array) + 1].astype(np.int64)
+        skipped = array.offset * np.dtype(wide).itemsize
+        ends = np.frombuffer(ends, wide, len(array) + 1, skipped).astype(np.int64)
         start = (data.address if data else self._source.address) - self._source.address
         if not 0 <= start <= start + ends[-1] <= self.file.size:
             raise DataError(

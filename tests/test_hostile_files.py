@@ -7,9 +7,12 @@ import io
 import json
 import pickle
 import signal
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,10 +22,13 @@ from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.Datasets_Utils.alignment.landmarks.lists import read_landmarks
 from Utils.Datasets_Utils.alignment.report import COLUMNS, finished
 from Utils.Datasets_Utils.alignment.sources import Photographs
+from Utils.Datasets_Utils.alignment.yunet import open_yunet
 from Utils.Datasets_Utils.formats.list_lines import parse_list
 from Utils.Datasets_Utils.formats.rfw import _read_points
-from Utils.Datasets_Utils.formats.storage import PathTable
+from Utils.Datasets_Utils.formats.storage import PathTable, store_arrays
+from Utils.Datasets_Utils.formats.writers import RecordWriter, ShardWriter
 from Utils.Datasets_Utils.generate_dataset_list import write_list
+from Utils.Datasets_Utils.images import ImageError, decode_image
 from Utils.errors import CheckpointError, DataError, UserError
 from Utils.Evaluation_Utils.analysis.kept_scores import read_columns
 from Utils.Evaluation_Utils.analysis.quality import read_quality
@@ -269,3 +275,85 @@ def test_a_threshold_of_any_size_is_named(tmp_path):
     path = tmp_path / "lfw.json"
     path.write_text(json.dumps({"results": {"cosine": {"operating_points": points}}}))
     read_thresholds(path, ["cosine"])
+
+
+def test_text_of_numbers_that_are_no_characters_is_refused(tmp_path):
+    names = np.array(["abc"])
+    names.view(np.uint32)[1] = 0x31000061
+    np.savez(tmp_path / "lfw_scores.npz", names=names)
+    with pytest.raises(DataError, match=r"lfw_scores\.npz can't be read"):
+        read_columns(tmp_path / "lfw.json")
+
+
+def test_a_row_of_images_that_ends_before_its_name_is_refused(tmp_path):
+    path = tmp_path / "images.csv"
+    path.write_text("image,label,angle,name\n0,0,1,a\n1,0,2\n")
+    with pytest.raises(DataError, match=r"images\.csv, line 3 is no row"):
+        read_images(path)
+
+
+@pytest.mark.parametrize("make", ["records", "shards"])
+def test_an_index_beside_a_set_that_can_not_be_of_it_is_not_used(tmp_path, make):
+    """Whoever made the set may have made the index too."""
+    labels, folder = np.array([0, 1, 1]), tmp_path / "set"
+    folder.mkdir()
+    writer = (
+        RecordWriter(folder / "a.rec", labels)
+        if make == "records"
+        else ShardWriter(folder / "%06d.tar", labels)
+    )
+    photos = [
+        cv2.imencode(".png", np.full((4, 4, 3), 9 * n, np.uint8))[1].tobytes() for n in labels
+    ]
+    for number, photo in enumerate(photos):
+        writer.write(number, photo)
+    if make == "records":
+        writer.finish(["a", "b", "c"])
+        (folder / "a.idx").unlink()
+    else:
+        writer.close()
+    path = folder / "a.rec" if make == "records" else folder
+    sources = [path] if make == "records" else sorted(folder.glob("*.tar"))
+    kept = folder / ("a.offsets.npz" if make == "records" else "shards_index.npz")
+    image = np.array([(7, 0, 9, 0)] * 3, [("shard", "i4"), ("offset", "i8"), ("size", "i4"),
+                                          ("label", "i4")])  # fmt: skip
+    text, ends = PathTable("abc").arrays()
+    for wrong in (
+        {"offsets": np.array([b"0"])},
+        {"other": labels},
+        {"images": image, "names": text, "name_ends": ends},
+        {"images": image[:0], "names": text, "name_ends": ends},
+    ):
+        store_arrays(kept, sources, wrong)
+        data = open_training_set(path)
+        assert sorted(bytes(data.encoded(row)) for row in range(3)) == sorted(photos)
+        assert data.num_classes == 2
+
+
+def test_a_detector_that_crashes_opencv_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="make extras installs onnx")
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [16, 3, 4, 4], np.ones(768))
+    weight.dims[3] = 1 << 16  # so OpenCV reads far beyond what is there
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 4, 4])
+        for name in ("x", "y")
+    ]
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[4, 4])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+    path = tmp_path / "yunet.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(DataError, match="OpenCV crashes"):
+        open_yunet(path)
+
+
+def test_a_large_animation_is_refused_before_it_is_decoded():
+    """OpenCV would take three times the memory of its pixels."""
+
+    def chunk(kind, content):
+        size, check = struct.pack(">I", len(content)), struct.pack(">I", zlib.crc32(kind + content))
+        return size + kind + content + check
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 14000, 14000, 8, 2, 0, 0, 0))
+    frames = chunk(b"acTL", struct.pack(">II", 2, 0))
+    with pytest.raises(ImageError, match="an animation, not a photo"):
+        decode_image(b"\x89PNG\r\n\x1a\n" + head + frames + chunk(b"IEND", b""), "a.png")

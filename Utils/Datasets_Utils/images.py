@@ -181,6 +181,8 @@ def _check_size(encoded: np.ndarray, place: str) -> None:
         size = _jpeg_size(encoded)
     elif head.startswith(b"\x89PNG") and len(head) > 23:
         size = struct.unpack(">II", head[16:24])[::-1]
+        if size[0] * size[1] > MOST_PIXELS // 4 and b"acTL" in encoded.tobytes():
+            raise ImageError(f"{place}: an animation, not a photo; take it off the list")
     else:
         size = image_size(encoded) or (0, 0)
     # OpenCV makes 32-bit floats of Radiance's pictures before it makes bytes of them.

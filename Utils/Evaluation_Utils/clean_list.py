@@ -11,6 +11,7 @@ identity, stay. Labels are renumbered, without the identities that have no image
 
 import argparse
 import csv
+import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -221,10 +222,11 @@ def read_images(path: Path) -> tuple[PathTable, np.ndarray, np.ndarray]:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             try:
                 for row in csv.DictReader(file):
+                    name = os.fspath(row["name"])  # None, of a row that ends too early
                     indices.append(as_whole_number(row["image"]))
                     labels.append(as_whole_number(row["label"]))
                     angles.append(as_number(row["angle"]))
-                    yield row["name"]
+                    yield name
             except (KeyError, TypeError, ValueError, OverflowError, csv.Error):
                 line = len(angles) + 2
                 raise DataError(

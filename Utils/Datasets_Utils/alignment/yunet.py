@@ -5,10 +5,13 @@ file, which Pretrained/README.md names. It was trained with faces of 10 to 300 p
 photographs are shrunk for it.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from Utils.Datasets_Utils.alignment.faces import Faces, no_faces
 from Utils.errors import DataError
@@ -21,6 +24,13 @@ _OVERLAP, _MOST = 0.3, 5000  # OpenCV's: of two boxes of one face; faces before 
 # _LARGE pixels in the first on, the second's points are better; both are asked around that size.
 _SIDES = (960, 320)
 _LARGE, _AROUND = 300, 1.25
+# Reads the file and looks at a picture. OpenCV does not check that a tensor has the values that its
+# sizes say; a damaged file ends the process that reads it.
+_TRY = (
+    "import sys; import cv2; import numpy as np; "
+    "cv2.FaceDetectorYN.create(sys.argv[1], '', (32, 32)).detect(np.zeros((32, 32, 3), np.uint8))"
+)
+_PATIENCE = 60  # seconds for that
 
 
 class YuNet:
@@ -90,7 +100,8 @@ def _join(*parts: Faces) -> Faces:
 def open_yunet(file: Path | None = None) -> YuNet:
     """YuNet with the weights in a file, or in the first of FILES in Pretrained/.
 
-    Raises DataError if there is none, or it can't be read.
+    Raises DataError if there is none, or it can't be read. In the main process of a loader another
+    process reads it first.
     """
     if file is None:
         file = next((FOLDER / name for name in FILES if (FOLDER / name).is_file()), None)
@@ -100,4 +111,18 @@ def open_yunet(file: Path | None = None) -> YuNet:
             f"Pretrained/README.md says where it is published; put it there, or name it with "
             f"--detector_file."
         )
+    if get_worker_info() is None and not _can_be_read(file):
+        raise DataError(
+            f"{file} can't be read as YuNet's ONNX file: OpenCV crashes, or never ends. "
+            f"Pretrained/README.md says which file is expected."
+        )
     return YuNet(file)
+
+
+def _can_be_read(file: Path) -> bool:
+    """Whether a process that reads the file ends by itself, with or without an error."""
+    words = [sys.executable, "-c", _TRY, str(file.absolute())]
+    try:
+        return subprocess.run(words, capture_output=True, timeout=_PATIENCE).returncode >= 0
+    except subprocess.TimeoutExpired:
+        return False

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from Utils.Datasets_Utils.folds import consecutive_folds
-from Utils.Datasets_Utils.formats.storage import cached_arrays
+from Utils.Datasets_Utils.formats.storage import are_columns, cached_arrays
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.training_set import ImageStore
 from Utils.Datasets_Utils.verification_set import StoredImages, VerificationSet
@@ -194,7 +194,12 @@ def _first_occurrences(array: BlpImages) -> np.ndarray:
 
     sources = [array.folder / "meta/sizes", *sorted((array.folder / "data").glob("*.blp"))]
     name = f"{array.folder.name}_unique.npz"
-    return cached_arrays(array.folder.with_name(name), sources, build)["first"]
+
+    def fits(kept: dict[str, np.ndarray]) -> bool:
+        first, rows = kept["first"], np.arange(len(array))
+        return are_columns(len(rows), first) and bool(((first >= 0) & (first <= rows)).all())
+
+    return cached_arrays(array.folder.with_name(name), sources, build, fits)["first"]
 
 
 def _read_issame(path: Path, images: int) -> np.ndarray:

@@ -33,7 +33,12 @@ from typing import NamedTuple
 import numpy as np
 
 from Utils.Datasets_Utils.formats.class_tree import litter_in
-from Utils.Datasets_Utils.formats.storage import MappedFile, cached_arrays, progress_bar
+from Utils.Datasets_Utils.formats.storage import (
+    MappedFile,
+    are_columns,
+    cached_arrays,
+    progress_bar,
+)
 from Utils.Datasets_Utils.images import ImageError
 from Utils.Datasets_Utils.text import COMMAND, mended, quoted
 from Utils.Datasets_Utils.training_set import ImageStore, Labelled
@@ -233,8 +238,13 @@ def _index(file: MappedFile) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(f"{path}: key {keys[twice[0]]} is in it twice.")
         return keys, offsets
     stored = file.path.with_suffix(".offsets.npz")
-    offsets = cached_arrays(stored, [file.path], partial(_scan_offsets, file))["offsets"]
-    return np.arange(len(offsets)), offsets
+    found = cached_arrays(
+        stored,
+        [file.path],
+        partial(_scan_offsets, file),
+        lambda kept: are_columns(len(kept["offsets"]), kept["offsets"]),
+    )
+    return np.arange(len(found["offsets"])), found["offsets"]
 
 
 def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -307,7 +317,10 @@ def _scanned_layout(file: MappedFile, keys: np.ndarray, offsets: np.ndarray) -> 
     index = file.path.with_suffix(".idx")
     sources = [file.path, *([index] if index.is_file() else [])]
     scanned = cached_arrays(
-        file.path.with_suffix(".labels.npz"), sources, partial(_scan_labels, file, offsets)
+        file.path.with_suffix(".labels.npz"),
+        sources,
+        partial(_scan_labels, file, offsets),
+        lambda kept: are_columns(len(offsets), kept["labels"]),
     )
     labels = scanned["labels"]
     image = labels >= 0  # header records have none

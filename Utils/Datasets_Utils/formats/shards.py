@@ -30,6 +30,7 @@ from Utils.Datasets_Utils.formats.storage import (
     Arrays,
     MappedFile,
     PathTable,
+    are_paths,
     cached_arrays,
     store_arrays,
 )
@@ -140,7 +141,9 @@ def open_shards(path: Path, buffer: int = BUFFER) -> Labelled:
     number, or a truncated shard.
     """
     shards = find_tars(path)
-    index = cached_arrays(index_path(path), shards, partial(_index, shards))
+    index = cached_arrays(
+        index_path(path), shards, partial(_index, shards), partial(_is_index, shards)
+    )
     labels = index["images"]["label"].astype(np.int64)
     if len(labels) == 0:
         raise DataError(f"{path}: no image with its {LABEL_SUFFIX} is in the {len(shards)} shards.")
@@ -156,6 +159,13 @@ def write_shard_index(folder: Path) -> None:
 def index_path(path: Path) -> Path:
     """The file for the index of a folder of shards, or of one shard."""
     return path / INDEX if path.is_dir() else path.with_suffix(".index.npz")
+
+
+def _is_index(shards: list[Path], kept: Arrays) -> bool:
+    images = kept["images"]
+    known = images.dtype == _IMAGE and images.ndim == 1
+    in_shards = known and ((images["shard"] >= 0) & (images["shard"] < len(shards))).all()
+    return in_shards and are_paths(len(images), kept["names"], kept["name_ends"])
 
 
 def _index(shards: list[Path]) -> Arrays:

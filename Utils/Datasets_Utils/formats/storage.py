@@ -172,17 +172,24 @@ def progress_bar(text: str, total: int, unit: str) -> tqdm:
     return tqdm(total=total, desc=text, unit=unit, unit_scale=True, delay=1)
 
 
-def cached_arrays(path: Path, sources: Sequence[Path], build: Callable[[], Arrays]) -> Arrays:
+def cached_arrays(
+    path: Path,
+    sources: Sequence[Path],
+    build: Callable[[], Arrays],
+    fits: Callable[[Arrays], object],
+) -> Arrays:
     """The arrays stored at `path`, if they were made from these very files; else `build()`'s.
 
     path: an .npz beside the data. Where that can't be written, the arrays are stored in the user's
-    cache folder ($XDG_CACHE_HOME, or ~/.cache), and where that fails too, nowhere. Arrays that take
-    less than half a second to build are not stored at all.
+    cache folder ($XDG_CACHE_HOME, or ~/.cache), and where that fails too, nowhere. fits: whether
+    stored arrays can be those of `build`, as a file beside a data set came with it, from anywhere;
+    it may raise anything where they can't. Arrays that take less than half a second to build are
+    not stored at all.
     """
     stamp = _stamp(sources)
     stores = cache_places(path)
     for stored in dict.fromkeys((path, *stores)):
-        if (arrays := _load(stored, sources, stamp)) is not None:
+        if (arrays := _load(stored, sources, stamp, fits)) is not None:
             return arrays
     start = time.perf_counter()
     arrays = build()
@@ -215,15 +222,31 @@ def store_arrays(path: Path, sources: Sequence[Path], arrays: Arrays) -> None:
         np.savez(f, **{_STAMP: _stamp(sources)}, **arrays)
 
 
-def _load(path: Path, sources: Sequence[Path], stamp: np.ndarray) -> Arrays | None:
+def are_columns(count: int, *columns: np.ndarray) -> bool:
+    """Whether these are int64 or int32 arrays of so many values."""
+    return all(c.shape == (count,) and c.dtype in (np.int64, np.int32) for c in columns)
+
+
+def are_paths(count: int, text: np.ndarray, ends: np.ndarray) -> bool:
+    """Whether `PathTable.from_arrays` makes so many paths of these arrays."""
+    whole = are_columns(count + 1, ends) and text.dtype == np.uint8 and text.ndim == 1
+    return whole and ends[0] == 0 and ends[-1] == len(text) and bool((np.diff(ends) >= 0).all())
+
+
+def _load(
+    path: Path, sources: Sequence[Path], stamp: np.ndarray, fits: Callable[[Arrays], object]
+) -> Arrays | None:
     """The stored arrays; None for a file that is missing, damaged or of other data."""
     try:
         # A source that was rewritten in the middle alone has its old stamp, but is newer.
         if max(source.stat().st_mtime_ns for source in sources) > path.stat().st_mtime_ns:
             return None
         with np.load(path, allow_pickle=False) as stored:
+            if any(member.compress_type for member in stored.zip.infolist()):  # not written here
+                return None
             if np.array_equal(stored[_STAMP], stamp):
-                return {name: stored[name] for name in stored.files if name != _STAMP}
+                arrays = {name: stored[name] for name in stored.files if name != _STAMP}
+                return arrays if fits(arrays) else None
     except Exception:  # numpy and zipfile raise half a dozen kinds for a damaged file
         return None
     return None

@@ -14,6 +14,7 @@ Figures can be computed from it again, without network or photos, and compared p
 from __future__ import annotations
 
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,12 +108,21 @@ def read_columns(results: Path | str) -> dict[str, np.ndarray]:
         )
     try:
         with zipfile.ZipFile(path) as file:
-            return {
+            columns = {
                 name.removesuffix(".npy"): np.lib.format.read_array(file.open(name))
                 for name in file.namelist()
             }
+        for name, column in columns.items():
+            if column.dtype.kind == "U" and _codes(column).max(initial=0) > sys.maxunicode:
+                raise ValueError(f"{name} has numbers that are no characters")
+        return columns
     except Exception as error:  # NumPy and zipfile raise many kinds for a damaged file
         raise DataError(f"the scores {path} can't be read: {first_line(error)}.") from None
+
+
+def _codes(text: np.ndarray) -> np.ndarray:
+    """The characters of an array of text as numbers."""
+    return np.frombuffer(text.tobytes(), np.dtype("u4").newbyteorder(text.dtype.byteorder))
 
 
 def load_scores(results: Path | str) -> KeptScores:

@@ -15,6 +15,8 @@ from Utils.Datasets_Utils.formats.storage import (
     Arrays,
     MappedFile,
     PathTable,
+    are_columns,
+    are_paths,
     cached_arrays,
     progress_bar,
 )
@@ -75,7 +77,8 @@ def open_lmdb(path: Path) -> Labelled:
     whose values are of no known form.
     """
     file = MappedFile(find_lmdb(path))
-    index = cached_arrays(file.path.with_suffix(".index.npz"), [file.path], partial(_index, file))
+    kept = file.path.with_suffix(".index.npz")
+    index = cached_arrays(kept, [file.path], partial(_index, file), _is_index)
     images, labels, stated = LmdbImages(file, index), index["labels"], int(index["stated"])
     if stated not in (-1, len(images)):
         raise DataError(
@@ -92,6 +95,13 @@ def open_lmdb(path: Path) -> Labelled:
         f"which an image list of their keys can give (--train_file_list)",
     )
     return Labelled(images, labels[rows], rows)
+
+
+def _is_index(kept: Arrays) -> bool:
+    count = len(kept["labels"])
+    columns = [kept[name] for name in ("offsets", "sizes", "labels")]
+    whole = are_columns(count, *columns) and are_columns(1, kept["stated"].reshape(-1))
+    return whole and are_paths(count, kept["names"], kept["name_ends"])
 
 
 def _index(file: MappedFile) -> Arrays:

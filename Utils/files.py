@@ -135,6 +135,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def not_by_link(path: str, flags: int) -> int:
+    """An opener for `open`: OSError for a symbolic link. A run's folder may be somebody else's, and
+    what is appended to a file in it must not get anywhere else."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove the files in a folder that `atomic_path` was writing in a process that was killed."""
     for path in folder.iterdir():

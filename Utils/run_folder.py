@@ -31,7 +31,7 @@ from typing import IO, Any
 
 from Config import Config
 from Utils.errors import CheckpointError, RunError
-from Utils.files import atomic_path, reading, save_json
+from Utils.files import atomic_path, not_by_link, reading, save_json
 
 FORMAT = "face-training-checkpoint-1"
 SUFFIX = ".dcp"
@@ -39,6 +39,8 @@ COMMON = "common.pt"
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"
 BEST = "best.pt"
+# What reading a JSON file of another form raises.
+_DAMAGE = (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 _CLOCKS_DIFFER = 600  # seconds, between machines
 SWEEP = "FACE_TRAINING_SWEEP"  # environment variable: the name of the sweep that starts the run
 
@@ -100,7 +102,7 @@ class RunFolder:
         try:
             saved = json.loads(self.settings.read_text())
             return list(saved.get("starts", [saved]))  # once there was only the last one
-        except (OSError, ValueError, AttributeError, TypeError):
+        except _DAMAGE:
             return []
 
     def _settings_with(self, config: Config) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class RunLock:
         """Raises RunError if another process has it."""
         path = run.path / ".lock"
         try:
-            self._file = open(path, "a")  # noqa: SIM115
+            self._file = open(path, "a", opener=not_by_link)  # noqa: SIM115
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
@@ -233,7 +235,7 @@ def run_of_launch(save_dir: str) -> RunFolder | None:
     note = _launch_note(save_dir)
     try:
         return RunFolder(note.parent / json.loads(note.read_text())["run"]) if note else None
-    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
+    except _DAMAGE:  # there is none, or it is damaged
         return None
 
 
@@ -248,7 +250,7 @@ def restarted_run(config: Config) -> RunFolder | None:
         return None
     try:
         saved = Config.from_dict(json.loads(run.settings.read_text()))
-    except (OSError, ValueError, LookupError):
+    except _DAMAGE:
         return None
     same = dataclasses.replace(saved, resume="") == dataclasses.replace(config, resume="")
     return run if same and run.last.exists() else None

@@ -29,7 +29,7 @@ from Utils.Datasets_Utils.formats.storage import PathTable, store_arrays
 from Utils.Datasets_Utils.formats.writers import RecordWriter, ShardWriter
 from Utils.Datasets_Utils.generate_dataset_list import write_list
 from Utils.Datasets_Utils.images import ImageError, decode_image
-from Utils.errors import CheckpointError, DataError, UserError
+from Utils.errors import CheckpointError, DataError, RunError, UserError
 from Utils.Evaluation_Utils.analysis.kept_scores import read_columns
 from Utils.Evaluation_Utils.analysis.quality import read_quality
 from Utils.Evaluation_Utils.clean_list import read_images
@@ -39,7 +39,9 @@ from Utils.Evaluation_Utils.ijb.pair_list import read_pairs
 from Utils.files import read_json, read_tensors
 from Utils.pickle_checks import UnsafePickleError, check_pickle
 from Utils.Pretrained_Utils.files import read_file
-from Utils.Training_Utils.reports.figures import read_rows
+from Utils.run_folder import RunFolder, RunLock
+from Utils.Training_Utils.reports.figures import Metrics, read_rows
+from Utils.Training_Utils.reports.progress import open_log
 
 POINTS = "1 2 3 4 5 6 7 8 9 {}"
 # Tuples in each other as a key of a dictionary: hashing them overflows the stack of Python itself.
@@ -357,3 +359,27 @@ def test_a_large_animation_is_refused_before_it_is_decoded():
     frames = chunk(b"acTL", struct.pack(">II", 2, 0))
     with pytest.raises(ImageError, match="an animation, not a photo"):
         decode_image(b"\x89PNG\r\n\x1a\n" + head + frames + chunk(b"IEND", b""), "a.png")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_log_that_is_a_link_is_not_written(tmp_path, there):
+    """A run's folder may be a stranger's, and its log a link to a file of the user's."""
+    own = tmp_path / "own"
+    if there:
+        own.write_text("kept")
+    for name in ("train.log", ".lock", "metrics.csv"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).symlink_to(own)
+    run = RunFolder(tmp_path / "run")
+    RunLock().take(run)
+    with pytest.raises(RunError, match=r"train\.log is a link"):
+        open_log(run.log, screen=False)
+    metrics = Metrics(run.metrics, ["LFW"])
+    with pytest.raises(RunError, match=r"metrics\.csv can't be written"):
+        metrics.add({"iteration": 1})
+    assert own.read_text() == "kept" if there else not own.exists()
+
+
+def test_settings_of_a_run_that_are_deep_are_none(tmp_path):
+    (tmp_path / "settings.json").write_text("[" * 100_000)
+    assert RunFolder(tmp_path).starts() == []

@@ -104,6 +104,9 @@ def _run(words: list[str], folder: Path) -> tuple[int, resource.struct_rusage, s
         sys.argv = words[1:]
         if words[0] == "-m":
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0].endswith(".py"):
+            sys.argv = words
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
         else:
             exec(words[1], {"__name__": "__main__"})
         code = 0
@@ -136,7 +139,7 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _import_all() -> None:
     """The attacks; and the readers, so that no command has to import PyTorch."""
-    for module in ("attacks.names", "attacks.numbers", "attacks.pickles", "attacks.texts"):
-        importlib.import_module(f"tests.soak.{module}")
+    for module in ("names", "numbers", "pickles", "texts", "folders", "training"):
+        importlib.import_module(f"tests.soak.attacks.{module}")
     for module in ("datasets", "lists", "weights", "results"):
         importlib.import_module(f"tests.soak.readers.{module}")

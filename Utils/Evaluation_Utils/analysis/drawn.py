@@ -97,7 +97,7 @@ def load_drawn(results: str | Path, here: Path) -> Kept:
             for section, each in told["sections"].items()
         }
         about = dict(told["same"])
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         path = scores_path(results)
         raise DataError(
             f"{results} and {here} can't be compared: {path} holds no figures of such a benchmark. "

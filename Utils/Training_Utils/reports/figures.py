@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from Utils.errors import DataError, RunError
-from Utils.files import atomic_path, not_written, read_json, reading, save_json
+from Utils.files import atomic_path, not_by_link, not_written, read_json, reading, save_json
 from Utils.run_folder import RunFolder
 from Utils.tables import format_table
 from Utils.Training_Utils.state import Best
@@ -72,7 +72,7 @@ class Metrics:
         csv.DictWriter(text, self.columns).writerows(self._unwritten)
         left = text.getvalue().encode()
         try:
-            with open(self.path, "ab", buffering=0) as file:
+            with open(self.path, "ab", buffering=0, opener=not_by_link) as file:
                 end = file.tell()
                 try:
                     while left := left[file.write(left) :]:  # a disk that gets full takes some

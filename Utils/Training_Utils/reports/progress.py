@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from Config import Config
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import RunError
 from Utils.Evaluation_Utils.verification import VerificationResult
-from Utils.files import not_written
+from Utils.files import not_by_link, not_written
 from Utils.processes import Processes
 from Utils.run_folder import RunFolder
 from Utils.Training_Utils.data import Batch
@@ -248,7 +249,10 @@ class _LogFile(logging.FileHandler):
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
 
     def _open(self) -> TextIO:
-        file = open(self.baseFilename, "ab+", buffering=2**20)  # noqa: SIM115 - kept until close
+        path = self.baseFilename
+        if os.path.islink(path):
+            raise RunError(f"{path} is a link, and a log is only written to a file; remove it.")
+        file = open(path, "ab+", 2**20, opener=not_by_link)  # noqa: SIM115 - kept until close
         file.seek(-1, 2) if file.tell() else None
         cut = file.read(1) not in (b"", b"\n")  # a process was killed while it wrote a line
         text = io.TextIOWrapper(file, self.encoding, self.errors)

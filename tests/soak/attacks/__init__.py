@@ -9,4 +9,6 @@ file CANARY in the folder.
     pickles    pickles that ask for code, and nested ones
     numbers    numbers that are none, in lists and in JSON
     texts      YAML, JSON, long lines, encodings
+    folders    data sets and networks of Hugging Face, MegaFace's devkit
+    training   data, checkpoints, teachers, sweeps: what a run is started with
 """

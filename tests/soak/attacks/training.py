@@ -17,6 +17,7 @@ from tests.soak.readers.table import image
 from Utils.Training_Utils.trainer import Trainer
 
 _SHORT = {"total_epoch": 1, "milestones": (), "lfw_dataset_path": "", "lfw_file_list": ""}
+_WRITTEN = ("train.log", ".lock", "metrics.csv", "settings.json", "results.json", "curves.png")
 _SOME = ("zip, ..", "tar, absolute", "tar, symbolic link out", "tar, device", "tar, pipe")
 
 
@@ -70,7 +71,7 @@ def _resume(folder: Path) -> Iterator[Attack]:
         return run, ["Train.py", *map(str, words)]
 
     outside = folder / "outside"
-    for name in ("train.log", "metrics.csv", "settings.json", "results.json", "curves.png"):
+    for name in _WRITTEN:
         for target in ("kept", "new"):
             run, words = resume("file")
             (run / name).unlink(missing_ok=True)

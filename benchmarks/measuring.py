@@ -13,6 +13,8 @@ import torch
 
 from Utils.cpu import peak_memory
 
+MATRIX = 1024  # rows and columns of the matrices that are multiplied
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -54,9 +56,8 @@ def best_seconds(work: Callable[[], object], seconds: float = 0.5) -> float:
 
 def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
     """Floating-point operations a second of a large matrix multiplication."""
-    size = 1024
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-    return 2 * size**3 / best_seconds(lambda: a @ b)
+    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    return 2 * MATRIX**3 / best_seconds(lambda: a @ b)
 
 
 def convolution_rate(dtype: torch.dtype = torch.float32) -> float:

@@ -14,7 +14,7 @@ import pytest
 from Config import Config
 from Utils.Datasets_Utils import open_verification_set
 from Utils.Datasets_Utils.alignment.transform import TEMPLATE, similarity, warp
-from Utils.Datasets_Utils.demo import ijb
+from Utils.Datasets_Utils.demo import ijb, rfw
 from Utils.Datasets_Utils.demo import sets as demo_sets
 from Utils.Datasets_Utils.demo.faces import draw_face
 from Utils.Datasets_Utils.demo.ijb import ensure_ijb
@@ -166,8 +166,9 @@ def test_tinyface_has_the_probes_again_as_poor_photos_among_the_distractors(sets
     assert np.abs(np.subtract(*blurred)).mean() < 5  # the same photo
 
 
-def test_ijb_has_loose_crops_in_templates_of_stills_and_clips(sets, tmp_path):
+def test_ijb_has_loose_crops_in_templates_of_stills_and_clips(sets, tmp_path, monkeypatch):
     """As in the set: each clip is one media, and nobody is in both galleries."""
+    monkeypatch.setattr(ijb, "_PEOPLE", 8)
     shutil.copytree(sets.root, tmp_path / "sets")
     sets = ensure_demo_sets(tmp_path / "sets", seed=1, sizes=TINY)
     folder = ensure_ijb(sets)
@@ -220,15 +221,17 @@ def test_the_five_points_of_a_loose_photo_bring_the_face_to_where_aligned_faces_
     assert np.mean(loose_errors) > 20
 
 
-def test_the_groups_have_rfws_files_and_photos_that_need_their_points(sets, tmp_path):
+def test_the_groups_have_rfws_files_and_photos_that_need_their_points(sets, tmp_path, monkeypatch):
+    for name, few in {"_PEOPLE": 20, "_PAIRS": 4}.items():
+        monkeypatch.setattr(rfw, name, few)
     shutil.copytree(sets.root, tmp_path / "sets")
     folder = ensure_rfw(ensure_demo_sets(tmp_path / "sets", seed=1, sizes=TINY))
     data = open_verification_set(folder)
     assert data.notes == ("photos aligned by their five points",)
     assert {*zip(*np.unique(data.groups, return_counts=True), strict=True)} == {
-        (group, 400) for group in RACES
+        (group, 40) for group in RACES
     }
-    assert np.bincount(data.folds[data.same]).tolist() == [4 * 20] * 10
+    assert np.bincount(data.folds[data.same]).tolist() == [4 * 2] * 10
     person = [name.rsplit("/", 1)[0] for name in data.names]
     same = [person[a] == person[b] for a, b in zip(data.left, data.right, strict=True)]
     assert np.array_equal(data.same, same)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,14 +214,3 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     plot_roc({"a": curve()}, path, "ROC")
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert [file.name for file in tmp_path.iterdir()] == ["roc.png"]
-
-
-def test_pyplot_is_not_imported():
-    code = "import sys, Utils.Evaluation_Utils.plots; print('matplotlib.pyplot' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=Path(plots.__file__).parents[2],
-    )
-    assert done.stdout.strip() == "False", done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -14,7 +12,7 @@ from torch import nn
 
 from Backbone import BACKBONES, build_backbone
 from Config import Config, ConfigError, validate
-from tests.processes import in_processes
+from tests.processes import in_processes, run_script
 from Utils.cpu import keep_freed_memory, peak_memory
 from Utils.Datasets_Utils.verification_set import VerificationSet
 from Utils.errors import DataError
@@ -272,7 +270,6 @@ def test_an_embedding_that_is_not_finite_is_named_by_its_image():
 _FAULTS = """
 import resource, sys
 import torch
-from tests.processes import in_processes
 from Utils.cpu import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
@@ -291,8 +288,7 @@ print(faults() - before)
 @pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
 def test_kept_memory_is_used_again_without_asking_the_system():
     def count(how: str) -> int:
-        run = [sys.executable, "-c", _FAULTS, how]
-        return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+        return int(run_script("-c", _FAULTS, how, check=True).stdout)
 
     assert count("keep") < 100
     assert count("not") > 500

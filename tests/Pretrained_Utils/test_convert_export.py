@@ -136,6 +136,9 @@ def randomised(name: str, size: tuple[int, int] = (32, 32)) -> torch.nn.Module:
     backbone = build_backbone(name, 64, size, **variant).eval()
     if name.startswith("ViT"):
         backbone.blocks = backbone.blocks[:2]
+    for number in (3, 4) if "ResNet" in name else ():
+        stage = getattr(backbone, f"layer{number}")
+        setattr(backbone, f"layer{number}", stage[:1])
     for module in backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             module.running_mean.normal_(0, 0.1)
@@ -143,7 +146,8 @@ def randomised(name: str, size: tuple[int, int] = (32, 32)) -> torch.nn.Module:
     return backbone
 
 
-@pytest.mark.parametrize("name", ["MobileFaceNet", "ResNet18_IR", "SEResNet18_IR", "ViT_T_KPRPE"])
+# SEResNet18_IR has all that ResNet18_IR has.
+@pytest.mark.parametrize("name", ["MobileFaceNet", "SEResNet18_IR", "ViT_T_KPRPE"])
 def test_onnx_and_pt2_give_the_networks_output(name, tmp_path):
     backbone = randomised(name)
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)

@@ -29,13 +29,13 @@ def test_a_rehearsal_of_some_checks_finds_nothing_wrong(tmp_path):
     assert "step fp32, sample_rate" in run.stdout.split("\n\n")[-1]  # the table at the end
 
 
-def test_no_optional_package_is_imported():
+def test_neither_an_optional_package_nor_pyplot_is_imported():
     optional = "yaml visdom blosc2 torchvision onnx onnxscript onnxruntime sklearn pytest".split()
-    optional += "timm tensorboard wandb lmdb huggingface_hub pyarrow".split()
+    optional += "timm tensorboard wandb lmdb huggingface_hub pyarrow matplotlib.pyplot".split()
     program = f"""
 import sys
 sys.modules.update(dict.fromkeys({optional}))  # their import raises ImportError
-import benchmarks.gpu_check, Train"""
+import benchmarks.gpu_check, Train, Utils.Evaluation_Utils.plots"""
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 

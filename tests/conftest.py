@@ -8,18 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# One thread each, here and in the scripts that tests start: networks this small gain nothing from
-# two, and lose minutes where the cores are busy and threads wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import cv2
 import numpy as np
 import pytest
 
 from Config import Config, read_config, settings_for
-from tests.processes import ROOT, run_script  # noqa: F401
+from tests import processes
+from tests.processes import ROOT, leave_unpainted, run_script  # noqa: F401
 from tests.tiny_megaface import Tiny, make_tiny
 from Utils.Evaluation_Utils.megaface.evaluation import evaluate_megaface
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Scripts paint only the pictures that a test looks at; those of tests/soak paint all."""
+    processes.PAINTED = False
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +42,7 @@ class TinyFaces:
     train_list: Path
     lfw: Path
     lfw_pairs: Path
+    backbone: str = "MobileFaceNet"
 
     @property
     def flags(self) -> list[str]:
@@ -49,6 +52,7 @@ class TinyFaces:
             *("--train_file_list", str(self.train_list)),
             *("--lfw_dataset_path", str(self.lfw), "--lfw_file_list", str(self.lfw_pairs)),
             *("--input_size", "32,32", "--feature_dim", "16", "--batch_size", "8"),
+            *("--backbone", self.backbone),
             *("--total_epoch", "3", "--milestones", "2", "--log_freq", "2", "--test_freq", "4"),
             *("--save_freq", "2", "--num_workers", "0", "--no-use_visdom", "--device", "cpu"),
         ]
@@ -64,6 +68,7 @@ class TinyFaces:
             **{"input_size": (32, 32), "feature_dim": 16, "batch_size": 8, "total_epoch": 3},
             **{"milestones": (2,), "log_freq": 2, "test_freq": 4, "save_freq": 2},
             **{"num_workers": 0, "use_visdom": False, "device": "cpu", "save_dir": str(save_dir)},
+            backbone=self.backbone,
         )
         return replace(config, **changes)
 
@@ -71,7 +76,8 @@ class TinyFaces:
 @pytest.fixture(scope="session")
 def tiny_faces(tmp_path_factory: pytest.TempPathFactory) -> TinyFaces:
     """They are the same in all tests."""
-    return make_tiny_faces(tmp_path_factory.mktemp("tiny faces"))  # a blank, as users have
+    faces = make_tiny_faces(tmp_path_factory.mktemp("tiny faces"))  # a blank, as users have
+    return replace(faces, backbone="SmallNet")
 
 
 def make_tiny_faces(root: Path) -> TinyFaces:
@@ -112,10 +118,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture
 def unpainted(monkeypatch):
-    """Pictures are laid out, and saved as empty files: matplotlib takes longer to paint them than a
-    small run takes for the rest. Tests that look at pictures paint them, or run the script."""
-    painting = "matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure"
-    monkeypatch.setattr(painting, lambda canvas, path, **options: Path(path).touch())
+    """Pictures are saved as empty files. Tests that look at pictures paint them."""
+    leave_unpainted(monkeypatch.setattr)
 
 
 @pytest.fixture

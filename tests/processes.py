@@ -20,12 +20,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
+PAINTED = True  # whether scripts paint pictures if nothing else is said: not in pytest's tests
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(
     [
+        "tests",
         "Utils.Training_Utils.trainer",
         "Utils.Training_Utils.sweep",
         "Utils.Evaluation_Utils.megaface.evaluation",
@@ -40,13 +44,13 @@ _FORKSERVER.set_forkserver_preload(
 class Script:
     """A script that runs, with what tests use of `subprocess.Popen`."""
 
-    def __init__(self, words: list[str], own_group: bool = False) -> None:
+    def __init__(self, words: list[str], own_group: bool, painted: bool) -> None:
         self.args = words
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name, name) for name in ("out", "err")]
         for path in self._outputs:
             path.touch()
-        arguments = (words, *map(str, self._outputs), own_group)
+        arguments = (words, *map(str, self._outputs), own_group, painted)
         self._process = _FORKSERVER.Process(target=_run_script, args=arguments)
         self._process.start()
         self.pid = self._process.pid
@@ -71,15 +75,23 @@ class Script:
             return tuple(path.read_text() for path in self._outputs)
 
 
-def start_script(*arguments: object, own_group: bool = False) -> Script:
-    """Start a script of the repository, "-m" and a module, or "-c" and a program; in the process
-    group of the tests, or one of its own."""
-    return Script([str(argument) for argument in arguments], own_group)
+def start_script(
+    *arguments: object, own_group: bool = False, painted: bool | None = None
+) -> Script:
+    """Start a script of the repository, "-m" and a module, or "-c" and a program.
+
+    own_group: not in the process group of the tests. painted: with pictures that can be looked at;
+    otherwise they are empty files (`leave_unpainted`). None: as `PAINTED` says.
+    """
+    words = [str(argument) for argument in arguments]
+    return Script(words, own_group, PAINTED if painted is None else painted)
 
 
-def run_script(*arguments: object, check: bool = False) -> subprocess.CompletedProcess:
+def run_script(
+    *arguments: object, check: bool = False, painted: bool | None = None
+) -> subprocess.CompletedProcess:
     """As `start_script`; waits for its end."""
-    script = start_script(*arguments)
+    script = start_script(*arguments, painted=painted)
     out, err = script.communicate()
     assert not (check and script.returncode), out + err
     return subprocess.CompletedProcess(script.args, script.returncode, out, err)
@@ -101,12 +113,21 @@ def run_printed(command: str) -> None:
         subprocess.run(command, shell=True, check=True, cwd=ROOT)
 
 
-def _run_script(words: list[str], out: str, err: str, own_group: bool) -> None:
+def leave_unpainted(patch: Callable[[type, str, Callable], None] = setattr) -> None:
+    """From now on matplotlib's pictures are made, and saved as empty files: it takes longer to lay
+    them out and to paint them than a small run takes for the rest."""
+    patch(FigureCanvasAgg, "print_figure", lambda canvas, path, **options: Path(path).touch())
+    patch(Figure, "findobj", lambda figure, *kinds: [])  # which makes all of them for every axis
+
+
+def _run_script(words: list[str], out: str, err: str, own_group: bool, painted: bool) -> None:
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(ROOT)
     if own_group:
         os.setpgid(0, 0)
+    if not painted:
+        leave_unpainted()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
     # The system's usual way to start processes, not the server's.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)

@@ -64,7 +64,7 @@ def make_tiny(root: Path) -> Tiny:
         (root / f"megaface.json_{count}_1").write_text(json.dumps(listed))
     for number in range(2):
         torch.manual_seed(number)
-        backbone = build_backbone("MobileFaceNet", 16, (32, 32))
+        backbone = build_backbone("SmallNet", 16, (32, 32))
         state = {"format": FORMAT, "architecture": describe_backbone(backbone)}
         torch.save({**state, "backbone": backbone.state_dict()}, root / f"network{number}.pt")
     return Tiny(root)
@@ -77,10 +77,13 @@ def _write(path: Path, pattern: np.ndarray) -> None:
     path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())
 
 
-def megaface(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
+def megaface(
+    *arguments: object, processes: int = 1, painted: bool | None = None
+) -> subprocess.CompletedProcess:
     """Run the script; with several processes, under torchrun."""
     script = "MegaFace_Evaluation.py"
-    return run_script(*(torchrun(processes, script) if processes > 1 else [script]), *arguments)
+    launch = torchrun(processes, script) if processes > 1 else [script]
+    return run_script(*launch, *arguments, painted=painted)
 
 
 def features_of(folder: Path, name: str) -> Path:

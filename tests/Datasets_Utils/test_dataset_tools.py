@@ -245,7 +245,7 @@ def flawed(tmp_path):
 
 
 def test_every_flaw_is_found_and_the_clean_list_has_none(flawed, tmp_path):
-    run = run_script("-m", CHECK, flawed, "--output", tmp_path / "out")
+    run = run_script("-m", CHECK, flawed, "--output", tmp_path / "out", painted=True)
     assert run.returncode == 2, run.stderr
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert (report["images"], report["identities"]) == (10, 4)

@@ -54,7 +54,7 @@ def judged(lfw, xiaoccer, tmp_path_factory) -> Path:
 def small(tmp_path_factory) -> Path:
     """A checkpoint of a small untrained network."""
     path = tmp_path_factory.mktemp("net") / "small.pt"
-    backbone = build_backbone("MobileFaceNet", 16, (32, 32))
+    backbone = build_backbone("SmallNet", 16, (32, 32))
     description = Description(describe_backbone(backbone), "this project")
     write_backbone(path, backbone.state_dict(), description)
     return path
@@ -71,9 +71,11 @@ def detector() -> str:
     pytest.skip("no detector's weights are there (`make extras` installs those of MTCNN)")
 
 
-def command(name: str, *arguments: object, check: bool = True):
-    own = ("--device", "cpu", "--num_workers", 0)
-    return run_script("-m", f"Utils.Evaluation_Utils.{name}", *arguments, *own, check=check)
+def command(name: str, *arguments: object, check: bool = True, painted: bool | None = None):
+    arguments += ("--device", "cpu", "--num_workers", 0)
+    return run_script(
+        "-m", f"Utils.Evaluation_Utils.{name}", *arguments, check=check, painted=painted
+    )
 
 
 def photo(lfw: Path, person: str, number: int) -> Path:
@@ -98,6 +100,7 @@ def test_scores_and_answers_are_those_of_the_evaluation(protocol, lfw, xiaoccer,
     flags = ("--checkpoint", xiaoccer, "--output", tmp_path, "--protocol", protocol)
     run = command(
         *("compare_photos", *photos, *flags, "--threshold_from", judged, "--far", 0.1),
+        painted=True,
     )
     values = json.loads((tmp_path / "compare_photos.json").read_text())
     place = {Path(entry["photo"]).stem: row for row, entry in enumerate(values["photos"])}

@@ -563,7 +563,7 @@ def test_a_mistake_in_a_list_is_named_with_its_file_and_line(mistake, tmp_path):
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     torch.manual_seed(0)
-    backbone = build_backbone("MobileFaceNet", 16, (32, 32))
+    backbone = build_backbone("SmallNet", 16, (32, 32))
     path = tmp_path_factory.mktemp("network") / "network.pt"
     state = {"format": FORMAT, "architecture": describe_backbone(backbone)}
     torch.save({**state, "backbone": backbone.state_dict()}, path)
@@ -577,7 +577,7 @@ def test_the_script_from_crops_to_figures_and_again_from_its_features(network, t
     flags = ("--checkpoint", network, "--ijb_dataset_path", folder, "--output", tmp_path / "out")
     two = (*torchrun(2, "IJB_Evaluation.py"), *flags, "--device", "cpu", "--num_workers", 0)
     flags = ("IJB_Evaluation.py", *flags, "--device", "cpu", "--num_workers", 0)
-    run = run_script(*flags, check=True)
+    run = run_script(*flags, check=True, painted=True)
     values = json.loads((tmp_path / "out/ijbc.json").read_text())
     assert values["counts"] == {"images": 20, "templates": 8, "pairs": 16, "genuine": 4}
     assert values["weights"] == weights_digest(load_backbone(network))
@@ -641,7 +641,7 @@ def evaluated(tmp_path_factory):
     folder = write_set(root / "IJBC", people=12)
     for number in (0, 1):
         torch.manual_seed(number)
-        backbone = build_backbone("MobileFaceNet", 16, (32, 32))
+        backbone = build_backbone("SmallNet", 16, (32, 32))
         state = {"format": FORMAT, "architecture": describe_backbone(backbone)}
         torch.save({**state, "backbone": backbone.state_dict()}, root / f"{number}.pt")
 

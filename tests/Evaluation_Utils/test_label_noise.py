@@ -113,6 +113,7 @@ def noisy_run(tmp_path_factory):
     config = Config(
         **{"train_dataset": "Noisy", "train_dataset_path": str(root / "images")},
         **{"train_file_list": str(root / "list.txt"), "input_size": (32, 32), "feature_dim": 32},
+        backbone="SmallNet",
         **{"batch_size": 20, "total_epoch": 8, "milestones": (6,), "num_workers": 0},
         **{"use_visdom": False, "device": "cpu", "save_dir": str(root / "runs")},
     )
@@ -161,6 +162,7 @@ def test_wrong_labels_are_among_the_most_suspicious(noisy_run, tmp_path):
         *("--file_list", root / "list.txt", "--output", tmp_path, "--device", "cpu"),
         *("--num_workers", "0"),
         check=True,
+        painted=True,
     )
     with open(tmp_path / "images.csv") as file:
         rows = list(csv.DictReader(file))
@@ -206,7 +208,7 @@ def test_an_image_that_cannot_be_read_is_listed_and_counts_for_nothing(
     rest = np.delete(np.arange(len(whole)), damaged)
     without = TrainingSet(whole.images, whole.labels[rest], whole.source, rest)
     torch.manual_seed(0)
-    backbone = build_backbone("MobileFaceNet", 16, (32, 32)).eval()
+    backbone = build_backbone("SmallNet", 16, (32, 32)).eval()
     for again in range(2):  # the second time from the file
         angles, unreadable = measure(
             *(whole, backbone, tmp_path / "features", torch.device("cpu"), 4, num_workers)

@@ -47,7 +47,7 @@ from Utils.Pretrained_Utils.load import weights_digest
 def first_run(tiny, tmp_path_factory) -> tuple[Path, str]:
     """The output folder of a run with the default settings, and what it printed."""
     folder = tmp_path_factory.mktemp("first")
-    done = megaface(*tiny.flags("--output", folder))
+    done = megaface(*tiny.flags("--output", folder), painted=True)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -81,7 +81,7 @@ def test_figures_are_those_of_the_extracted_features(tiny, first_run):
 def test_features_are_the_sum_of_photo_and_mirror_image(tiny, first_run):
     folder, _ = first_run
     state = torch.load(tiny.checkpoint(), weights_only=True)
-    backbone = build_backbone("MobileFaceNet", 16, (32, 32))
+    backbone = build_backbone("SmallNet", 16, (32, 32))
     backbone.load_state_dict(state["backbone"])
     backbone.eval()
     listed = json.loads((tiny.root / "facescrub.json").read_text())["path"]
@@ -96,7 +96,7 @@ def test_features_are_the_sum_of_photo_and_mirror_image(tiny, first_run):
 
 def test_embeddings_do_not_depend_on_the_number_of_threads():
     torch.manual_seed(0)
-    backbone = build_backbone("MobileFaceNet", 32, (64, 64))
+    backbone = build_backbone("SmallNet", 32, (64, 64))
     images = list(np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8))
     before, found = torch.get_num_threads(), []
     try:

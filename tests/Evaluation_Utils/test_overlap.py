@@ -116,7 +116,7 @@ def test_people_of_a_test_set_are_found_and_the_clean_list_lacks_them(
     weights = shared_data / "checkpoints/mobilefacenet_xiaoccer_068.ckpt"
     command = ("-m", OVERLAP, root / "train", root / "test", "--checkpoint", weights)
     flags = ("--output", tmp_path, "--num_workers", "0", "--device", "cpu")
-    run = run_script(*command, *flags, check=True)
+    run = run_script(*command, *flags, check=True, painted=True)
     with open(tmp_path / "overlap.csv") as file:
         rows = list(csv.DictReader(file))
     found = {row["class"].split("/")[0] for row in rows}

@@ -39,7 +39,7 @@ def published(tmp_path_factory):
 def flags(tiny_faces, path, save_dir, *more) -> list[str]:
     """Training on the tiny faces from a file, whose network has 128 values."""
     own = list(tiny_faces.flags)
-    for name in ("--feature_dim", "--input_size"):
+    for name in ("--backbone", "--feature_dim", "--input_size"):
         at = own.index(name)
         del own[at : at + 2]
     return [*own, "--pretrained", str(path), "--save_dir", str(save_dir), *more]

@@ -77,7 +77,7 @@ class Terminated(Sequence):
 
 
 def test_a_test_set_is_embedded_though_its_workers_get_sigterm():
-    backbone = build_backbone("MobileFaceNet", 8, (16, 16)).eval()
+    backbone = build_backbone("SmallNet", 8, (16, 16)).eval()
     straight, _ = embed(backbone, Terminated(), torch.device("cpu"), 2, num_workers=2)
     assert straight.shape == (6, 8)
     assert len(np.unique(straight, axis=0)) == 6
@@ -137,7 +137,7 @@ def test_a_full_dev_shm_ends_an_evaluation_that_would_wait_for_ever(monkeypatch)
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     images = np.zeros((4, 16, 16, 3), np.uint8)
-    backbone = build_backbone("MobileFaceNet", 8, (16, 16)).eval()
+    backbone = build_backbone("SmallNet", 8, (16, 16)).eval()
     with pytest.raises(WorkerError, match=r"/dev/shm.*num_workers .1 now"):
         embed(backbone, images, torch.device("cpu"), 2, num_workers=1)
 

@@ -95,13 +95,50 @@ def test_a_combination_that_cannot_be_ends_the_sweep_before_anything_is_made(tin
     assert not Path(tiny_config.save_dir).exists()
 
 
+# Train.py, whose sweeps fork their runs, which would otherwise import PyTorch again.
+FORKING = """
+import multiprocessing, os, runpy, signal, subprocess, sys
+import Train
+from Utils.errors import run_script
+
+
+class Forked(multiprocessing.Process):
+    def __init__(self, words, env, pass_fds, process_group, preexec_fn):
+        super().__init__(target=train, args=(words, env, preexec_fn))
+        sys.stdout.flush()
+        self.start()
+
+    def poll(self):
+        return self.exitcode
+
+    def wait(self, timeout=None):
+        self.join(timeout)
+        return self.exitcode
+
+
+def train(words, env, preexec_fn):
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    preexec_fn()
+    os.environ.update(env)
+    sys.argv = words[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+subprocess.Popen = Forked
+run_script(Train.main)
+"""
+
+
 @pytest.fixture(scope="module")
 def swept(tiny_faces, tmp_path_factory):
     """Two seeds with a rate that trains and with one that can't."""
     save_dir = tmp_path_factory.mktemp("sweep")
     out = run_script(
-        *("Train.py", *tiny_faces.flags, "--save_dir", save_dir, "--no-para_adj_mode"),
+        *("-c", FORKING, *tiny_faces.flags, "--save_dir", save_dir, "--no-para_adj_mode"),
         *("--sweep", "initial_lr=0.05,1e30", "--sweep", "seed=1,2"),
+        painted=True,
     )
     (folder,) = save_dir.glob("sweep_initial_lr_seed_*")
     return save_dir, folder, out
@@ -255,9 +292,9 @@ def test_a_run_whose_last_test_failed_is_judged_again(tiny_config, in_process):
     assert run.log.read_text().count("  loss ") == trained
 
 
-def begin_sweep(flags, save_dir):
+def begin_sweep(flags, save_dir, script=("-c", FORKING)):
     """A sweep's process when its first run has a checkpoint of iteration 4."""
-    process = start_script(*flags, own_group=True)
+    process = start_script(*script, *flags, own_group=True)
     deadline = time.monotonic() + 120
     while not list(save_dir.glob("*/checkpoints/iteration_00000004.pt")):
         assert process.poll() is None
@@ -266,10 +303,16 @@ def begin_sweep(flags, save_dir):
     return process
 
 
-@pytest.mark.parametrize("tell", [os.kill, os.killpg])
-def test_a_sweep_that_is_told_to_stop_saves_its_run_and_goes_on_later(tiny_faces, tmp_path, tell):
-    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(tmp_path), "--total_epoch", "40"]
-    process = begin_sweep([*flags, "--sweep", "seed=5,6"], tmp_path)
+@pytest.mark.parametrize(
+    ("tell", "script"), [(os.kill, ("-c", FORKING)), (os.killpg, ("Train.py",))]
+)
+def test_a_sweep_that_is_told_to_stop_saves_its_run_and_goes_on_later(
+    tiny_faces, tmp_path, tell, script
+):
+    flags = [*tiny_faces.flags, "--save_dir", str(tmp_path), "--total_epoch", "4000"]
+    if script == ("Train.py",):  # whose runs are new interpreters, and know no network of tests
+        flags += ["--backbone", "MobileFaceNet"]
+    process = begin_sweep([*flags, "--sweep", "seed=5,6"], tmp_path, script)
     tell(process.pid, signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -282,7 +325,7 @@ def test_a_sweep_that_is_told_to_stop_saves_its_run_and_goes_on_later(tiny_faces
 
 
 def test_an_interrupt_of_the_sweep_alone_ends_its_run_too(tiny_faces, tmp_path):
-    flags = ["Train.py", *tiny_faces.flags, "--save_dir", str(tmp_path), "--total_epoch", "4000"]
+    flags = [*tiny_faces.flags, "--save_dir", str(tmp_path), "--total_epoch", "4000"]
     process = begin_sweep([*flags, "--sweep", "seed=5", "--save_freq", "4"], tmp_path)
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
@@ -291,10 +334,11 @@ def test_an_interrupt_of_the_sweep_alone_ends_its_run_too(tiny_faces, tmp_path):
     assert "asked to stop after" in (run / "train.log").read_text()
 
 
-def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):
+def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path, in_process):
     save_dir = tmp_path / "killed"
     flags = [*tiny_faces.flags, "--save_dir", str(save_dir), "--sweep", "seed=5"]
-    process = begin_sweep(["Train.py", *flags], save_dir)
+    flags += ["--total_epoch", "12"]
+    process = begin_sweep(flags, save_dir)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     (lock,) = save_dir.glob("sweep_*/.lock")
@@ -305,7 +349,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tiny_faces, tiny_config, tmp_path):
     (done,) = run_sweep(read(*flags))
     assert [path.parent for path in save_dir.glob("*/settings.json")] == [run.path]
     assert (done.folder, len(run.starts())) == (str(run.path), 2)
-    Trainer(dataclasses.replace(tiny_config, seed=5)).run()
+    Trainer(dataclasses.replace(tiny_config, seed=5, total_epoch=12)).run()
     alone = only_run(tiny_config.save_dir)
     assert_same_weights(alone / "checkpoints/last.pt", run.last)
 

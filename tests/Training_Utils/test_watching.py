@@ -124,9 +124,9 @@ def test_killing_the_server_in_mid_training_does_not_disturb_the_run(start, tiny
     server = start(port)
     flags = [*tiny_faces.flags, "--use_visdom", "--visdom_port", port, "--save_dir", tmp_path]
     # Long enough for the server to die in the middle of it.
-    flags += ["--total_epoch", "40", "--milestones=", "--test_freq", "1000", "--save_freq", "1000"]
+    flags += ["--total_epoch", "120", "--milestones=", "--test_freq", "1000", "--save_freq", "1000"]
     run = start_script("Train.py", *flags)
-    (folder,) = wait_for(lambda: list(tmp_path.glob("MobileFaceNet*")))
+    (folder,) = wait_for(lambda: list(tmp_path.glob("SmallNet*")))
     environment = folder.name.replace("_", "-")
     wait_for(lambda: curve(port, "loss", environment, "loss"))
     os.kill(server.pid, signal.SIGKILL)
@@ -136,7 +136,7 @@ def test_killing_the_server_in_mid_training_does_not_disturb_the_run(start, tiny
     assert run.returncode == 0, err
     assert "Traceback" not in out + err
     assert out.count("python -m visdom.server") == 1
-    assert "Trained 120 iterations" in out
+    assert "Trained 360 iterations" in out
 
 
 def test_a_bug_in_the_figures_is_not_taken_for_a_server_that_is_away():
@@ -229,7 +229,7 @@ def scalars(run: Path, tag: str) -> tuple[list, list]:
 def test_tensorboard_gets_the_figures_of_metrics_csv_and_the_scores(tiny_faces, tmp_path):
     needs_tensorboard()
     flags = (*tiny_faces.flags, "--use_tensorboard", "--save_dir", tmp_path)
-    run_script("Train.py", *flags, check=True)
+    run_script("Train.py", *flags, check=True, painted=True)
     (run,) = tmp_path.iterdir()
     rows = read_rows(run / "metrics.csv")
     for name in ("loss", "accuracy", "learning_rate", "test_accuracy_LFW"):
@@ -300,7 +300,7 @@ sys.argv = ["Train.py", *sys.argv[1:]]
 runpy.run_path("Train.py", run_name="__main__")
 """
     flags = [*tiny_faces.flags, "--use_wandb", "--save_dir", tmp_path]
-    run_script("-c", program, *flags, check=True)
+    run_script("-c", program, *flags, check=True, painted=True)
     (run,) = tmp_path.iterdir()
     (record,) = run.glob("wandb/offline-run-*/*.wandb")
     history = {}

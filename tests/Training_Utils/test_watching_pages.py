@@ -84,7 +84,7 @@ def test_the_page_of_tensorboard_shows_every_curve_and_picture(tiny_faces, tmp_p
     pytest.importorskip("tensorboard", reason="make extras installs TensorBoard")
     runs = tmp_path / "runs"
     flags = (*tiny_faces.flags, "--use_tensorboard", "--save_dir", runs)
-    run_script("Train.py", *flags, check=True)
+    run_script("Train.py", *flags, check=True, painted=True)
     port = free_port()
     words = ("--logdir", runs, "--port", port, "--load_fast", "false")
     server = start_server("tensorboard.main", *words)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -97,9 +98,9 @@ def test_a_run_trains_the_backbone_with_the_head_on_the_format_and_tests_it(
 ):
     write_npz(tiny_faces, tmp_path / "faces.npz")
     pairs = ("--calfw_dataset_path", tiny_faces.lfw, "--calfw_file_list", tiny_faces.lfw_pairs)
-    new = ("--backbone", "PlainNet", "--margin", "LiArcFace", "--margin_size", "none")
+    new = ("--margin", "LiArcFace", "--margin_size", "none")
     data = ("--train_dataset_path", tmp_path / "faces.npz")
-    flags = tiny_faces.flags
+    flags = replace(tiny_faces, backbone="PlainNet").flags
     listed = flags.index("--train_file_list")
     del flags[listed : listed + 2]
     trained = run(copy, "Train.py", *flags, *new, *data, *pairs, "--save_dir", tmp_path / "runs")

@@ -37,13 +37,14 @@ def trained(tiny_faces, tmp_path_factory):
 def test_lfw_prints_what_the_library_computes_and_writes_all_of_it(trained, tiny_faces, tmp_path):
     paths = ("--lfw_dataset_path", tiny_faces.lfw, "--lfw_file_list", tiny_faces.lfw_pairs)
     flags = ("--checkpoint", trained, "--output", tmp_path / "out", "--device", "cpu")
-    run = run_script("LFW_Evaluation.py", *paths, *flags, "--num_workers", 0, check=True)
+    flags = (*paths, *flags, "--num_workers", 0)
+    run = run_script("LFW_Evaluation.py", *flags, check=True, painted=True)
     values = json.loads((tmp_path / "out" / "lfw.json").read_text())
     assert (values["images"], values["pairs"], values["folds"]) == (12, 12, 2)
 
     # The same by hand: float64, one image at a time.
     state = torch.load(trained, weights_only=True)
-    backbone = build_backbone("MobileFaceNet", 16, (32, 32)).double().eval()
+    backbone = build_backbone("SmallNet", 16, (32, 32)).double().eval()
     backbone.load_state_dict(state["backbone"])
     data = open_verification_set(tiny_faces.lfw, tiny_faces.lfw_pairs)
     rows = []
@@ -108,20 +109,34 @@ def test_the_other_two_read_their_own_pairs_format(
     assert (values["pairs"], values["folds"]) == (20, 10)
 
 
+# A script, for which fewer people are drawn than for a user.
+FEW_PEOPLE = """
+import runpy, sys
+from Utils.Datasets_Utils.demo import ijb, rfw
+ijb._PEOPLE, rfw._FOLDS, rfw._PEOPLE, rfw._PAIRS = 4, 10, 20, 4
+sys.argv = sys.argv[1:]
+if sys.argv[0] == "-m":
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+else:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_templates_small_photos_and_groups_are_evaluated_without_data(trained, tmp_path):
     """Each on the demo's set, drawn on first use."""
-    demo = ensure_demo_sets(tmp_path / "demo", sizes=DemoSizes(train_people=2, distractors=12))
+    sizes = DemoSizes(2, 2, 2, 4, 4, 8, people_per_fold=4, probe_people=4, distractors=12)
+    demo = ensure_demo_sets(tmp_path / "demo", sizes=sizes)
     stamp = json.loads((demo.root / STAMP).read_text())
     stamp["sizes"] = asdict(DemoSizes())  # of thousands of images, which take longer
     (demo.root / STAMP).write_text(json.dumps(stamp, indent=1))
     flags = ("--checkpoint", trained, "--output", tmp_path, "--demo_dataset_path", demo.root)
     flags = (*flags, "--device", "cpu", "--num_workers", 0)
     for script, said, name in (
-        (["IJB_Evaluation.py"], "IJB-C: 520 images, 160 templates, 4,800 pairs", "ijbc"),
-        (["TinyFace_Evaluation.py"], "40 probes, gallery of 80 mates and 12 distr", "tinyface"),
-        (["-m", "Utils.Evaluation_Utils"], "images, 1,600 pairs, 10 folds", "rfw"),
+        (["IJB_Evaluation.py"], "IJB-C: 52 images, 16 templates, 48 pairs", "ijbc"),
+        (["TinyFace_Evaluation.py"], "8 probes, gallery of 16 mates and 12 distr", "tinyface"),
+        (["-m", "Utils.Evaluation_Utils"], "images, 160 pairs, 10 folds", "rfw"),
     ):
-        run = run_script(*script, *flags, check=True)
+        run = run_script("-c", FEW_PEOPLE, *script, *flags, check=True)
         assert said in run.stdout
         values = json.loads((tmp_path / f"{name}.json").read_text())
         assert values["data"].startswith(str(demo.root))
@@ -281,13 +296,14 @@ def test_two_results_on_the_same_pairs_are_compared_and_again_without_the_networ
     torch.manual_seed(0)
     other = tmp_path / "other.pt"
     state = torch.load(trained, weights_only=True)
-    state["backbone"] = build_backbone("MobileFaceNet", 16, (32, 32)).state_dict()
+    state["backbone"] = build_backbone("SmallNet", 16, (32, 32)).state_dict()
     torch.save(state, other)
     run_script("LFW_Evaluation.py", *flags, other, "--output", tmp_path / "b", check=True)
     asked = ("--compare", tmp_path / "b/lfw.json", "--threshold_from", tmp_path / "b/lfw.json")
     asked += ("--quality", "norm")
     here = ("--output", tmp_path / "a")
-    run = run_script("LFW_Evaluation.py", *flags, trained, *here, *asked, check=True)
+    again = ("LFW_Evaluation.py", *flags, trained, *here, *asked)
+    run = run_script(*again, check=True, painted=True)
     values, before = (json.loads((tmp_path / f"{run}/lfw.json").read_text()) for run in "ab")
     found = values["comparisons"][0]["results"]["cosine"]["accuracy"]
     figures = [side["results"]["cosine"]["accuracy"] for side in (values, before)]

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from Backbone import build_backbone
+from Backbone.vit import SIZES
 from examples import train_arcface
 from Head import HEADS
 from tests.conftest import assert_one_paragraph, run_script
@@ -59,7 +61,8 @@ def assert_same_weights(a: Path, b: Path) -> None:
 def whole_run(tiny_faces, tmp_path_factory):
     """One run of the script, left alone."""
     save_dir = tmp_path_factory.mktemp("whole")
-    out = run_script("Train.py", *tiny_faces.flags, "--save_dir", save_dir, check=True)
+    flags = [*tiny_faces.flags, "--save_dir", save_dir]
+    out = run_script("Train.py", *flags, check=True, painted=True)
     return only_run(save_dir), out
 
 
@@ -117,11 +120,11 @@ def test_a_checkpoint_gives_back_the_network_it_was_taken_from(whole_run):
     assert not backbone.training
     assert backbone.preprocessing.input_size == (32, 32)
     saved = torch.load(path, weights_only=True)["backbone"]
-    other = build_backbone("MobileFaceNet", 16, (32, 32)).eval()
+    other = build_backbone("SmallNet", 16, (32, 32)).eval()
     other.load_state_dict(saved)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(backbone(x), other(x))
-    with pytest.raises(CheckpointError, match="holds a MobileFaceNet, not a ResNet18_IR"):
+    with pytest.raises(CheckpointError, match="holds a SmallNet, not a ResNet18_IR"):
         load_backbone(path, "ResNet18_IR")
 
 
@@ -138,21 +141,31 @@ def test_resumed_from_an_older_checkpoint_it_ends_with_the_same_weights_in_a_new
     assert after == before, "another history was written into the run"
 
 
+# Train.py, which is killed when it has a checkpoint of iteration 4, the first of the second epoch.
+KILLED = """
+import os, signal
+import Train
+from Utils.errors import run_script
+from Utils.Training_Utils.checkpoints.run_checkpoints import CheckpointWriter
+
+save = CheckpointWriter.save
+
+def killed(self, state, *more):
+    save(self, state, *more)
+    if state.iteration == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+CheckpointWriter.save = killed
+run_script(Train.main)
+"""
+
+
 def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weights(
     whole_run, tiny_faces, tmp_path
 ):
-    flags = [*tiny_faces.flags, "--save_dir", tmp_path]
-    process = start_script("Train.py", *flags)
-    deadline = time.monotonic() + 120
-    # Iteration 4 is the first of the second epoch.
-    while not list(tmp_path.glob("*/checkpoints/iteration_00000004.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed = run_script("-c", KILLED, *tiny_faces.flags, "--save_dir", tmp_path)
+    assert killed.returncode == -signal.SIGKILL
     run = only_run(tmp_path)
-    assert not (run / "results.json").exists(), "it was over before it was killed"
     run_script("Train.py", "--resume", "last", "--save_dir", tmp_path, check=True)
     assert only_run(tmp_path) == run
     assert_same_weights(whole_run[0] / "checkpoints" / "last.pt", run / "checkpoints" / "last.pt")
@@ -165,7 +178,10 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_with_the_same_weig
     "network",
     [{"margin": "CurricularFace"}, {"margin": "ElasticArcFacePlus"}, {"backbone": "ViT_T"}],
 )
-def test_what_a_head_remembers_and_a_vit_draws_goes_on_with_a_resumed_run(tiny_config, network):
+def test_what_a_head_remembers_and_a_vit_draws_goes_on_with_a_resumed_run(
+    tiny_config, network, monkeypatch
+):
+    monkeypatch.setitem(SIZES, "T", (32, 2, 0.1))  # width, depth, share of masked patches
     config = dataclasses.replace(tiny_config, margin_size=None, test_freq=99, **network)
     whole = Trainer(config).run().run / "checkpoints"
     resumed = dataclasses.replace(config, resume=str(whole / "iteration_00000004.pt"))
@@ -380,7 +396,7 @@ def test_mistakes_of_a_user_end_in_one_paragraph(whole_run, tiny_faces, tmp_path
     a_file = tmp_path / "file"
     a_file.write_text("")
     cases = (
-        (["--resume", last, "--backbone", "ResNet18_IR"], ["MobileFaceNet", "ResNet18_IR"]),
+        (["--resume", last, "--backbone", "ResNet18_IR"], ["SmallNet", "ResNet18_IR"]),
         (["--resume", last, "--sub_centers", "2"], ["sub_centers 3, the settings say 2"]),
         (["--resume", last, "--train_file_list", other_list], ["6 classes", "has 5"]),
         (["--resume", last], ["end of 3 epochs", "larger --total_epoch"]),
@@ -404,6 +420,8 @@ def test_the_example_trains_and_evaluates(tmp_path, monkeypatch, capsys):
     demo = ensure_demo_sets(tmp_path / "demo", sizes=sizes)
     monkeypatch.setattr(train_arcface, "ensure_demo_sets", lambda root: demo)
     monkeypatch.setattr(train_arcface, "EPOCHS", 6)
+    short = functools.partial(build_backbone, repeats=(1, 0, 0, 0))
+    monkeypatch.setattr(train_arcface, "build_backbone", short)
     monkeypatch.setattr(train_arcface, "BATCH_SIZE", 8)
     train_arcface.main()
     *losses, accuracy = capsys.readouterr().out.splitlines()

@@ -120,8 +120,18 @@ class MarginHead(nn.Module):
         """The loss of embeddings N×D with labels N, as from `forward`'s logits, with the method's
         regulariser.
 
-        If `sample` has drawn classes, the softmax is over these alone.
+        If `sample` has drawn classes, the softmax is over these alone. Raises IndexError on the CPU
+        for a label outside of 0..C-1; on a GPU this check would wait for the device.
         """
+        if (
+            labels.is_cpu
+            and len(labels)
+            and not 0 <= labels.min() <= labels.max() < self.num_classes
+        ):
+            raise IndexError(
+                f"labels from {labels.min()} to {labels.max()}, for a head of "
+                f"{self.num_classes:,} classes, 0 to {self.num_classes - 1:,}"
+            )
         with torch.autocast(embeddings.device.type, enabled=False):
             directions, scales, norms = self._inputs(embeddings)
             weight, total, labels = self.weight, self.num_classes, self._local_labels(labels)

@@ -43,13 +43,6 @@ _READ_ERRORS = (
     *(zipfile.BadZipFile, struct.error, AssertionError, SafetensorError),
 )
 
-_SAFETENSORS_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-}
-
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # in JSON
 
 # What `os.replace` raises on file systems that do not rename over an existing file.
@@ -323,42 +316,6 @@ def _on_cpu(value: Any) -> Any:
         copied.update((key, _on_cpu(entry)) for key, entry in value.items())
         return copied
     return [_on_cpu(entry) for entry in value] if isinstance(value, list) else value
-
-
-def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """Write a file of https://github.com/huggingface/safetensors, a chunk of a tensor at a time.
-
-    about: its `__metadata__`. Raises OSError; the file is then incomplete.
-    """
-    header, end = {"__metadata__": about}, 0
-    for name, tensor in tensors.items():
-        header[name] = {
-            "dtype": _SAFETENSORS_DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [end, end := end + tensor.nbytes],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            for chunk in chunks_on_cpu(tensor):
-                file.write(chunk.view(torch.uint8).numpy())
-        file.flush()
-        sync(file.fileno())
-
-
-def chunks_on_cpu(tensor: Tensor, size: int = 2**24) -> Iterator[Tensor]:
-    """The values of a tensor in order, in flat chunks of at most `size` values on the CPU.
-
-    Values on a GPU come through one pinned buffer, which the next chunk overwrites: copies into
-    other memory are several times slower.
-    """
-    flat, buffer = tensor.detach().reshape(-1), None
-    if not tensor.is_cpu:
-        buffer = torch.empty(min(size, len(flat)), dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    for chunk in flat.split(size):
-        yield chunk if buffer is None else buffer[: len(chunk)].copy_(chunk)
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:

@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from Utils.errors import CheckpointError, DataError, RunError, UserError
 from Utils.files import (
     atomic_path,
-    chunks_on_cpu,
     link_or_copy,
     read_json,
     reading,
@@ -23,6 +22,7 @@ from Utils.files import (
 )
 from Utils.matlab_files import parse_matlab, read_matlab, whole_numbers_of
 from Utils.run_folder import check_writable, find_checkpoint, is_checkpoint_folder
+from Utils.Training_Utils.checkpoints.table_files import chunks_on_cpu
 
 
 def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path):

@@ -337,3 +337,10 @@ def test_the_margin_does_not_move_other_classes():
 def test_errors_say_what_is_allowed(kwargs, said):
     with pytest.raises(ValueError, match=said):
         build_head(**{"feature_dim": 4, "num_classes": 3, **kwargs})
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_a_label_that_is_no_class_is_an_error_not_a_loss(label):
+    head = build_head("ArcFace", 4, 5)
+    with pytest.raises(IndexError, match=rf"{label}.* for a head of 5 classes, 0 to 4"):
+        head.loss(torch.randn(2, 4), torch.tensor([2, label]))

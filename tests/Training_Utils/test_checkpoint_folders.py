@@ -254,6 +254,35 @@ def test_a_folder_with_a_file_missing_or_cut_is_named(folder, tmp_path):
         load_tables(path, tables, None)
 
 
+def flip(file):
+    """Change a bit of the last value."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 4
+    file.write_bytes(content)
+
+
+def load_in_two(group, path):
+    """What each of two processes raises."""
+    try:
+        load_tables(path, {"weight": torch.empty(C, D)}, group)
+    except CheckpointError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_changed_bit_is_found_by_the_check_sum(folder, tmp_path, number):
+    path, tables = folder
+    file = sorted(path.iterdir())[number]
+    flip(file)
+    with pytest.raises(CheckpointError, match=rf"x\.dcp can't be read: .*{file.name}"):
+        read(path)
+    (tmp_path / "meeting").mkdir()
+    for said in in_processes(2, tmp_path / "meeting", load_in_two, path):
+        assert f"check sum of {file.name}" in said
+    rewrite(file, lambda header: header["__metadata__"].pop("crc32"))  # as it was written before
+    assert torch.equal(read(path)["weight"], tables["weight"])
+
+
 def test_tables_of_other_classes_are_refused(folder):
     path, _ = folder
     with pytest.raises(CheckpointError, match=r"weight of \(10, 16\), not weight of \(11, 16\)"):

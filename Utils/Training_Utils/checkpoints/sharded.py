@@ -9,14 +9,14 @@ processes can read:
     iteration_00000100.dcp/shard-*.safetensors   rows of the tables, C×KD in all, one file for
                                                  each process; `torch.distributed.checkpoint`
 
-Safetensors files hold no code, and their sizes are checked before memory is allocated.
+Safetensors files hold no code; their sizes are checked before memory is allocated, and the check
+sums of what is in them before it is used.
 `torch.distributed.checkpoint` is imported in the functions that use it: it takes a second, which
 every start of a script would wait for.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,16 +26,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.futures import Future
 
 from Head.classifier import MarginHead
 from Head.sharded import ShardedHead
 from Utils.errors import CheckpointError, first_line
-from Utils.files import write_safetensors
 from Utils.processes import is_lost_connection
+from Utils.Training_Utils.checkpoints.table_files import table_reader, table_writer
 
 if TYPE_CHECKING:
-    from torch.distributed.checkpoint import SavePlan, SavePlanner, StorageWriter
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 WEIGHT = "weight"  # the other tables have the optimiser's names
@@ -136,35 +134,12 @@ def write_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) 
         with _without_warning():
             dcp.save(
                 tables,
-                storage_writer=_storage_writer(folder),
+                storage_writer=table_writer(folder),
                 process_group=group,
                 no_dist=group is None,
             )
     except dcp.CheckpointException as error:
         raise _cause(error) from None
-
-
-def _storage_writer(folder: Path) -> StorageWriter:
-    """PyTorch's writer of safetensors files, without its three copies of all tables in memory."""
-    import torch.distributed.checkpoint as dcp
-
-    class Writer(dcp.HuggingFaceStorageWriter):
-        def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future:
-            offsets = {
-                item.index.fqn: {"saved_offsets": list(item.tensor_data.chunk.offsets)}
-                for item in plan.items
-            }
-            tables = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
-            about = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(offsets)}
-            if tables:
-                number = plan.storage_data["shard_index"]
-                name = f"shard-{number:05d}-model-00001-of-00001.safetensors"
-                write_safetensors(folder / name, tables, about)
-            written: Future = Future()
-            written.set_result([])
-            return written
-
-    return Writer(str(folder), save_distributed=True)
 
 
 def load_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) -> None:
@@ -180,10 +155,14 @@ def load_tables(folder: Path, tables: Tables, group: dist.ProcessGroup | None) -
         if name not in found or found[name].size != table.shape:
             has = f"{name} of {tuple(found[name].size)}" if name in found else f"no {name}"
             raise _unreadable(folder, f"it has {has}, not {name} of {tuple(table.shape)}")
-    reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
         with _without_warning():
-            dcp.load(tables, storage_reader=reader, process_group=group, no_dist=group is None)
+            dcp.load(
+                tables,
+                storage_reader=table_reader(folder, group),
+                process_group=group,
+                no_dist=group is None,
+            )
     except (dcp.CheckpointException, Exception) as error:  # files from anywhere: of many kinds
         cause = _cause(error)
         if group is not None and is_lost_connection(cause):

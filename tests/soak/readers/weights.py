@@ -12,7 +12,6 @@ from Config import Config
 from tests.soak import messages
 from tests.soak import structures as change
 from tests.soak.readers.table import Subject, reader, texts, write_files
-from Utils.files import write_safetensors
 from Utils.Pretrained_Utils.contents import open_contents
 from Utils.Pretrained_Utils.files import Weights, read_file
 from Utils.Pretrained_Utils.lineages.descriptions import color_space
@@ -20,6 +19,7 @@ from Utils.Pretrained_Utils.load import build, load_backbone, own_weights
 from Utils.Training_Utils.checkpoints.checks import check_entries
 from Utils.Training_Utils.checkpoints.run_checkpoints import read_run
 from Utils.Training_Utils.checkpoints.sharded import read_tables
+from Utils.Training_Utils.checkpoints.table_files import write_safetensors
 
 
 def _small() -> dict:

@@ -26,6 +26,7 @@ from tests.soak import faults
 from tests.soak.campaign import Allowance, Row
 from tests.soak.faults import Fault
 from Utils.errors import UserError
+from Utils.files import write_tensors
 from Utils.run_folder import RunFolder
 
 _CALLS = (*faults.MAKES, *faults.RENAMES, *faults.LINKS, *faults.SYMLINKS, "fsync")
@@ -141,7 +142,7 @@ def values_of(run: RunFolder) -> dict[str, torch.Tensor]:
     path = run.last
     if path.is_dir():
         merged = run.path / "merged.pt"
-        merge_folder(path, merged)
+        write_tensors(merged, merge_folder(path)[0])
         path = merged
     state = torch.load(path, weights_only=True)
     found = {f"backbone.{name}": value for name, value in state["backbone"].items()}

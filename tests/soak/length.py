@@ -19,11 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor, nn
 
+from Backbone.preprocessing import Preprocessing
 from tests.conftest import TinyFaces, make_tiny_faces
 from tests.processes import ROOT, run_script
 from tests.soak.campaign import Allowance, Row
-from tests.soak.points import make_networks_small
 from tests.tiny_megaface import make_tiny
 from Utils.run_folder import RunFolder
 
@@ -88,6 +89,23 @@ def _measured(function: str, folder: Path, flags: list, until: float) -> list[Sa
     return [(int(n), float(mb), int(files), int(threads)) for n, mb, files, threads in rows]
 
 
+class _Small(nn.Module):
+    """Two layers, because what is measured is all the rest of a run."""
+
+    def __init__(self, feature_dim: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing(input_size=input_size)
+        self.feature_dim = feature_dim
+        cells = input_size[0] * input_size[1] // 16**2
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 8, 16, stride=16), nn.BatchNorm2d(8), nn.PReLU(8)),
+            *(nn.Flatten(), nn.Linear(8 * cells, feature_dim)),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
 class Meter:
     """Writes samples of this process, with its children, to a file."""
 
@@ -114,10 +132,11 @@ class Meter:
 
 def train(task: str) -> None:
     """Train with a small network, measured with each line of the log; stop when time is over."""
+    from Backbone import BACKBONES
     from Utils.Training_Utils.reports.progress import Progress
 
     given = json.loads(Path(task).read_text())
-    make_networks_small()
+    BACKBONES["MobileFaceNet"] = _Small
     meter, report = Meter(given), Progress.report
 
     def measured(progress: Progress) -> None:

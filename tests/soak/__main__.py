@@ -11,14 +11,14 @@ from tests.soak.campaign import Allowance, Row
 
 # Name of the module with `campaign(allowance)`: its share of the minutes.
 CAMPAIGNS: dict[str, float] = {
-    "kills": 15,
+    "kills": 18,
     "length": 12,
     "hostile": 3,
-    "mutations": 20,
-    "disks": 6,
-    "data": 6,
-    "peers": 6,
-    "numbers": 3,
+    "mutations": 12,
+    "disks": 5,
+    "data": 4,
+    "peers": 4,
+    "numbers": 2,
 }
 
 

@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -51,20 +54,30 @@ Try = Callable[[random.Random, Path], str | None]
 
 
 def tried(allowance: Allowance, kinds: Sequence[tuple[str, Try | None, float]]) -> Iterator[Row]:
-    """A row for each kind of fault: its name, what tries it, and its weight in sharing the time;
-    each is tried at least once. None: it can't be tried on this machine, or by this user."""
+    """A row for each kind of fault: its name, what tries it, and its weight in sharing the time.
+    None: it can't be tried on this machine, or by this user."""
     draw = random.Random(allowance.seed)
-    for number, (name, attempt, weight) in enumerate(kinds):
+    for number, (name, attempt, until) in enumerate(shared_time(allowance, kinds)):
         row = Row(name)
         if attempt is None:
             row.note = "skipped: it takes root, on Linux"
             yield row
             continue
-        now, weights = time.monotonic(), sum(kind[2] for kind in kinds[number:])
-        until = now + weight / max(weights, 1) * (allowance.until - now)
-        while not row.tries or time.monotonic() < until:
+        while allowance.left() and (not row.tries or time.monotonic() < until):
             folder = allowance.folder / f"{number}_{row.tries}"
             folder.mkdir()
             row.count(attempt(draw, folder))
         row.note = getattr(attempt, "note", "")
         yield row
+
+
+def shared_time(
+    allowance: Allowance, kinds: Sequence[tuple[str, T, float]]
+) -> Iterator[tuple[str, T, float]]:
+    """The kinds of fault in an order of the seed: name, what tries it, and the time until which its
+    tries may start, by its weight; the first may start later. If there is little time, the last
+    kinds get none."""
+    kinds = random.Random(allowance.seed).sample(kinds, len(kinds))
+    for number, (name, attempt, weight) in enumerate(kinds):
+        now, weights = time.monotonic(), sum(kind[2] for kind in kinds[number:])
+        yield name, attempt, now + weight / max(weights, 1) * (allowance.until - now)

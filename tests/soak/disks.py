@@ -23,7 +23,7 @@ from Config import Config
 from tests.conftest import make_tiny_faces
 from tests.processes import run_script
 from tests.soak import faults
-from tests.soak.campaign import Allowance, Row
+from tests.soak.campaign import Allowance, Row, shared_time
 from tests.soak.faults import Fault
 from Utils.errors import UserError
 from Utils.files import write_tensors
@@ -53,23 +53,27 @@ def campaign(allowance: Allowance) -> Iterator[Row]:
     if not faults.can_break():
         print("disks: needs Linux on x86-64 or arm64")
         return
-    began, shares = time.monotonic(), sum(share for *_, share in _SESSIONS)
-    past = 0.0
-    for number, (name, kind, about, share) in enumerate(_SESSIONS):
-        past += share
-        until = began + (allowance.until - began) * past / shares
-        folder = allowance.folder / str(number)
-        folder.mkdir()
-        values = json.dumps([kind, about, str(folder), allowance.seed, until])
-        done = run_script("-c", _SESSION, values)
+    kinds = [(name, (kind, about), share) for name, kind, about, share in _SESSIONS]
+    for number, (name, attempt, until) in enumerate(shared_time(allowance, kinds)):
         row = Row(name)
-        for line in done.stdout.splitlines():
-            if line.startswith("{"):
-                row.count(json.loads(line)["failure"])
-        if done.returncode:
-            row.count(f"the session ended with {done.returncode}: {done.stderr[-500:]}")
+        if allowance.left():
+            folder = allowance.folder / str(number)
+            folder.mkdir()
+            run_session(row, _SESSION, [*attempt, str(folder), allowance.seed, until])
+            shutil.rmtree(folder)
         yield row
-        shutil.rmtree(folder)
+
+
+def run_session(row: Row, code: str, values: list[Any]) -> None:
+    """Count the tries of a process, which prints a line of JSON for each: its failure, or null."""
+    done = run_script("-c", code, json.dumps(values))
+    for line in done.stdout.splitlines():
+        if line.startswith('{"failure"'):
+            row.count(json.loads(line)["failure"])
+        elif line.startswith('{"note"'):
+            row.note = json.loads(line)["note"]
+    if done.returncode:
+        row.count(f"the session ended with {done.returncode}: {done.stderr[-500:]}")
 
 
 def session(values: str) -> None:
@@ -88,10 +92,10 @@ def _tries(kind: str, about: dict[str, Any], folder: Path, seed: int, until: flo
         "records": _records,
         "scripts": _scripts,
     }[kind](folder, rng, **about)
-    for number, failure in enumerate(tries):
+    for failure in tries:
         out.write(json.dumps({"failure": failure}) + "\n")
         out.flush()
-        if number >= _LEAST.get(kind, 0) and time.monotonic() > until:
+        if time.monotonic() > until:
             return
 
 
@@ -334,8 +338,6 @@ def _records(folder: Path, rng: random.Random) -> Iterator[str | None]:
 
 
 # --- other scripts ---------------------------------------------------------------------------
-
-_LEAST = {"file_systems": 9, "scripts": 9, "records": 2}
 
 
 def _scripts(folder: Path, rng: random.Random) -> Iterator[str | None]:

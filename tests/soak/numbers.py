@@ -252,7 +252,7 @@ def not_finite(folder: Path) -> str | None:
 
 
 def campaign(allowance: Allowance) -> Iterator[Row]:
-    """Each kind gets its weight's share of the time, and at least one try."""
+    """Each kind gets its weight's share of the time; those of weight 0 are tried once."""
     numbers = Numbers(allowance.folder)
     kinds: list[tuple[str, Try | None, float]] = [
         ("a gradient NaN or infinite on one of two processes, fp32", numbers.gradient_in_fp32, 4),

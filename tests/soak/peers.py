@@ -278,7 +278,7 @@ def may_unshare() -> bool:
 
 
 def campaign(allowance: Allowance) -> Iterator[Row]:
-    """Each kind of fault gets its weight's share of the time, and at least one try."""
+    """Each kind gets its weight's share of the time; those of weight 0 are tried once."""
     peers = Peers(allowance.folder)
     root = may_unshare()
     frozen = 60 if allowance.until - time.monotonic() > 300 else 5

@@ -362,7 +362,7 @@ def _scripts(folder: Path, rng: random.Random) -> Iterator[str | None]:
         "shards": [f"{data}.convert_dataset", tiny / "train", out / "%06d.tar"],
         "lmdb": [f"{data}.convert_dataset", tiny / "train", out / "x.lmdb"],
         "image list": [f"{data}.generate_dataset_list", tiny / "train", out / "list.txt"],
-        "pairs": [f"{data}.make_pairs", tiny / "train", out / "p.txt"]
+        "pairs": [f"{data}.make_pairs", tiny / "lfw", out / "p.txt"]
         + ["--folds", 2, "--pairs", 2],
         "check_dataset": [f"{data}.check_dataset", tiny / "train", "--output", out / "check"],
     }

@@ -6,6 +6,7 @@ its optimisers and matplotlib takes a process four seconds, and most tests less 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import runpy
 import shlex
@@ -67,7 +68,11 @@ class Script:
 
     def wait(self, timeout: float | None = None) -> None:
         self._process.join(timeout)
-        assert self.poll() is not None, f"{self.args} took more than {timeout} s"
+        if self.poll() is None:
+            self.send_signal(signal.SIGUSR1)  # prints where its threads are
+            self._process.join(1)
+            said = self._outputs[1].read_text()[-5000:]
+            raise AssertionError(f"{self.args} took more than {timeout} s:\n{said}")
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         self.wait(timeout)
@@ -129,6 +134,7 @@ def _run_script(words: list[str], out: str, err: str, own_group: bool, painted: 
     if not painted:
         leave_unpainted()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
+    faulthandler.register(signal.SIGUSR1)
     # The system's usual way to start processes, not the server's.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     if words[0] == "-m":

@@ -362,8 +362,7 @@ def _scripts(folder: Path, rng: random.Random) -> Iterator[str | None]:
         "shards": [f"{data}.convert_dataset", tiny / "train", out / "%06d.tar"],
         "lmdb": [f"{data}.convert_dataset", tiny / "train", out / "x.lmdb"],
         "image list": [f"{data}.generate_dataset_list", tiny / "train", out / "list.txt"],
-        "pairs": [f"{data}.make_pairs", tiny / "lfw", out / "p.txt"]
-        + ["--folds", 2, "--pairs", 2],
+        "pairs": [f"{data}.make_pairs", tiny / "lfw", out / "p.txt"] + ["--folds", 2, "--pairs", 2],
         "check_dataset": [f"{data}.check_dataset", tiny / "train", "--output", out / "check"],
     }
     wanted, counts = {}, {}
@@ -422,9 +421,9 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _other(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
-    """The names of files that are others, or missing, or too many. Of those with times in them,
-    only the name counts."""
-    timed = (".json", ".npz", ".png", ".mdb", ".lmdb", ".md", ".html")
+    """The names of files that are others, or missing, or too many. Of those with times in them, or
+    with entries in any order, only the name counts."""
+    timed = (".json", ".npz", ".png", ".mdb", ".lmdb", ".md", ".html", ".safetensors")
     return [
         name
         for name in sorted(found.keys() | wanted.keys())

@@ -33,6 +33,7 @@ from Utils.errors import UserError
 from Utils.run_folder import RunFolder
 
 _SESSION = "import sys; from tests.soak.data import session; session(sys.argv[1])"
+_GIF = struct.Struct("<HHBBB6sBHHHHB")  # the screen, two colours, the frame
 _MOST_GROWTH = 200  # MiB of memory, in which a bomb must be refused
 
 _ROWS: tuple[tuple[str, str, float], ...] = (
@@ -266,10 +267,10 @@ def _bomb_files(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], Any]
     from Utils.Evaluation_Utils.features import FeatureFolder
 
     side = 30_000
-    for kind, suffix in (("PNG", "png"), ("TIFF", "tif"), ("GIF", "gif"), ("JPEG", "jpg")):
+    for kind, suffix in (("PNG", "png"), ("TIFF", "tif"), ("JPEG", "jpg")):
         path = folder / f"bomb.{suffix}"
         options = {"TIFF": {"compression": "tiff_deflate"}, "JPEG": {"quality": 1}}.get(kind, {})
-        blank = Image.new("L" if kind in ("JPEG", "GIF") else "1", (side, side))
+        blank = Image.new("L" if kind == "JPEG" else "1", (side, side))
         blank.save(path, kind, **options)
         del blank
         yield f"{kind} of {path.stat().st_size:,} bytes", path, read_image
@@ -280,6 +281,10 @@ def _bomb_files(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], Any]
     struct.pack_into("<ii", content, 18, side, side)
     for name, data in (
         ("bomb.bmp", bytes(content)),
+        (
+            "bomb.gif",
+            b"GIF89a" + _GIF.pack(side, side, 128, 0, 0, bytes(6), 44, 0, 0, side, side, 0) + frame,
+        ),
         ("bomb.ppm", b"P6 30000 30000 255\n" + frame),
         ("bomb.hdr", b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n" + frame),
     ):

@@ -221,9 +221,9 @@ def _broken(folder: Path, rng: random.Random) -> Iterator[str | tuple[str] | Non
     yield f"not named while training: {missing[:3]}" if missing else None
     out = folder / "out"
     script_here(["Utils.Datasets_Utils.check_dataset", faces, "--output", out])
-    clean = (out / "clean_list.txt").read_text()
+    clean = {line.split()[0] for line in (out / "clean_list.txt").read_text().splitlines()}
     report = json.loads((out / "report.json").read_text())["unreadable"]
-    left = [path for path in hit if f"{path.parent.name}/{path.name} " in clean]
+    left = [path for path in hit if f"{path.parent.name}/{path.name}" in clean]
     wrong = len(report) != len(hit) or left
     yield f"check_dataset names {len(report)} of {len(hit)}, leaves {left[:3]}" if wrong else None
     yield (f"{len(hit)} of {count:,} images",)

@@ -86,7 +86,6 @@ class SteadyLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         if not self.num_workers:
             return super().__iter__()
-        others = set(multiprocessing.active_children())
         try:
             batches = self._begin()
         except OSError as error:  # of memory, of processes, or of the locks in /dev/shm
@@ -95,9 +94,8 @@ class SteadyLoader(DataLoader):
                 f"worker processes, which read images, can't be started: {error}. "
                 f"{remedy.format(workers=self.num_workers)}"
             ) from None
-        started = set(multiprocessing.active_children()) - others
-        # A later epoch may go on with the workers of the first.
-        self._processes = [*started] or self._processes
+        # PyTorch's own list: multiprocessing.active_children() forgets those that have ended.
+        self._processes = batches._workers
         return self._watched(batches)
 
     def _begin(self) -> Iterator[Any]:

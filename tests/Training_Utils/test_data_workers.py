@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 
 from Backbone import build_backbone
 from tests.plain_training import plain_config
+from Utils import workers
 from Utils.errors import RunError
 from Utils.Evaluation_Utils.embedding import embed
 from Utils.Training_Utils import data
@@ -104,7 +105,7 @@ class Deadly(Sequence):
         killed(self.number)()
 
 
-def test_the_end_of_a_worker_is_told_with_its_cause_and_not_in_the_middle_of_a_step():
+def test_the_end_of_a_worker_is_told_with_its_cause_and_not_in_the_middle_of_a_step(monkeypatch):
     says = {
         signal.SIGKILL: "SIGKILL. The system does that where memory runs out",
         signal.SIGBUS: "SIGBUS. /dev/shm, through which workers pass images, is full",
@@ -112,11 +113,28 @@ def test_the_end_of_a_worker_is_told_with_its_cause_and_not_in_the_middle_of_a_s
     }
     before = signal.getsignal(signal.SIGCHLD)
     loaders = [iter(SteadyLoader(Deadly(number), num_workers=1)) for number in says]
+    loaders.append(dead_before_all_are_started(monkeypatch))
     assert signal.getsignal(signal.SIGCHLD) == before
     with ThreadPoolExecutor() as threads:  # each waits for seconds
         failures = list(threads.map(failure_of, loaders))
-    for failure, text in zip(failures, says.values(), strict=True):
+    for failure, text in zip(failures, [*says.values(), "ended by SIGKILL"], strict=True):
         assert text in failure
+
+
+def dead_before_all_are_started(monkeypatch):
+    """The batches of a loader whose worker is killed at once."""
+    begin = SteadyLoader._begin
+
+    def slow(loader):
+        batches = begin(loader)
+        for process in batches._workers:
+            process.join()
+        return batches
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SteadyLoader, "_begin", slow)
+        patch.setattr(workers, "_leave_signals_to_parent", killed())
+        return iter(SteadyLoader(range(8), 4, num_workers=1))
 
 
 def failure_of(batches):

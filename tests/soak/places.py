@@ -61,6 +61,8 @@ class Watched:
 
     @property
     def note(self) -> str:
+        if not self._ratios:
+            return ""
         return (
             f"step time {statistics.median(self._ratios):.2f} of one not watched (median), end "
             f"{max(self._delays):.1f} s later (worst)"

@@ -173,7 +173,8 @@ class Peers:
                 frozen = draw.choice(ranks)
                 os.kill(frozen, signal.SIGSTOP)
                 time.sleep(seconds)
-                os.kill(frozen, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(frozen, signal.SIGCONT)
             _, err = run.communicate(PATIENCE)
             if run.returncode:
                 return f"ended: {err[-300:]}"

@@ -16,10 +16,10 @@ from typing import BinaryIO
 from tests.conftest import TinyFaces
 from tests.processes import Script, start_script
 
-END = 15.0  # seconds by which a place may delay a run's end, on a machine that may be busy
+END = 20.0  # seconds by which a place may delay a run's end, on a machine that may be busy
 SLOWER = 1.5  # ratio of the two runs' steps there
 
-_FLAGS = ["--total_epoch=5", "--milestones=", "--log_freq=1", "--test_freq=1000"]
+_FLAGS = ["--total_epoch=60", "--milestones=", "--log_freq=1", "--test_freq=1000"]
 _FLAGS += ["--save_freq=1000"]
 
 # The event files are on a disk that is full.
@@ -83,7 +83,8 @@ class Watched:
         (out, err), _ = [run.communicate() for run in runs.values()]
         if any(run.returncode for run in runs.values()):
             return f"ended: {err[-300:]}"
-        if out.count(self._advice) != 1:
+        late = out.count(_LATE)  # if the package was still imported when the run ended
+        if out.count(self._advice) != 1 and (self._advice in out or late != 1):
             return f"{out.count(self._advice)} times in the log: {self._advice}"
         after = {name: end - _written(folder / name) for name, end in ends.items()}
         self._delays.append(after["watched"] - after["other"])

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Killing:
 
     @cached_property
     def faces(self) -> TinyFaces:
-        return make_tiny_faces(self.folder / "faces")
+        return replace(make_tiny_faces(self.folder / "faces"), backbone="SmallNet")
 
     def alone(self, form: Form) -> Alone:
         """The run left alone of that number of processes and kind of checkpoint."""

@@ -19,9 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
 
-from Backbone.preprocessing import Preprocessing
 from tests.conftest import TinyFaces, make_tiny_faces
 from tests.processes import ROOT, run_script
 from tests.soak.campaign import Allowance, Row
@@ -51,7 +49,7 @@ def campaign(allowance: Allowance) -> Iterator[Row]:
 def _long_run(folder: Path, faces: TinyFaces, until: float) -> Row:
     longer = folder / "longer.txt"
     longer.write_text(faces.train_list.read_text() * (EPOCH * 8 // 24))
-    faces = replace(faces, train_list=longer)
+    faces = replace(faces, train_list=longer, backbone="SmallNet")
     epochs = -(-ITERATIONS // EPOCH)
     flags = [*faces.flags, "--save_dir", str(folder / "runs"), "--num_workers=1"]
     flags += [f"--log_freq={LOG}", f"--save_freq={SAVE}", f"--test_freq={TEST}"]
@@ -89,23 +87,6 @@ def _measured(function: str, folder: Path, flags: list, until: float) -> list[Sa
     return [(int(n), float(mb), int(files), int(threads)) for n, mb, files, threads in rows]
 
 
-class _Small(nn.Module):
-    """Two layers, because what is measured is all the rest of a run."""
-
-    def __init__(self, feature_dim: int, input_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.preprocessing = Preprocessing(input_size=input_size)
-        self.feature_dim = feature_dim
-        cells = input_size[0] * input_size[1] // 16**2
-        self.layers = nn.Sequential(
-            *(nn.Conv2d(3, 8, 16, stride=16), nn.BatchNorm2d(8), nn.PReLU(8)),
-            *(nn.Flatten(), nn.Linear(8 * cells, feature_dim)),
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
-
-
 class Meter:
     """Writes samples of this process, with its children, to a file."""
 
@@ -132,11 +113,9 @@ class Meter:
 
 def train(task: str) -> None:
     """Train with a small network, measured with each line of the log; stop when time is over."""
-    from Backbone import BACKBONES
     from Utils.Training_Utils.reports.progress import Progress
 
     given = json.loads(Path(task).read_text())
-    BACKBONES["MobileFaceNet"] = _Small
     meter, report = Meter(given), Progress.report
 
     def measured(progress: Progress) -> None:

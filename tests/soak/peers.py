@@ -26,7 +26,7 @@ from tests.soak.places import PLACES, Watched
 PATIENCE = 600.0  # seconds that a run of some seconds has to end, on a machine full of others
 SILENCE = 8  # seconds, in place of the ten minutes after which a silent process is given up
 
-_FLAGS = ["--total_epoch=6", "--milestones=", "--save_freq=4", "--test_freq=6", "--log_freq=1"]
+_FLAGS = ["--total_epoch=20", "--milestones=", "--save_freq=4", "--test_freq=6", "--log_freq=1"]
 
 # Shortens how long a silent process is waited for, then trains as Train.py does.
 _TRAIN = f"""

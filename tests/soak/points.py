@@ -97,13 +97,6 @@ class Points:
         setattr(owner, name, watched)
 
 
-def make_networks_small() -> None:
-    """Leave MobileFaceNet only the three blocks that halve an image, in this process."""
-    from Backbone import BACKBONES, MobileFaceNet
-
-    BACKBONES["MobileFaceNet"] = functools.partial(MobileFaceNet, repeats=(1, 0, 0, 0))
-
-
 def run(hit: Hit, names: str | None) -> None:
     """Run Train.py, with points if this is the process that the signal waits for.
 
@@ -112,7 +105,6 @@ def run(hit: Hit, names: str | None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg.print_figure = lambda canvas, path, **options: Path(path).touch()
-    make_networks_small()
     if int(os.environ.get("RANK", "0")) == hit.rank:
         _set_points(Points(hit, names))
     sys.argv[0], parent = str(ROOT / "Train.py"), os.getppid()

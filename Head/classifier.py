@@ -123,15 +123,13 @@ class MarginHead(nn.Module):
         If `sample` has drawn classes, the softmax is over these alone. Raises IndexError on the CPU
         for a label outside of 0..C-1; on a GPU this check would wait for the device.
         """
-        if (
-            labels.is_cpu
-            and len(labels)
-            and not 0 <= labels.min() <= labels.max() < self.num_classes
-        ):
-            raise IndexError(
-                f"labels from {labels.min()} to {labels.max()}, for a head of "
-                f"{self.num_classes:,} classes, 0 to {self.num_classes - 1:,}"
-            )
+        if self.weight.device.type == "cpu" and len(labels):
+            lowest, highest = labels.numpy().min(), labels.numpy().max()
+            if lowest < 0 or highest >= self.num_classes:
+                raise IndexError(
+                    f"labels from {lowest} to {highest}, for a head of {self.num_classes:,} "
+                    f"classes, 0 to {self.num_classes - 1:,}"
+                )
         with torch.autocast(embeddings.device.type, enabled=False):
             directions, scales, norms = self._inputs(embeddings)
             weight, total, labels = self.weight, self.num_classes, self._local_labels(labels)

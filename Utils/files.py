@@ -129,9 +129,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def not_by_link(path: str, flags: int) -> int:
-    """An opener for `open`: OSError for a symbolic link. A run's folder may be somebody else's, and
-    what is appended to a file in it must not get anywhere else."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """An opener for `open`: OSError for a symbolic link, or for a pipe that nobody reads. A run's
+    folder may be somebody else's, and what is appended to its files must not reach others."""
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags, 0o666)
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -126,8 +126,12 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def take(self, run: RunFolder) -> None:
-        """Raises RunError if another process has it."""
+        """Raises RunError if another process has it, or if the run's log is a link: the folder may
+        be somebody else's, and the file that the link names the user's."""
         path = run.path / ".lock"
+        for file in (path, run.log):
+            if file.is_symlink():
+                raise RunError(f"{file} is a link, not a file of this run; remove it.")
         try:
             self._file = open(path, "a", opener=not_by_link)  # noqa: SIM115
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -94,6 +94,10 @@ class SteadyLoader(DataLoader):
                 f"worker processes, which read images, can't be started: {error}. "
                 f"{remedy.format(workers=self.num_workers)}"
             ) from None
+        except RuntimeError:  # a worker of the last epoch, which this one goes on with, has ended
+            if (status := self._first_end()) is None:
+                raise
+            raise WorkerError(self._describe(status)) from None
         # PyTorch's own list: multiprocessing.active_children() forgets those that have ended.
         self._processes = batches._workers
         return self._watched(batches)

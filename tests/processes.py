@@ -133,7 +133,8 @@ def _run_script(words: list[str], out: str, err: str, own_group: bool, painted: 
         os.setpgid(0, 0)
     if not painted:
         leave_unpainted()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup they would be ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     faulthandler.register(signal.SIGUSR1)
     # The system's usual way to start processes, not the server's.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)

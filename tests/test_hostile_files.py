@@ -371,9 +371,12 @@ def test_a_log_that_is_a_link_is_not_written(tmp_path, there):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / name).symlink_to(own)
     run = RunFolder(tmp_path / "run")
-    RunLock().take(run)
-    with pytest.raises(RunError, match=r"train\.log is a link"):
-        open_log(run.log, screen=False)
+    for name in (".lock", "train.log"):
+        with pytest.raises(RunError, match=rf"{name} is a link"):
+            RunLock().take(run)
+        with pytest.raises(OSError):
+            open_log(run.path / name, screen=False)
+        (run.path / name).unlink()
     metrics = Metrics(run.metrics, ["LFW"])
     with pytest.raises(RunError, match=r"metrics\.csv can't be written"):
         metrics.add({"iteration": 1})

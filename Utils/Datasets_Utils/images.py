@@ -181,7 +181,7 @@ def _check_size(encoded: np.ndarray, place: str) -> None:
         size = _jpeg_size(encoded)
     elif head.startswith(b"\x89PNG") and len(head) > 23:
         size = struct.unpack(">II", head[16:24])[::-1]
-        if size[0] * size[1] > MOST_PIXELS // 4 and b"acTL" in encoded.tobytes():
+        if size[0] * size[1] > MOST_PIXELS // 4 and _is_animation(encoded):
             raise ImageError(f"{place}: an animation, not a photo; take it off the list")
     else:
         size = image_size(encoded) or (0, 0)
@@ -191,6 +191,17 @@ def _check_size(encoded: np.ndarray, place: str) -> None:
             f"{place}: {encoded.size:,} bytes that say they are {size[0]:,}×{size[1]:,} pixels; at "
             f"most {MOST_PIXELS:,} are read, make it smaller or take it off the list"
         )
+
+
+def _is_animation(encoded: np.ndarray) -> bool:
+    """Whether a PNG says before its first pixels that it has several frames."""
+    at = 8
+    while at + 8 <= encoded.size:
+        length, kind = struct.unpack(">I4s", encoded[at : at + 8].tobytes())
+        if kind in (b"acTL", b"IDAT"):
+            return kind == b"acTL"
+        at += 12 + length
+    return False
 
 
 def _jpeg_size(encoded: np.ndarray) -> tuple[int, int]:

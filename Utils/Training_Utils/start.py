@@ -52,6 +52,7 @@ from Utils.run_folder import (
 )
 from Utils.Training_Utils.checkpoints.checks import check_tensors
 from Utils.Training_Utils.checkpoints.run_checkpoints import check_fits, read_run, remove_unfinished
+from Utils.Training_Utils.checkpoints.table_files import check_safetensors
 from Utils.Training_Utils.data import describe_training_data, open_training_data
 from Utils.Training_Utils.distillation.loss import Distillation
 from Utils.Training_Utils.distillation.teacher import Teacher, check_teacher, load_teacher
@@ -219,10 +220,12 @@ def _whole_one_beside(path: Path) -> Path | None:
     run = run_of(path)
     numbered = sorted(run.checkpoints.glob("iteration_*"), reverse=True) if run else []
     for other in (*numbered, *([run.best] if run else [])):
-        with suppress(CheckpointError, OSError):
+        with suppress(CheckpointError, OSError, ValueError):
             if not other.samefile(path):
                 read_run(other, lazily=True)
                 check_whole(other / COMMON if other.is_dir() else other)
+                for tables in other.glob("*.safetensors"):
+                    check_safetensors(tables)
                 return other
     return None
 

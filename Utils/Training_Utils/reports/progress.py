@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -249,10 +248,7 @@ class _LogFile(logging.FileHandler):
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
 
     def _open(self) -> TextIO:
-        path = self.baseFilename
-        if os.path.islink(path):
-            raise RunError(f"{path} is a link, and a log is only written to a file; remove it.")
-        file = open(path, "ab+", 2**20, opener=not_by_link)  # noqa: SIM115 - kept until close
+        file = open(self.baseFilename, "ab+", 2**20, opener=not_by_link)  # noqa: SIM115 - kept until close
         file.seek(-1, 2) if file.tell() else None
         cut = file.read(1) not in (b"", b"\n")  # a process was killed while it wrote a line
         text = io.TextIOWrapper(file, self.encoding, self.errors)

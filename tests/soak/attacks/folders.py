@@ -11,7 +11,7 @@ import torch
 from tests.soak.attacks.names import names
 from tests.soak.attacks.table import Attack, convert_set, convert_weights, kind, written
 from tests.soak.readers.table import image, write_files
-from Utils.files import write_safetensors
+from Utils.Training_Utils.checkpoints.table_files import write_safetensors
 
 
 @kind("Hugging Face's data sets: names and links that lead out")

@@ -12,12 +12,12 @@ from tests.soak.readers.table import Subject, all_of, image, reader, texts, writ
 from tests.soak.readers.weights import SMALL, build_other
 from Utils.Datasets_Utils import open_training_set, open_verification_set
 from Utils.errors import UserError
-from Utils.files import write_safetensors
 from Utils.Pretrained_Utils.files import BACKBONE_FORMAT, read_file
 from Utils.Pretrained_Utils.hub.card import model_card
 from Utils.Pretrained_Utils.hub.config import with_config
 from Utils.Pretrained_Utils.hub.results import Network, figures_of
 from Utils.Pretrained_Utils.load import own_weights
+from Utils.Training_Utils.checkpoints.table_files import write_safetensors
 
 with suppress(ImportError):  # once, not in each process; it takes seconds
     import timm  # noqa: F401

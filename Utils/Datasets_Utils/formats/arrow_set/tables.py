@@ -82,11 +82,13 @@ class Table:
         with reading_table(path, arrow):
             self._source = arrow.py_buffer(content)
             start = bytes(content[: len(_MAGIC)])
+            # The stacks of many threads would not fit into the memory that `reading_table` leaves.
+            alone = arrow.ipc.IpcReadOptions(use_threads=False)
             if start == _MAGIC:
-                reader = arrow.ipc.open_file(self._source)
+                reader = arrow.ipc.open_file(self._source, options=alone)
                 self.batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
             else:
-                reader = arrow.ipc.open_stream(self._source)
+                reader = arrow.ipc.open_stream(self._source, options=alone)
                 self.batches = list(reader)
                 if bytes(content[-len(_END) :]) != _END:
                     raise ValueError("the mark at its end is missing")

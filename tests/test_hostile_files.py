@@ -359,6 +359,9 @@ def test_a_large_animation_is_refused_before_it_is_decoded():
     frames = chunk(b"acTL", struct.pack(">II", 2, 0))
     with pytest.raises(ImageError, match="an animation, not a photo"):
         decode_image(b"\x89PNG\r\n\x1a\n" + head + frames + chunk(b"IEND", b""), "a.png")
+    text = chunk(b"tEXt", b"k\0acTL") + chunk(b"IDAT", b"acTL")
+    with pytest.raises(ImageError, match="not an image"):  # because its pixels are none
+        decode_image(b"\x89PNG\r\n\x1a\n" + head + text + chunk(b"IEND", b""), "a.png")
 
 
 @pytest.mark.parametrize("there", [False, True])

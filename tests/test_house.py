@@ -4,11 +4,14 @@ Imports are read with `ast`, so that those inside functions count too.
 """
 
 import ast
+import importlib
+import pkgutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests import soak
 from tests.conftest import ROOT
 
 # A file may import from its own package and from those after it.
@@ -101,3 +104,9 @@ def test_a_package_opens_with_a_map_of_its_files(package):
     entries |= {path.parent.name for path in folder.glob("*/__init__.py")}
     missing = {entry for entry in entries if entry not in opening}
     assert not missing, f"the docstring of {package} does not name {missing}"
+
+
+def test_every_campaign_of_faults_can_be_imported():
+    names = {module.name for module in pkgutil.walk_packages(soak.__path__, "tests.soak.")}
+    for name in names - {"tests.soak.__main__", "tests.soak.fuzz"}:  # fuzz needs atheris
+        importlib.import_module(name)

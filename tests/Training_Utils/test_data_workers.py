@@ -113,11 +113,11 @@ def test_the_end_of_a_worker_is_told_with_its_cause_and_not_in_the_middle_of_a_s
     }
     before = signal.getsignal(signal.SIGCHLD)
     loaders = [iter(SteadyLoader(Deadly(number), num_workers=1)) for number in says]
-    loaders.append(dead_before_all_are_started(monkeypatch))
+    loaders += [dead_before_all_are_started(monkeypatch), dead_after_an_epoch()]
     assert signal.getsignal(signal.SIGCHLD) == before
     with ThreadPoolExecutor() as threads:  # each waits for seconds
         failures = list(threads.map(failure_of, loaders))
-    for failure, text in zip(failures, [*says.values(), "ended by SIGKILL"], strict=True):
+    for failure, text in zip(failures, [*says.values(), *["by SIGKILL"] * 2], strict=True):
         assert text in failure
 
 
@@ -135,6 +135,14 @@ def dead_before_all_are_started(monkeypatch):
         patch.setattr(SteadyLoader, "_begin", slow)
         patch.setattr(workers, "_leave_signals_to_parent", killed())
         return iter(SteadyLoader(range(8), 4, num_workers=1))
+
+
+def dead_after_an_epoch():
+    """The batches of the second epoch of a loader whose worker has been killed."""
+    loader = SteadyLoader(range(8), 4, num_workers=1, persistent_workers=True)
+    list(loader)
+    os.kill(loader._iterator._workers[0].pid, signal.SIGKILL)
+    return (batch for epoch in [loader] for batch in epoch)  # begins with the first `next`
 
 
 def failure_of(batches):

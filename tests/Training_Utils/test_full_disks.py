@@ -170,6 +170,21 @@ def test_a_damaged_checkpoint_is_noticed_and_a_whole_one_named(config, tmp_path)
     assert read_run(older)["position"]["iteration"] == 10
 
 
+def test_of_damaged_folders_none_is_recommended(config, tmp_path):
+    run = RunFolder(tmp_path / "a run")
+    run.create(config)
+    writer = CheckpointWriter(run, True, ALONE)
+    state = trained_state(config, 10, classes=6)
+    for state.iteration in (10, 20, 30):
+        writer.save(state, config, 24)
+    for number in (20, 30):
+        (table,) = (run.checkpoints / f"iteration_{number:08d}.dcp").glob("*.safetensors")
+        content = table.read_bytes()
+        table.write_bytes(content[:-4] + bytes(4))
+    with pytest.raises(CheckpointError, match=r"check sum.* is whole: --resume '.*00000010\.dcp'"):
+        begin_run(dataclasses.replace(config, resume=str(run.last)), ALONE)
+
+
 def test_the_last_run_is_not_guessed_where_the_clock_was_set_back(tmp_path):
     first, second = make_run(tmp_path, "first", 1), make_run(tmp_path, "second", 2)
     assert find_checkpoint("last", str(tmp_path)) == second.last

@@ -95,9 +95,9 @@ def test_processes_that_see_different_runs_as_the_last_take_the_first_ones(tmp_p
     assert "no run in nowhere has a checkpoint" in found[0][3]
 
 
-def trained_state(config, iteration):
+def trained_state(config, iteration, classes=4):
     """A state with momentum, after so many iterations."""
-    state = build_state(config, 4, 10, torch.device("cpu"), None)
+    state = build_state(config, classes, 10, torch.device("cpu"), None)
     state.head.weight.grad = torch.ones_like(state.head.weight)
     state.optimizer.step()
     state.iteration = iteration

@@ -54,7 +54,9 @@ def peak_memory() -> int:
 
 @contextmanager
 def memory_limit(more: int) -> Iterator[None]:
-    """Let this process have at most so many bytes more in the block; then a MemoryError is raised.
+    """Let this process have at most `more` bytes more in the block; then a MemoryError is raised.
+
+    It is the limit of the whole process: two threads must not use it at once.
 
     For libraries that unpack what a file of few bytes says it has. On Linux; elsewhere it does
     nothing.

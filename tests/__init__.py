@@ -14,7 +14,7 @@ from Backbone.mobilefacenet import ConvBlock
 
 
 class SmallNet(nn.Module):
-    """Three convolutions, for tests. They are those of https://arxiv.org/abs/1804.07573."""
+    """Three of MobileFaceNet's convolutions, for tests. https://arxiv.org/abs/1804.07573."""
 
     def __init__(self, feature_dim: int = 16, input_size: tuple[int, int] = (32, 32)) -> None:
         super().__init__()
@@ -28,4 +28,6 @@ class SmallNet(nn.Module):
         return self.linear1(self.conv2(self.conv1(x))).flatten(1)  # N×D
 
 
-BACKBONES["SmallNet"] = SmallNet  # before Config, whose words are these
+BACKBONES["SmallNet"] = (
+    SmallNet  # before Config is imported, which takes the names it allows from here
+)

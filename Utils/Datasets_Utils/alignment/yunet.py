@@ -100,8 +100,8 @@ def _join(*parts: Faces) -> Faces:
 def open_yunet(file: Path | None = None) -> YuNet:
     """YuNet with the weights in a file, or in the first of FILES in Pretrained/.
 
-    Raises DataError if there is none, or it can't be read. In the main process of a loader another
-    process reads it first.
+    Raises DataError if there is none, or it can't be read. Outside of a loader's workers, a process of
+    its own tries the file first.
     """
     if file is None:
         file = next((FOLDER / name for name in FILES if (FOLDER / name).is_file()), None)
@@ -113,7 +113,7 @@ def open_yunet(file: Path | None = None) -> YuNet:
         )
     if get_worker_info() is None and not _can_be_read(file):
         raise DataError(
-            f"{file} can't be read as YuNet's ONNX file: OpenCV crashes, or never ends. "
+            f"{file} can't be read as YuNet's ONNX file: OpenCV crashes, or does not finish. "
             f"Pretrained/README.md says which file is expected."
         )
     return YuNet(file)

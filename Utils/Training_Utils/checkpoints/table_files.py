@@ -65,8 +65,8 @@ def table_writer(folder: Path) -> StorageWriter:
 
 
 def table_reader(folder: Path, group: dist.ProcessGroup | None) -> StorageReader:
-    """PyTorch's reader of these files, which compares their check sums first: each process those
-    of some files, and PyTorch tells all processes of an error."""
+    """PyTorch's reader of these files, which compares their check sums first: each process checks
+    some of the files, and PyTorch tells all processes of an error."""
     import torch.distributed.checkpoint as dcp
 
     class Reader(dcp.HuggingFaceStorageReader):

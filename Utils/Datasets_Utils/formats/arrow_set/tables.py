@@ -20,7 +20,7 @@ from Utils.errors import DataError
 from Utils.file_kinds import other_kind
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream
-_MEMORY, _GROWTH = 1 << 29, 3  # bytes that reading may take, and how many times the file's size
+_MEMORY, _GROWTH = 1 << 29, 3  # reading may take _MEMORY bytes + _GROWTH × the file's size
 _MAGIC = b"ARROW1"  # of the other form of these files, with a list of batches at its end
 
 

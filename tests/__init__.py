@@ -28,6 +28,4 @@ class SmallNet(nn.Module):
         return self.linear1(self.conv2(self.conv1(x))).flatten(1)  # N×D
 
 
-BACKBONES["SmallNet"] = (
-    SmallNet  # before Config is imported, which takes the names it allows from here
-)
+BACKBONES["SmallNet"] = SmallNet  # before Config, which allows these names, is imported

@@ -30,7 +30,7 @@ ITERATIONS, EVALUATIONS, EVERY_MEGAFACE = 20_000, 200, 10
 EPOCH = 300  # iterations
 LOG, SAVE, TEST = 20, 1000, 1000
 MEMORY_SLOPE = 1.0  # MB for 1,000 iterations, or 10 evaluations
-FEWEST = 12  # samples
+FEWEST, LEAST_UNITS = 12, 5  # samples; thousands of iterations, or tens of evaluations
 LEAST_GROWTH = 8.0  # MB: short measurements have this much noise
 LONGEST_ROW, LONGEST_LINE = 80, 180  # bytes of metrics.csv, and of train.log for an iteration
 
@@ -153,7 +153,7 @@ def evaluate(task: str) -> None:
 
 def _judge(samples: list[Sample], unit: int, name: str) -> tuple[str, list[str]]:
     """A note with the slopes after the warm-up, the first quarter, and what grows."""
-    if len(samples) < FEWEST:
+    if len(samples) < FEWEST or samples[-1][0] < LEAST_UNITS * unit:
         return f"{samples[-1][1]:.0f} MB; too few to see whether it grows", []
     table = np.array(samples[len(samples) // 4 :], float)
     counts, memory = table[:, 0], table[:, 1]

@@ -100,8 +100,8 @@ def _join(*parts: Faces) -> Faces:
 def open_yunet(file: Path | None = None) -> YuNet:
     """YuNet with the weights in a file, or in the first of FILES in Pretrained/.
 
-    Raises DataError if there is none, or it can't be read. Outside of a loader's workers, a process of
-    its own tries the file first.
+    Raises DataError if there is none, or it can't be read. Outside of a loader's workers, another
+    process tries the file first.
     """
     if file is None:
         file = next((FOLDER / name for name in FILES if (FOLDER / name).is_file()), None)

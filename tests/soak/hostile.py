@@ -19,6 +19,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from tests.processes import ROOT
 from tests.soak.attacks.table import CANARY, KINDS, Attack
 from tests.soak.campaign import Allowance, Row
@@ -31,6 +33,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 def campaign(allowance: Allowance) -> Iterator[Row]:
     """A row for each kind of attack, with one try at least and an equal share of the time."""
     _import_all()
+    torch.set_num_threads(1)  # threads of this process are not there in its forks, which would wait
     for number, (name, make) in enumerate(KINDS.items()):
         row, folder = Row(f"hostile {name}"), allowance.folder / str(number)
         left = (allowance.until - time.monotonic()) / (len(KINDS) - number)
@@ -101,6 +104,7 @@ def _run(words: list[str], folder: Path) -> tuple[int, resource.struct_rusage, s
         os.chdir(ROOT)
         os.environ |= {"XDG_CACHE_HOME": str(folder / "out" / "cache"), "HOME": str(folder / "out")}
         signal.setitimer(signal.ITIMER_PROF, SLOWEST)
+        signal.alarm(10 * int(SLOWEST))  # by the clock
         sys.argv = words[1:]
         if words[0] == "-m":
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)

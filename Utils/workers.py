@@ -95,9 +95,8 @@ class SteadyLoader(DataLoader):
                 f"{remedy.format(workers=self.num_workers)}"
             ) from None
         except RuntimeError:  # a worker of the last epoch, which this one goes on with, has ended
-            if (status := self._first_end()) is None:
-                raise
-            raise WorkerError(self._describe(status)) from None
+            self._raise_if_ended()
+            raise
         # PyTorch's own list: multiprocessing.active_children() forgets those that have ended.
         self._processes = batches._workers
         return self._watched(batches)
@@ -136,10 +135,8 @@ class SteadyLoader(DataLoader):
         except Exception:  # of many kinds, where the main process was receiving a batch
             if self._stuck:
                 raise WorkerError(_STUCK.format(seconds=PATIENCE, places=self._stuck)) from None
-            status = self._first_end()
-            if status is None:
-                raise
-            raise WorkerError(self._describe(status)) from None
+            self._raise_if_ended()
+            raise
         finally:
             done.set()
 
@@ -156,17 +153,17 @@ class SteadyLoader(DataLoader):
                     process.kill()
                 return
 
-    def _first_end(self) -> int | None:
-        """The exit status of a worker that did not end by itself; negative: a signal's number."""
+    def _raise_if_ended(self) -> None:
+        """Raise WorkerError if a worker did not end by itself."""
         deadline = time.monotonic() + _TIME_TO_END
         while time.monotonic() < deadline:
             for process in self._processes:
                 if process.exitcode:
-                    return process.exitcode
+                    raise WorkerError(self._describe(process.exitcode)) from None
             time.sleep(0.05)
-        return None
 
     def _describe(self, status: int) -> str:
+        """status: an exit status; negative: a signal's number."""
         by = signal.Signals(-status).name if status < 0 else f"with status {status}"
         causes = {"SIGKILL": _MEMORY, "SIGBUS": _SHARED_MEMORY}
         cause = causes.get(by, _CRASH).format(workers=self.num_workers)

@@ -20,23 +20,8 @@ from Utils.Training_Utils.trainer import Trainer
 @pytest.fixture(scope="module")
 def run(tiny_faces, tmp_path_factory) -> tuple[Config, RunFolder]:
     """The settings and the folder of a run of one epoch."""
-    config = Config(
-        train_dataset="Tiny",
-        train_dataset_path=str(tiny_faces.train),
-        train_file_list=str(tiny_faces.train_list),
-        lfw_dataset_path=str(tiny_faces.lfw),
-        lfw_file_list=str(tiny_faces.lfw_pairs),
-        input_size=(32, 32),
-        feature_dim=16,
-        batch_size=8,
-        total_epoch=1,
-        milestones=(),
-        ema_decay=0.9,
-        num_workers=0,
-        use_visdom=False,
-        device="cpu",
-        save_dir=str(tmp_path_factory.mktemp("runs")),
-    )
+    save_dir = tmp_path_factory.mktemp("runs")
+    config = tiny_faces.config(save_dir, total_epoch=1, milestones=(), ema_decay=0.9)
     return config, RunFolder(Trainer(config).run().run)
 
 

@@ -150,15 +150,20 @@ def _compressed(box: Path) -> Subject:
     )
 
 
-@reader("tar shards", change.tar)
-def _shards(box: Path) -> Subject:
-    folder = box / "made"
+def write_shards(folder: Path, labels: list[int]) -> list[Path]:
+    """Write an image of each label into shards in a new folder, and return these."""
     folder.mkdir()
-    writer = ShardWriter(folder / "%06d.tar", np.array([0, 1, 2]))
-    for number in range(3):
+    writer = ShardWriter(folder / "%06d.tar", np.array(labels))
+    for number in range(len(labels)):
         writer.write(number, image(seed=number))
     writer.close()
-    seed = (folder / "000000.tar").read_bytes()
+    return sorted(folder.glob("*.tar"))
+
+
+@reader("tar shards", change.tar)
+def _shards(box: Path) -> Subject:
+    (shard,) = write_shards(box / "made", [0, 1, 2])
+    seed = shard.read_bytes()
     path = write_files(box / "set", {"1.tar": seed}) / "1.tar"
     return Subject([seed], path, lambda: _training(path.parent))
 

@@ -8,11 +8,11 @@ import numpy as np
 from Config import Config
 from tests.soak import messages
 from tests.soak import structures as change
-from tests.soak.readers.datasets import write_records
+from tests.soak.readers.datasets import write_records, write_shards
 from tests.soak.readers.table import Subject, all_of, image, reader, texts, write_files
 from Utils.Datasets_Utils.formats import open_training_set
 from Utils.Datasets_Utils.formats.storage import _STAMP, _stamp
-from Utils.Datasets_Utils.formats.writers import LmdbWriter, ShardWriter
+from Utils.Datasets_Utils.formats.writers import LmdbWriter
 from Utils.Evaluation_Utils.features import FeatureFolder
 from Utils.Evaluation_Utils.megaface.pictures import read_compared
 from Utils.Training_Utils.distillation.table import EmbeddingTable
@@ -71,12 +71,7 @@ def _shards(box: Path) -> Subject:
     from Utils.Datasets_Utils.formats.shards import INDEX, _index
 
     folder = box / "set"
-    folder.mkdir()
-    writer = ShardWriter(folder / "%06d.tar", np.array([0, 1, 1]))
-    for number in range(3):
-        writer.write(number, image(seed=number))
-    writer.close()
-    shards = sorted(folder.glob("*.tar"))
+    shards = write_shards(folder, [0, 1, 1])
     return _kept(folder, folder / INDEX, shards, _index(shards))
 
 

@@ -79,7 +79,7 @@ class MappedFile:
     def read(self, offset: int, size: int) -> np.ndarray:
         """`size` bytes from `offset` on. Raises ImageError past the file's end, or if the disk
         fails; DataError if the file is not as it was when this object was made."""
-        if offset < 0 or offset + size > self.size:
+        if min(offset, size) < 0 or offset + size > self.size:
             raise ImageError(
                 f"{self.path}, byte {offset}: {size} bytes are expected there, but the file ends "
                 f"at {self.size}; it is cut short or its index belongs to another file"
